@@ -1,0 +1,46 @@
+# `make demo` and `make test` do everything on a fresh machine: they make .venv and install into it.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help setup demo test lint format check clean
+
+help:
+	@echo "make demo    train a hand-written LSTM on embedded data and show its captions"
+	@echo "make test    run the tests"
+	@echo "make check   check every hand-written gradient"
+	@echo "make lint    check style and formatting (make format mends what it can)"
+	@echo "make setup   only make .venv and install into it"
+
+setup: $(INSTALLED)
+
+# Redone only when what it installs from has changed.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(RUN) training.py --model lstm --num_samples 50 --out runs/demo
+	$(RUN) inference.py --checkpoint runs/demo --split train --figure runs/demo/captions.png
+
+test: $(INSTALLED)
+	$(RUN) -m pytest
+
+check: $(INSTALLED)
+	$(RUN) -m core.gradient_check
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(INSTALLED)
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:
+	rm -rf $(VENV) runs datasets/shapes

@@ -1,0 +1,98 @@
+"""What all commands share: option types, one-line errors, progress bars.
+
+A command exits 0 on success, 1 on a failed check, and 2 on a usage or input error, with one line on
+stderr that says what to mend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+INPUT_ERRORS = (ValueError, OSError)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An ``argparse`` parser whose errors are one line (``--help`` shows the usage)."""
+
+    def __init__(self, **options):
+        super().__init__(
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **options
+        )
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}; see {self.prog} --help")
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the command with exit code 2 and one line on stderr."""
+    program = os.path.basename(sys.argv[0])
+    print(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run_command(main: Callable[[], int | None]) -> NoReturn:
+    """Runs a command's ``main``; input errors become one line instead of a traceback."""
+    try:
+        sys.exit(main() or 0)
+    except BrokenPipeError:  # the reader of our output (head, less) went away: no error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except INPUT_ERRORS as error:
+        fail(str(error))
+    except MemoryError as error:
+        fail(f"not enough memory ({error}); use a smaller --batch_size or smaller widths")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def positive_int(text: str) -> int:
+    """Option type: a whole number of at least 1."""
+    return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
+
+
+def seed_int(text: str) -> int:
+    """Option type: a whole number of at least 0."""
+    return _number(text, int, lambda value: value >= 0, "a whole number of at least 0")
+
+
+def positive_float(text: str) -> float:
+    """Option type: a finite number above 0."""
+    return _number(text, float, lambda value: 0 < value < math.inf, "a number above 0")
+
+
+def non_negative_float(text: str) -> float:
+    """Option type: a finite number of at least 0."""
+    return _number(text, float, lambda value: 0 <= value < math.inf, "a number of at least 0")
+
+
+def fraction(text: str) -> float:
+    """Option type: a number above 0 and at most 1."""
+    return _number(text, float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+
+
+def dropout_rate(text: str) -> float:
+    """Option type: a probability of dropping, at least 0 and below 1."""
+    return _number(text, float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+
+
+def _number(text: str, kind: type, accepts: Callable, expected: str):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not accepts(value):  # NaN fails every comparison
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
+    return value
+
+
+def progress(items: Iterable, description: str, total: int | None = None):
+    """Iterates with a progress bar and the time left; silent where stderr is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=description, total=total, disable=None, leave=False)

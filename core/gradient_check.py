@@ -1,0 +1,483 @@
+"""Gradients checked twice: against central differences, and against PyTorch's autograd.
+
+    python -m core.gradient_check                       every layer and every model
+    python -m core.gradient_check --layer lstm_step     one of them
+    python -m core.gradient_check --impl my_layers.py   your own functions instead of ours
+
+This file measures and reports; what is checked, and PyTorch's version of it, stands in
+``core/gradient_cases.py``. Exit code 0 when every gradient holds, 1 when one does not.
+
+The objective is ``sum(out * dout)`` for a random ``dout``. Upstream gradients of ones would let wrong
+code pass: the gradient of a softmax under ones is 0, whatever the backward does. Errors are
+norm-relative, ``|got - expected| / |expected|`` over the whole array; an element-wise relative error
+calls right code wrong wherever a true gradient is close to 0.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from core.command_line import ArgumentParser, run_command, seed_int
+
+Array = np.ndarray
+
+# Autograd works in float64 too and differs by rounding alone: about 1e-15 a product, 1e-13 after a
+# whole model. Central differences lose digits to cancellation: with h = 1e-5 their error is near
+# h^2 + 1e-16 / h, that is 1e-10, times the curvature.
+TORCH_TOLERANCE = 1e-10
+DIFFERENCE_TOLERANCE = 1e-6
+
+
+# ---------------------------------------------------------------------------------------------
+# Central differences
+# ---------------------------------------------------------------------------------------------
+
+
+def eval_numerical_gradient(
+    f: Callable[[Array], float], x: Array, verbose: bool = False, h: float = 1e-5
+) -> Array:
+    """The gradient of a scalar function by central differences, ``(f(x+h) - f(x-h)) / 2h``.
+
+    Inputs:
+    - f: function of one array that returns a scalar
+    - x: the point. It is perturbed in place, one entry at a time, and restored exactly, so f may
+      as well read it through another name (``f = lambda _: model.loss(...)[0]``).
+    - verbose: print each entry's derivative
+    - h: the step; 1e-4 to 1e-5 balances truncation and rounding in float64
+
+    Returns an array of the shape of x. Error O(h^2) plus rounding O(1e-16 / h).
+    """
+    gradient = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        original = x[index]
+        x[index] = original + h
+        above = f(x)
+        x[index] = original - h
+        below = f(x)
+        x[index] = original
+        gradient[index] = (above - below) / (2 * h)
+        if verbose:
+            print(index, gradient[index])
+    return gradient
+
+
+def eval_numerical_gradient_array(
+    f: Callable[[Array], Array], x: Array, df: Array, h: float = 1e-5
+) -> Array:
+    """As ``eval_numerical_gradient`` for a function with an array as its value.
+
+    Inputs:
+    - f: function of one array that returns an array (or a scalar)
+    - x: the point, perturbed in place and restored
+    - df: upstream gradient, of the shape of f(x)
+    - h: the step
+
+    Returns the gradient of ``sum(f(x) * df)`` with respect to x.
+    """
+    return eval_numerical_gradient(lambda x: np.sum(f(x) * df), x, h=h)
+
+
+def relative_error(got: Array, expected: Array) -> float:
+    """``|got - expected| / |expected|`` in the Euclidean norm; 0 when both are 0."""
+    difference = float(np.linalg.norm(np.asarray(got) - np.asarray(expected)))
+    if difference == 0:
+        return 0.0
+    return difference / max(float(np.linalg.norm(expected)), 1e-300)
+
+
+# ---------------------------------------------------------------------------------------------
+# What a check finds
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Row:
+    """One line of the report: an output, or the gradient of one input.
+
+    ``difference_error`` and ``torch_error`` are norm-relative; None where there is nothing to
+    compare (an output has no difference quotient; a function that raised has no numbers).
+    """
+
+    layer: str
+    quantity: str
+    difference_error: float | None
+    torch_error: float | None
+    passed: bool
+    problem: str | None = None
+
+
+class ImplementationError(Exception):
+    """Something a learner's function did, as a sentence for its author."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to check.
+
+    - name: what ``--layer`` takes
+    - functions: names of the hand-written functions it exercises, forward first
+    - sizes: the dimension letters that ``make`` takes
+    - make: (generator, sizes by letter) -> inputs by name, in the order of the arguments
+    - differentiable: names of the inputs that get a gradient, in the order of the backward
+    - outputs: names of the outputs that get an upstream gradient; () when the function returns a
+      loss together with its gradients
+    - run: (functions by name, inputs, upstream gradients or None) -> (outputs, gradients);
+      the gradients are None when upstream is None
+    - torch: (inputs as tensors) -> outputs as tensors, written independently
+    - gate_blocks: how many gates the last axis of the weights holds, for the hints
+    """
+
+    name: str
+    functions: tuple[str, ...]
+    sizes: str
+    make: Callable[..., dict]
+    differentiable: tuple[str, ...]
+    outputs: tuple[str, ...]
+    run: Callable
+    torch: Callable
+    gate_blocks: int = 1
+
+
+def check_case(
+    case: Case,
+    rng: np.random.Generator,
+    functions: Mapping[str, Callable] | None = None,
+    **sizes: int,
+) -> list[Row]:
+    """Checks every output and gradient of one case on random inputs.
+
+    Inputs:
+    - case: from ``core.gradient_cases``
+    - rng: draws the inputs and the upstream gradients
+    - functions: hand-written functions by name; those missing are ours
+    - sizes: fixes some dimension letters (``N=1, T=1``); the rest are drawn, all different
+
+    Returns a row for each output (compared with torch) and each gradient (compared with
+    differences and with torch), in dataflow order. Nothing is raised for a wrong function:
+    what it did becomes the ``problem`` of a row.
+    """
+    drawn = rng.permutation(np.arange(3, 3 + len(case.sizes))).tolist()
+    inputs = case.make(rng, **{**dict(zip(case.sizes, drawn, strict=True)), **sizes})
+    functions = _Functions(functions or {})
+    try:
+        return _compare(case, rng, functions, inputs)
+    except ImplementationError as error:
+        return [Row(case.name, "-", None, None, False, str(error))]
+
+
+def _compare(case: Case, rng, functions, inputs: dict) -> list[Row]:
+    torch_outputs, upstream, torch_gradients = _autograd(case, inputs, rng)
+    outputs, _ = case.run(functions, inputs, None)
+    rows = []
+    for name, out, expected in zip(case.outputs or ("loss",), outputs, torch_outputs, strict=True):
+        _check_array(out, expected.shape, case.functions[0], name)
+        error = relative_error(out, expected)
+        passed = error <= TORCH_TOLERANCE
+        problem = None if passed else "the forward pass itself differs" + _worst(out, expected)
+        rows.append(Row(case.name, name, None, error, passed, problem))
+
+    before = {name: np.array(value) for name, value in inputs.items()}
+    kept_upstream = [np.array(dout) for dout in upstream]
+    _, gradients = case.run(functions, inputs, upstream)
+    written = [name for name, value in before.items() if not np.array_equal(inputs[name], value)]
+    written += [
+        f"d{name}"
+        for name, dout, kept in zip(case.outputs, upstream, kept_upstream, strict=False)
+        if not np.array_equal(dout, kept)
+    ]
+    if written:
+        raise ImplementationError(
+            f"{' or '.join(case.functions)} writes into {', '.join(written)}: "
+            "the caller's arrays must stay as they are; work on a copy"
+        )
+
+    def objective(_):
+        outputs, _ = case.run(functions, inputs, None)
+        return sum(np.sum(out * dout) for out, dout in zip(outputs, upstream, strict=True))
+
+    for name, got in zip(case.differentiable, gradients, strict=True):
+        _check_array(got, inputs[name].shape, case.functions[-1], f"d{name}")
+        numerical = eval_numerical_gradient(objective, inputs[name])
+        expected = torch_gradients[name]
+        difference_error = relative_error(got, numerical)
+        torch_error = relative_error(got, expected)
+        # not (a > b) would let NaN through
+        passed = difference_error <= DIFFERENCE_TOLERANCE and torch_error <= TORCH_TOLERANCE
+        problem = None
+        if not passed:
+            hint = diagnose(got, expected, gate_blocks=case.gate_blocks)
+            problem = f"{hint}{_worst(got, expected)}"
+        rows.append(Row(case.name, f"d{name}", difference_error, torch_error, passed, problem))
+    return rows
+
+
+def _autograd(case: Case, inputs: dict, rng) -> tuple[list[Array], list[Array], dict[str, Array]]:
+    """PyTorch's outputs, a random upstream gradient for each, and the gradients they give."""
+    import torch
+
+    tensors = {}
+    for name, value in inputs.items():
+        tensors[name] = torch.from_numpy(np.array(value)) if isinstance(value, Array) else value
+        if name in case.differentiable:
+            tensors[name].requires_grad_(True)
+    outputs = case.torch(**tensors)
+    # A loss is the end of the graph: its own gradient is 1.
+    upstream = [rng.standard_normal(out.shape) if case.outputs else np.ones(()) for out in outputs]
+    leaves = [tensors[name] for name in case.differentiable]
+    gradients = torch.autograd.grad(
+        outputs, leaves, [torch.from_numpy(dout) for dout in upstream], materialize_grads=True
+    )
+    return (
+        [out.detach().numpy() for out in outputs],
+        upstream,
+        {name: gradient.numpy() for name, gradient in zip(case.differentiable, gradients, strict=True)},
+    )
+
+
+def _check_array(got, shape: tuple, function: str, name: str) -> None:
+    if got is None:
+        raise ImplementationError(f"{function} returned None for {name}; is it computed yet?")
+    found = np.shape(got)
+    if found != tuple(shape):
+        raise ImplementationError(f"{function} returned {name} of shape {found}, expected {shape}")
+    if not np.issubdtype(np.asarray(got).dtype, np.floating):
+        raise ImplementationError(f"{function} returned {name} that holds no floating-point numbers")
+
+
+def _worst(got: Array, expected: Array) -> str:
+    """Where the two differ most, with both values."""
+    got, expected = np.asarray(got), np.asarray(expected)
+    distance = np.abs(got - expected)
+    distance = np.where(np.isnan(distance), np.inf, distance)
+    index = np.unravel_index(np.argmax(distance), distance.shape)
+    where = f"[{', '.join(str(i) for i in index)}]" if index else ""
+    return f"; worst at {where or 'the value'}: got {got[index]:.6g}, expected {expected[index]:.6g}"
+
+
+def diagnose(got: Array, expected: Array, gate_blocks: int = 1) -> str:
+    """A guess, in a few words, at the mistake that turns ``expected`` into ``got``.
+
+    Inputs:
+    - got, expected: arrays of one shape
+    - gate_blocks: number of equal blocks on the last axis that may have been swapped
+    """
+    if not np.all(np.isfinite(got)):
+        return "holds NaN or infinity"
+    if not np.any(got):
+        return "is all zeros: is this term dropped, or never filled in?"
+    if not np.any(expected):
+        return "should be all zeros: nothing depends on these values"
+
+    def same(a: Array, b: Array) -> bool:
+        return relative_error(a, b) < 1e-6
+
+    if same(got, -expected):
+        return "has the wrong sign"
+    ratio = float(np.vdot(expected, got) / np.vdot(expected, expected))
+    if same(got, ratio * expected):
+        if ratio == round(ratio, 9):
+            return f"is {ratio:g} times too large: is a term counted twice, or a mean a sum?"
+        return f"is {ratio:.4g} times the right value: a constant factor (averaged over the batch?)"
+    if expected.ndim == 2 and expected.shape[0] == expected.shape[1] and same(got, expected.T):
+        return "is transposed: check the order and the .T of the product"
+    if gate_blocks > 1 and expected.shape[-1] % gate_blocks == 0:
+        blocks = np.split(expected, gate_blocks, axis=-1)
+        for order in itertools.permutations(range(gate_blocks)):
+            if same(got, np.concatenate([blocks[i] for i in order], axis=-1)):
+                return "has its gates swapped: the blocks stand in the order i, f, o, g"
+    if expected.ndim == 3:
+        missing = [t for t in range(expected.shape[1]) if not np.any(got[:, t]) and np.any(expected[:, t])]
+        if missing:
+            return f"is zero at time step {missing[0]}: does the loop visit every step?"
+        right = [t for t in range(expected.shape[1]) if same(got[:, t], expected[:, t])]
+        if right == [expected.shape[1] - 1]:
+            return (
+                "is right at the last step only: does the gradient of the next step flow back "
+                "into this one?"
+            )
+    if expected.ndim == 2:
+        # One sample at one step adds a product of a column and a row to a weight's gradient.
+        rank, full = (np.linalg.matrix_rank(a, rtol=1e-9) for a in (got, expected))
+        lost = np.linalg.matrix_rank(expected - got, rtol=1e-9)
+        if rank < full and rank <= lost:
+            return "holds only some of its terms: a missing sum over time or over the batch?"
+        if lost < full:
+            return "misses some of its terms: a time step or a sample left out of the sum?"
+    wrong = ~np.isclose(got, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
+    if gate_blocks > 1 and expected.shape[-1] % gate_blocks == 0:
+        by_block = wrong.reshape(-1, gate_blocks, expected.shape[-1] // gate_blocks).any(axis=(0, 2))
+        if not by_block.all():
+            names = "ifog" if gate_blocks == 4 else "".join(map(str, range(gate_blocks)))
+            bad = ", ".join(name for name, is_bad in zip(names, by_block) if is_bad)
+            return f"is wrong in gate {bad} alone: check that gate's derivative"
+    if wrong.mean() < 0.5:
+        return f"is wrong in {wrong.sum()} of {wrong.size} entries: a corner (mask, repeats)?"
+    return (
+        "is wrong everywhere: a missing sum over time, a forgotten derivative of the "
+        "nonlinearity, or the wrong factor in a product?"
+    )
+
+
+class _Functions(dict):
+    """Hand-written functions by name: the given ones, ours for the rest.
+
+    A call that fails inside a given function becomes an ``ImplementationError``.
+    """
+
+    def __missing__(self, name: str) -> Callable:
+        from core.gradient_cases import our_function
+
+        return our_function(name)
+
+    def call(self, name: str, *arguments, returns: int | None = None, **options):
+        """Calls a function; ``returns`` is how many values it must give back."""
+        try:
+            result = self[name](*arguments, **options)
+        except Exception as error:
+            if name not in self:
+                raise  # ours: a bug here, which must be seen
+            raise ImplementationError(f"{name} raised {_sentence(error)}") from error
+        if name in self and returns is not None:
+            if result is None:
+                raise ImplementationError(f"{name} returned None; does it end with a return?")
+            if not isinstance(result, (tuple, list)) or len(result) != returns:
+                found = len(result) if isinstance(result, (tuple, list)) else 1
+                raise ImplementationError(f"{name} returned {found} values, expected {returns}")
+        return result
+
+
+def _sentence(error: BaseException) -> str:
+    """The error with its line of the learner's file, on one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}{': ' + text if text else ''}{place}"
+
+
+# ---------------------------------------------------------------------------------------------
+# The command
+# ---------------------------------------------------------------------------------------------
+
+
+def load_implementation(path: str | Path) -> dict[str, Callable]:
+    """The functions and classes that a Python file defines itself, by name.
+
+    Raises FileNotFoundError when there is no such file, ValueError when it cannot be imported.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; --impl takes a Python file")
+    spec = importlib.util.spec_from_file_location("learner_implementation", path)
+    if spec is None:
+        raise ValueError(f"{path}: not a Python file; --impl takes a name that ends in .py")
+    module = ModuleType(spec.name)
+    module.__file__ = str(path)
+    # As for a script, files beside it can be imported.
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ValueError(f"{path}: line {error.lineno}: {error.msg}") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{path}: could not be imported: {_sentence(error)}") from error
+    finally:
+        sys.path.pop(0)
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", None) == module.__name__
+    }
+
+
+def main() -> int:
+    from core.gradient_cases import CASES
+
+    cases = {case.name: case for case in CASES}
+    parser = ArgumentParser(prog="python -m core.gradient_check", description=__doc__.split("\n")[0])
+    parser.add_argument("--layer", choices=list(cases), metavar="NAME", help=", ".join(cases))
+    parser.add_argument("--impl", metavar="FILE.py", help="check the functions of this file instead")
+    parser.add_argument("--seed", type=seed_int, default=0, help="seed of the random inputs")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args()
+
+    chosen = [cases[arguments.layer]] if arguments.layer else list(CASES)
+    functions, skipped, ignored = {}, [], []
+    if arguments.impl:
+        functions = load_implementation(arguments.impl)
+        known = {name for case in CASES for name in case.functions}
+        skipped = [case.name for case in chosen if not functions.keys() & set(case.functions)]
+        ignored = sorted(functions.keys() - known)
+        functions = {name: functions[name] for name in functions.keys() & known}
+        chosen = [case for case in chosen if case.name not in skipped]
+        if not chosen:
+            raise ValueError(
+                f"{arguments.impl}: defines none of the functions to check; "
+                f"expected names such as {', '.join(sorted(known)[:4])}"
+            )
+
+    rows = []
+    for case in chosen:
+        # Each case draws from its own stream, so that --layer sees what the full table saw.
+        case_rows = check_case(case, np.random.default_rng([arguments.seed, *case.name.encode()]), functions)
+        rows += case_rows
+        if not arguments.json:
+            _print_rows(case_rows, header=case is chosen[0])
+    failed = [row for row in rows if not row.passed]
+
+    if arguments.json:
+        report = {
+            "passed": not failed,
+            "rows": [asdict(row) for row in rows],
+            "skipped": skipped,
+            "ignored": ignored,
+        }
+        print(json.dumps(report, indent=1))
+        return 1 if failed else 0
+
+    print()
+    if arguments.impl:
+        print(f"replaced by {arguments.impl}: {', '.join(sorted(functions))}")
+        if skipped:
+            print(f"skipped, not in {arguments.impl}: {', '.join(skipped)}")
+        if ignored:
+            print(f"ignored, not a known name: {', '.join(ignored)}")
+    if failed:
+        print(f"{len(failed)} of {len(rows)} wrong. In dataflow order, the first of each layer:")
+        for layer in dict.fromkeys(row.layer for row in failed):
+            first = next(row for row in failed if row.layer == layer)
+            print(f"  {layer}: {first.quantity + ' ' if first.quantity != '-' else ''}{first.problem}")
+        return 1
+    worst_difference = max(row.difference_error or 0 for row in rows)
+    worst_torch = max(row.torch_error for row in rows)
+    print(
+        f"all {len(rows)} hold: worst error {worst_difference:.1e} against finite differences "
+        f"(limit {DIFFERENCE_TOLERANCE:g}), {worst_torch:.1e} against torch (limit {TORCH_TOLERANCE:g})"
+    )
+    return 0
+
+
+def _print_rows(rows: list[Row], header: bool) -> None:
+    if header:
+        print(f"{'layer':<24}{'quantity':<12}{'differences':>12}{'torch':>10}  verdict")
+    for row in rows:
+        errors = (
+            "" if error is None else f"{error:.1e}"
+            for error in (row.difference_error, row.torch_error)
+        )
+        difference, torch_error = errors
+        verdict = "ok" if row.passed else "WRONG"
+        print(f"{row.layer:<24}{row.quantity:<12}{difference:>12}{torch_error:>10}  {verdict}", flush=True)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,5 @@
+"""The captioning models, hand-written in NumPy."""
+
+from core.models.captioning_rnn import CaptioningRNN
+
+__all__ = ["CaptioningRNN"]
