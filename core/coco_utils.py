@@ -1,0 +1,469 @@
+"""The coco_captioning data layout: load it, write it, draw minibatches from it, read captions back.
+
+A folder in this layout holds
+
+    coco2014_captions.h5      {train,val[,test]}_captions (M, T) word ids, padded with <NULL>
+                              {train,val[,test]}_image_idxs (M,) which image each caption describes
+    coco2014_vocab.json       idx_to_word, word_to_idx; 0 <NULL>, 1 <START>, 2 <END>, 3 <UNK>
+    train2014_urls.txt, ...   one line per image: a URL, or a path below the image folder
+    train2014_vgg16_fc7_pca.h5, ...   features (n_images, D) float32
+
+The published archive (CS231n's coco_captioning.zip) is such a folder. What this project prepares has
+a ``dataset.json`` too, which names the feature files, the extractor that made them (encoder,
+preprocessing, PCA) and the folder of the pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from core.files import atomic_folder, read_json, write_json, write_text
+
+Array = np.ndarray
+
+SPECIAL_WORDS = ("<NULL>", "<START>", "<END>", "<UNK>")
+SPLITS = ("train", "val", "test")
+CAPTIONS_FILE = "coco2014_captions.h5"
+VOCABULARY_FILE = "coco2014_vocab.json"
+DATASET_FILE = "dataset.json"
+DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "coco_captioning"
+_HOW_TO_MEND = "prepare or fetch the data set again (datasets/README.md)"
+
+
+# ---------------------------------------------------------------------------------------------
+# Loading
+# ---------------------------------------------------------------------------------------------
+
+
+def load_coco_data(
+    base_dir: str | Path = DEFAULT_FOLDER,
+    max_train: int | None = None,
+    pca_features: bool = True,
+    features: str = "pooled",
+    rng: np.random.Generator | None = None,
+) -> dict:
+    """Loads a data folder, and checks it: nothing wrong in it surfaces in mid-training.
+
+    Inputs:
+    - base_dir: the folder
+    - max_train: keep this many training captions, drawn without repetition; None keeps all
+    - pca_features: of the published archive, the 512-wide features or the 4,096-wide ones
+    - features: 'pooled' (n_images, D) or 'grid' (n_images, L, C), where ``dataset.json`` names both
+    - rng: draws ``max_train``; ``default_rng(0)`` when None
+
+    Returns a dict with, for each split,
+
+    - ``train_captions`` (M, T), ``train_image_idxs`` (M,) integer arrays
+    - ``train_features`` (n_images, ...), an array mapped from its file: rows are read when they are
+      indexed
+    - ``train_urls`` (n_images,) array of str
+
+    and ``idx_to_word``, ``word_to_idx``, ``folder``, ``image_root`` (None when the pictures are not
+    at hand), ``extractor`` (None, or its specification and ``extractor_arrays``).
+
+    Raises FileNotFoundError for a missing folder or file, ValueError for a torn file, features with
+    NaN or infinity, word ids outside the vocabulary and image indices out of range; each names the
+    file.
+    """
+    folder = Path(base_dir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such data folder; {_HOW_TO_MEND}")
+    info = _read_info(folder, pca_features)
+    if features not in info["features"]:
+        raise ValueError(
+            f"{folder}: has no {features} features, only {', '.join(info['features'])}"
+        )
+    data: dict = {"folder": folder, **_read_vocabulary(folder / VOCABULARY_FILE)}
+    data.update(_read_captions(folder / CAPTIONS_FILE, len(data["idx_to_word"])))
+    for split, name in info["features"][features].items():
+        if f"{split}_captions" not in data:
+            continue
+        idxs = data[f"{split}_image_idxs"]
+        table = open_features(folder / name)
+        _check_features(folder / name, table, idxs)
+        data[f"{split}_features"] = table
+        data[f"{split}_urls"] = _read_urls(folder / f"{split}2014_urls.txt", len(table))
+
+    if max_train is not None:
+        total = len(data["train_captions"])
+        if max_train < 1:
+            raise ValueError(f"max_train: found {max_train}, expected at least 1")
+        rng = rng if rng is not None else np.random.default_rng(0)
+        keep = np.sort(rng.choice(total, size=min(max_train, total), replace=False))
+        data["train_captions"] = data["train_captions"][keep]
+        data["train_image_idxs"] = data["train_image_idxs"][keep]
+
+    root = info.get("image_root")
+    data["image_root"] = None if root is None else (folder / root).resolve()
+    data["extractor"] = info.get("extractors", {}).get(features)
+    data["extractor_arrays"] = {}
+    if data["extractor"] and data["extractor"].get("arrays"):
+        data["extractor_arrays"] = _read_arrays(folder / data["extractor"]["arrays"])
+    return data
+
+
+def _read_info(folder: Path, pca_features: bool) -> dict:
+    path = folder / DATASET_FILE
+    if path.exists():
+        info = read_json(path)
+        if not isinstance(info, dict) or not isinstance(info.get("features"), dict):
+            raise ValueError(f"{path}: names no feature files; {_HOW_TO_MEND}")
+        return info
+    ending = "_pca.h5" if pca_features else ".h5"
+    names = {split: f"{split}2014_vgg16_fc7{ending}" for split in SPLITS}
+    return {"features": {"pooled": names}}
+
+
+def _read_vocabulary(path: Path) -> dict:
+    _require(path)
+    vocabulary = read_json(path)
+    try:
+        words, ids = vocabulary["idx_to_word"], vocabulary["word_to_idx"]
+        consistent = len(words) == len(ids) and all(ids[w] == i for i, w in enumerate(words))
+    except (TypeError, KeyError):
+        consistent = False
+    if not consistent:
+        raise ValueError(
+            f"{path}: idx_to_word and word_to_idx do not mirror each other; {_HOW_TO_MEND}"
+        )
+    missing = [word for word in SPECIAL_WORDS[:3] if word not in ids]
+    if missing:
+        raise ValueError(f"{path}: has no {', '.join(missing)}; {_HOW_TO_MEND}")
+    return {"idx_to_word": words, "word_to_idx": ids}
+
+
+def _read_captions(path: Path, vocabulary_size: int) -> dict[str, Array]:
+    arrays = {}
+    with _open_h5(path) as file:
+        for split in SPLITS:
+            names = f"{split}_captions", f"{split}_image_idxs"
+            present = [name for name in names if name in file]
+            if not present and split != "train":
+                continue
+            if len(present) < 2:
+                raise ValueError(f"{path}: has no {' or no '.join(set(names) - set(present))}")
+            captions, idxs = (np.asarray(file[name]) for name in names)
+            if captions.ndim != 2 or idxs.shape != captions.shape[:1] or 0 in captions.shape:
+                raise ValueError(
+                    f"{path}: {names[0]} {captions.shape} and {names[1]} {idxs.shape} do not fit; "
+                    "expected (M, T) and (M,) with at least one caption"
+                )
+            for name, values in zip(names, (captions, idxs), strict=True):
+                if not np.issubdtype(values.dtype, np.integer):
+                    raise ValueError(f"{path}: {name} holds {values.dtype}, expected integers")
+            if captions.min() < 0 or captions.max() >= vocabulary_size:
+                wrong = captions.min() if captions.min() < 0 else captions.max()
+                raise ValueError(
+                    f"{path}: {names[0]} holds word id {wrong}, but the vocabulary has "
+                    f"{vocabulary_size} words; do the captions and {VOCABULARY_FILE} belong together?"
+                )
+            arrays[names[0]], arrays[names[1]] = captions, idxs
+    return arrays
+
+
+def open_features(path: str | Path) -> Array:
+    """The ``features`` of an HDF5 file as an array whose rows are read when they are indexed.
+
+    A dataset stored in one piece is mapped into memory, which is the fastest way to random rows and
+    is safe across processes; one stored in chunks is read through HDF5.
+
+    Raises FileNotFoundError, or ValueError for a torn file or one without numeric ``features``.
+    """
+    path = Path(path)
+    with _open_h5(path) as file:
+        if "features" not in file:
+            raise ValueError(f"{path}: has no 'features'; {_HOW_TO_MEND}")
+        dataset = file["features"]
+        if dataset.ndim not in (2, 3) or dataset.dtype.kind != "f":
+            raise ValueError(
+                f"{path}: features are {dataset.dtype} {dataset.shape}, "
+                "expected floating-point (n_images, D) or (n_images, L, C)"
+            )
+        if dataset.size == 0:
+            raise ValueError(f"{path}: holds no features; {_HOW_TO_MEND}")
+        offset = dataset.id.get_offset()  # None when it is stored in chunks
+        if offset is None:
+            return _ChunkedRows(path, dataset)
+        return np.memmap(path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
+
+
+class _ChunkedRows:
+    """The rows of a chunked HDF5 dataset, indexed as an array by a number, a slice or an array."""
+
+    def __init__(self, path: Path, dataset: h5py.Dataset):
+        self.path, self.shape, self.dtype = path, dataset.shape, dataset.dtype
+        self.ndim = len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows) -> Array:
+        # Opened for each read: an open handle would not survive in another process.
+        with h5py.File(self.path, "r") as file:
+            if isinstance(rows, (int, np.integer, slice)):
+                return file["features"][rows]
+            # HDF5 reads rows in ascending order, each once.
+            unique, inverse = np.unique(np.arange(len(self))[rows], return_inverse=True)
+            return file["features"][unique][inverse]
+
+    def __array__(self, dtype=None, copy=None) -> Array:
+        return np.asarray(self[:], dtype=dtype)
+
+
+def _check_features(path: Path, features: Array, image_idxs: Array) -> None:
+    if image_idxs.min() < 0 or image_idxs.max() >= len(features):
+        wrong = image_idxs.min() if image_idxs.min() < 0 else image_idxs.max()
+        raise ValueError(
+            f"{path}: has {len(features)} images, but {CAPTIONS_FILE} names image {wrong}; "
+            "do the two files belong together?"
+        )
+    rows = max(1, 2**24 // features[0].nbytes)  # 16 MiB at a time
+    for start in range(0, len(features), rows):
+        chunk = np.asarray(features[start : start + rows])
+        if not np.isfinite(chunk).all():
+            row = start + int(np.argwhere(~np.isfinite(chunk))[0][0])
+            raise ValueError(f"{path}: features of image {row} hold NaN or infinity; {_HOW_TO_MEND}")
+
+
+def _read_urls(path: Path, count: int) -> Array:
+    _require(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    urls = np.array([line.strip() for line in lines if line.strip()])
+    if len(urls) != count:
+        raise ValueError(f"{path}: has {len(urls)} lines for {count} images; {_HOW_TO_MEND}")
+    return urls
+
+
+def _read_arrays(path: Path) -> dict[str, Array]:
+    _require(path)
+    with _open_h5(path) as file:
+        return {name: np.asarray(file[name]) for name in file}
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; {_HOW_TO_MEND}")
+
+
+def _open_h5(path: Path) -> h5py.File:
+    _require(path)
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path}: is not a whole HDF5 file ({error}); {_HOW_TO_MEND}") from error
+
+
+# ---------------------------------------------------------------------------------------------
+# Writing
+# ---------------------------------------------------------------------------------------------
+
+
+def build_vocabulary(captions: Sequence[Sequence[str]], min_count: int = 1) -> list[str]:
+    """idx_to_word: the special words, then every word that occurs at least ``min_count`` times.
+
+    Inputs:
+    - captions: training captions, each a list of words
+    - min_count: rarer words become <UNK>
+
+    Frequent words first; words as frequent as each other in alphabetical order.
+    """
+    counts: dict[str, int] = {}
+    for words in captions:
+        for word in words:
+            counts[word] = counts.get(word, 0) + 1
+    kept = [word for word, count in counts.items() if count >= min_count]
+    return [*SPECIAL_WORDS, *sorted(kept, key=lambda word: (-counts[word], word))]
+
+
+def encode_captions(
+    captions: Sequence[Sequence[str]], word_to_idx: Mapping[str, int], length: int
+) -> Array:
+    """Lists of words -> (M, length) int32 ids: <START> words <END>, padded with <NULL>."""
+    null, start, end, unknown = (word_to_idx[word] for word in SPECIAL_WORDS)
+    encoded = np.full((len(captions), length), null, dtype=np.int32)
+    for row, words in zip(encoded, captions, strict=True):
+        ids = [start, *(word_to_idx.get(word, unknown) for word in words), end]
+        row[: len(ids)] = ids
+    return encoded
+
+
+def save_coco_data(
+    folder: str | Path,
+    captions: Mapping[str, Sequence[tuple[int, Sequence[str]]]],
+    idx_to_word: Sequence[str],
+    urls: Mapping[str, Sequence[str]],
+    features: Mapping[str, Mapping[str, Array]],
+    extractors: Mapping[str, tuple[dict, Mapping[str, Array]]],
+    image_root: str,
+    name: str,
+    extra: Mapping[str, object] | None = None,
+    pictures: Mapping[str, Array] | None = None,
+) -> None:
+    """Writes a data folder, whole or not at all.
+
+    Inputs:
+    - folder: where to; must not exist, or be empty
+    - captions: for each split, (image index, words) for each caption
+    - idx_to_word: the vocabulary
+    - urls: for each split, a path below ``image_root`` for each image
+    - features: for each kind ('pooled', 'grid') and split, (n_images, ...) features
+    - extractors: for each kind, the specification and the arrays of what made them
+    - image_root: folder of the pictures, as seen from ``folder``, or absolute
+    - name: of the data set
+    - extra: further JSON files by name
+    - pictures: to store as PNG files, (h, w, 3) uint8 arrays by path below ``folder``
+
+    Raises FileExistsError when the folder is taken.
+    """
+    word_to_idx = {word: i for i, word in enumerate(idx_to_word)}
+    length = 2 + max(len(words) for split in captions.values() for _, words in split)
+    with atomic_folder(folder) as temporary:
+        with h5py.File(temporary / CAPTIONS_FILE, "w") as file:
+            for split, pairs in captions.items():
+                words = [words for _, words in pairs]
+                file[f"{split}_captions"] = encode_captions(words, word_to_idx, length)
+                file[f"{split}_image_idxs"] = np.array([i for i, _ in pairs], dtype=np.int32)
+        vocabulary = {"idx_to_word": list(idx_to_word), "word_to_idx": word_to_idx}
+        write_json(temporary / VOCABULARY_FILE, vocabulary)
+        for split, lines in urls.items():
+            write_text(temporary / f"{split}2014_urls.txt", "".join(f"{url}\n" for url in lines))
+
+        info: dict = {"name": name, "image_root": image_root, "features": {}, "extractors": {}}
+        for kind, by_split in features.items():
+            spec, arrays = extractors[kind]
+            stem = f"{spec['encoder']}_{spec['output']}" + ("_pca" if arrays else "")
+            info["features"][kind] = {}
+            for split, table in by_split.items():
+                file_name = f"{split}2014_{stem}.h5"
+                with h5py.File(temporary / file_name, "w") as file:
+                    file["features"] = table
+                info["features"][kind][split] = file_name
+            info["extractors"][kind] = dict(spec)
+            if arrays:
+                info["extractors"][kind]["arrays"] = f"{stem}_projection.h5"
+                with h5py.File(temporary / f"{stem}_projection.h5", "w") as file:
+                    for array_name, array in arrays.items():
+                        file[array_name] = array
+        for file_name, value in (extra or {}).items():
+            write_json(temporary / file_name, value)
+        for path, picture in (pictures or {}).items():
+            (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(temporary / path)
+        write_json(temporary / DATASET_FILE, info)
+
+
+# ---------------------------------------------------------------------------------------------
+# Using
+# ---------------------------------------------------------------------------------------------
+
+
+def sample_coco_minibatch(
+    data: Mapping,
+    batch_size: int = 100,
+    split: str = "train",
+    rng: np.random.Generator | None = None,
+) -> tuple[Array, Array, Array]:
+    """A random minibatch, without repetition.
+
+    Inputs:
+    - data: from ``load_coco_data``
+    - batch_size: number of captions; at most as many as there are
+    - split: 'train', 'val' or 'test'
+    - rng: draws the captions; a fresh, unseeded generator when None
+
+    Returns:
+    - captions: (N, T)
+    - features: (N, ...) of the images that they describe
+    - urls: (N,) of those images
+    """
+    rng = rng if rng is not None else np.random.default_rng()
+    total = len(data[f"{split}_captions"])
+    rows = rng.choice(total, size=min(batch_size, total), replace=False)
+    image_idxs = data[f"{split}_image_idxs"][rows]
+    captions = data[f"{split}_captions"][rows]
+    features = np.asarray(data[f"{split}_features"][image_idxs])
+    return captions, features, data[f"{split}_urls"][image_idxs]
+
+
+def minibatches(
+    data: Mapping, split: str, batch_size: int, rng: np.random.Generator | None = None
+) -> Iterator[tuple[Array, Array]]:
+    """Every caption of a split once, in batches; shuffled when there is a generator.
+
+    Yields captions (N, T') and features (N, ...). T' is as long as the longest caption of the batch
+    needs: columns that hold nothing but <NULL> add nothing to a loss and are cut.
+    """
+    captions, image_idxs = data[f"{split}_captions"], data[f"{split}_image_idxs"]
+    features, null = data[f"{split}_features"], data["word_to_idx"]["<NULL>"]
+    order = np.arange(len(captions)) if rng is None else rng.permutation(len(captions))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = captions[rows]
+        used = np.flatnonzero((batch != null).any(axis=0))
+        length = max(2, used[-1] + 1) if len(used) else 2
+        yield batch[:, :length], np.asarray(features[image_idxs[rows]])
+
+
+def take_samples(data: Mapping, count: int, rng: np.random.Generator) -> dict:
+    """A copy of the data with ``count`` training captions of as many different images.
+
+    The validation split is cut to ``count`` captions too (the same ones whatever ``rng``), so that
+    looking at it costs no more than the training.
+
+    Raises ValueError when there are fewer training images with a caption.
+    """
+    # One caption of each image: the first in a random order.
+    shuffled = rng.permutation(len(data["train_captions"]))
+    _, firsts = np.unique(data["train_image_idxs"][shuffled], return_index=True)
+    if count > len(firsts):
+        raise ValueError(
+            f"--num_samples: found {count}, but there are captions of {len(firsts)} images only"
+        )
+    rows = rng.choice(shuffled[firsts], size=count, replace=False)
+    taken = dict(data)
+    taken["train_captions"] = data["train_captions"][rows]
+    taken["train_image_idxs"] = data["train_image_idxs"][rows]
+    if "val_captions" in data:
+        step = max(1, len(data["val_captions"]) // count)
+        taken["val_captions"] = data["val_captions"][::step][:count]
+        taken["val_image_idxs"] = data["val_image_idxs"][::step][:count]
+    return taken
+
+
+def image_path(data: Mapping, split: str, image_idx: int) -> Path | None:
+    """The picture of an image on this machine, or None when there is no such file."""
+    if data.get("image_root") is None:
+        return None
+    path = data["image_root"] / str(data[f"{split}_urls"][image_idx])
+    return path if path.is_file() else None
+
+
+def decode_captions(captions: Array, idx_to_word: Sequence[str]) -> list[str] | str:
+    """Word ids -> sentences.
+
+    Inputs:
+    - captions: (N, T) ids, or (T,) for one caption
+    - idx_to_word: the vocabulary
+
+    Returns a list of N strings, or one string. A sentence ends before its first <END>; <START> and
+    <NULL> are left out.
+    """
+    captions = np.asarray(captions)
+    if captions.ndim == 1:
+        return decode_captions(captions[None], idx_to_word)[0]
+    sentences = []
+    for row in captions:
+        words = []
+        for index in row:
+            word = idx_to_word[index]
+            if word == "<END>":
+                break
+            if word not in ("<NULL>", "<START>"):
+                words.append(word)
+        sentences.append(" ".join(words))
+    return sentences

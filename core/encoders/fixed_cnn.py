@@ -1,0 +1,124 @@
+"""A small CNN that nobody trained: its filters are written down.
+
+It plays the part of a pretrained encoder for the embedded pictures, in NumPy, so that the first steps
+need neither PyTorch nor a download. Layer by layer::
+
+    colours      1 x 1 convolution and softmax: which colour of the palette is this pixel?
+    silhouettes  13 x 13 convolution, at half the size: how well does this colour fill the outline
+                 of this kind, and leave free what is around it?
+    pooling      the strongest response in each cell of an 8 x 8 grid
+    competition  among the outlines of one colour in one cell the best takes nearly all
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core.shapes import COLOURS, IMAGE_SIZE, KINDS, RADII, silhouette
+
+Array = np.ndarray
+
+GRID = 8  # the grid has GRID x GRID locations
+_FILTER = 13  # pixels at half the size of the picture: the largest shape and a margin
+_BACKGROUND = (228, 228, 228)
+
+
+def grid_features(images: Array) -> Array:
+    """The features of each cell of each picture.
+
+    Inputs:
+    - images: (N, 64, 64, 3) uint8
+
+    Returns (N, 64, C) float32; cells in reading order. The channels are the responses to each colour,
+    kind and size, the share of each colour in the cell, and the cell's position.
+
+    Raises ValueError for pictures of another size.
+    """
+    if images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
+        raise ValueError(
+            f"images: found shape {images.shape}, expected (N, {IMAGE_SIZE}, {IMAGE_SIZE}, 3)"
+        )
+    colours = _pool(_colour_layer(images), 2, np.mean)  # (N, 32, 32, colours)
+    responses = _silhouette_layer(colours)  # (N, 32, 32, colours, outlines)
+    cells = [_competition(_pool(responses, 4, np.max)), _pool(colours, 4, np.mean)]
+    cells.append(np.broadcast_to(_position_code(), (len(images), GRID, GRID, 12)))
+    return np.concatenate(cells, axis=3).reshape(len(images), GRID * GRID, -1)
+
+
+def pyramid(grid: Array) -> Array:
+    """One vector a picture: the grid pooled over all, over quarters, and over sixteenths.
+
+    (N, 64, C) -> (N, 21 C). A spatial pyramid (Lazebnik, Schmid and Ponce, CVPR 2006): the whole says
+    what is there, the parts say where.
+    """
+    N = len(grid)
+    grid = grid.reshape(N, GRID, GRID, -1)
+    levels = [_pool(grid, size, np.max).reshape(N, -1) for size in (GRID, GRID // 2, GRID // 4)]
+    return np.concatenate(levels, axis=1)
+
+
+def _colour_layer(images: Array) -> Array:
+    """(N, 64, 64, 3) -> (N, 64, 64, colours): a soft choice of the nearest colour of the palette.
+
+    ``-|x - p|^2 = 2 p.x - |p|^2 - |x|^2``, and the last term is the same for every colour p, so the
+    nearest colour is a linear layer and a softmax.
+    """
+    palette = np.array([*COLOURS.values(), _BACKGROUND], dtype=np.float32) / 255
+    x = images.astype(np.float32) / 255
+    scores = 40 * (x @ (2 * palette.T) - (palette**2).sum(axis=1))
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return scores[..., :-1]
+
+
+def _silhouette_layer(colours: Array) -> Array:
+    """(N, 32, 32, colours) -> (N, 32, 32, colours, outlines): the same filters on each colour."""
+    N, h, w, C = colours.shape
+    margin = _FILTER // 2
+    maps = colours.transpose(0, 3, 1, 2).reshape(N * C, h, w)
+    maps = np.pad(maps, ((0, 0), (margin, margin), (margin, margin)))
+    windows = np.lib.stride_tricks.sliding_window_view(maps, (_FILTER, _FILTER), axis=(1, 2))
+    out = windows.reshape(-1, _FILTER**2) @ _silhouette_filters()
+    return out.reshape(N, C, h, w, -1).transpose(0, 2, 3, 1, 4)
+
+
+def _silhouette_filters() -> Array:
+    """(169, kinds * sizes): each outline with mean 0 and norm 1, so that it answers itself best."""
+    samples = 8  # per pixel and direction, for smooth edges
+    points = (np.arange(_FILTER * samples) + 0.5) / samples - _FILTER / 2
+    filters = []
+    for kind in KINDS:
+        for smallest, largest in RADII.values():
+            radius = (smallest + largest) / 4  # the mean, at half the size of the picture
+            inside = silhouette(kind, points[None, :] / radius, points[:, None] / radius)
+            inside = inside.reshape(_FILTER, samples, _FILTER, samples).mean(axis=(1, 3)).ravel()
+            template = inside - inside.mean()
+            filters.append(template / np.linalg.norm(template))
+    return np.stack(filters, axis=-1).astype(np.float32)
+
+
+def _competition(responses: Array) -> Array:
+    """(N, h, w, colours, outlines) -> (N, h, w, colours * outlines).
+
+    The share of each outline (a softmax) times how far the best of its colour stands out.
+    """
+    best = responses.max(axis=-1, keepdims=True)
+    share = np.exp(4 * (responses - best))
+    share /= share.sum(axis=-1, keepdims=True)
+    return (share * np.maximum(best - 1, 0)).reshape(*responses.shape[:3], -1)
+
+
+def _position_code() -> Array:
+    """(GRID, GRID, 12): sines and cosines of the cell's row and column, three wavelengths each."""
+    angle = np.pi * (np.arange(GRID) + 0.5)[:, None] / GRID * np.array([1, 2, 3])
+    waves = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)  # (GRID, 6)
+    rows = np.broadcast_to(waves[:, None], (GRID, GRID, 6))
+    columns = np.broadcast_to(waves[None, :], (GRID, GRID, 6))
+    return (0.2 * np.concatenate([rows, columns], axis=2)).astype(np.float32)
+
+
+def _pool(x: Array, size: int, reduce) -> Array:
+    """(N, h, w, ...) -> (N, h / size, w / size, ...): one value for each block of size x size."""
+    N, h, w = x.shape[:3]
+    return reduce(x.reshape(N, h // size, size, w // size, size, *x.shape[3:]), axis=(2, 4))

@@ -1,0 +1,70 @@
+"""Principal component analysis, for features that are wider than a decoder needs.
+
+Pearson 1901, Hotelling 1933; fitted on training images only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class PCA:
+    """The projection ``(x - mean) components``.
+
+    - mean: (D,) float32
+    - components: (D, K) float32, orthonormal columns divided by a common scale, so that the
+      projected training features have a mean square of 1 over all K columns
+    - explained: share of the variance of the training features that the K columns keep
+    """
+
+    mean: Array
+    components: Array
+    explained: float = 1.0
+
+    def __call__(self, x: Array) -> Array:
+        """(..., D) -> (..., K) float32."""
+        return (np.asarray(x, np.float32) - self.mean) @ self.components
+
+
+def fit_pca(x: Array, width: int) -> PCA:
+    """Fits a PCA.
+
+    Inputs:
+    - x: (n, D) one row a sample
+    - width: K, number of components
+
+    Raises ValueError when there are fewer samples, or fewer columns, than components.
+
+    The sign of each component is chosen so that its largest entry is positive: an eigenvector is
+    known up to its sign, and a rerun should give the same features.
+    """
+    n, D = x.shape
+    if not 1 <= width <= min(n, D):
+        raise ValueError(
+            f"PCA to {width} components needs at least as many samples and columns, "
+            f"found {n} samples of width {D}; use more images or fewer components"
+        )
+    mean = x.mean(axis=0, dtype=np.float64)
+    centred = (x - mean).astype(np.float64)
+    # The eigenvectors of the smaller of x'x and xx' carry the same information.
+    if n < D:
+        values, vectors = np.linalg.eigh(centred @ centred.T)
+        vectors = centred.T @ vectors[:, ::-1][:, :width]
+    else:
+        values, vectors = np.linalg.eigh(centred.T @ centred)
+        vectors = vectors[:, ::-1][:, :width]
+    values = np.maximum(values[::-1], 0)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=0), 1e-12)
+    vectors *= np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(width)])
+    kept = values[:width].sum()
+    scale = np.sqrt(kept / (n * width)) or 1.0
+    return PCA(
+        mean.astype(np.float32),
+        (vectors / scale).astype(np.float32),
+        float(kept / values.sum()) if kept else 1.0,
+    )

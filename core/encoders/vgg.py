@@ -1,0 +1,41 @@
+"""VGG16 (Simonyan and Zisserman, "Very deep convolutional networks", ICLR 2015, configuration D).
+
+Key names and shapes are those of torchvision's published checkpoint, so it loads unchanged.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+_CHANNELS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool")
+_CHANNELS += (512, 512, 512, "pool", 512, 512, 512, "pool")
+
+
+class VGG16(nn.Module):
+    """VGG16; its 1,000-class output layer is there to load checkpoints, and is not computed."""
+
+    def __init__(self):
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for width in _CHANNELS:
+            if width == "pool":
+                layers.append(nn.MaxPool2d(2))
+            else:
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+                channels = width
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Linear(512 * 7 * 7, 4096),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(4096, 4096),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(4096, 1000),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, 224, 224) normalised pictures -> fc7, (N, 4096): the second hidden layer, after ReLU."""
+        x = self.features(x).flatten(1)
+        return self.classifier[:6](x)

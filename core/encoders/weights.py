@@ -1,0 +1,85 @@
+"""Builds a PyTorch encoder and puts published weights into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from core.encoders.squeezenet import SqueezeNet
+from core.encoders.vgg import VGG16
+
+Array = np.ndarray
+
+_NETWORKS = {"squeezenet1_1": SqueezeNet, "vgg16": VGG16}
+# torchvision's published checkpoints; the eight digits are the start of the file's SHA-256.
+_URLS = {
+    "squeezenet1_1": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+    "vgg16": "https://download.pytorch.org/models/vgg16-397923af.pth",
+}
+
+
+def load_network(encoder: str, weights: str) -> Callable[[Array], Array]:
+    """A frozen network in eval mode: dropout off, no gradients.
+
+    Inputs:
+    - encoder: 'squeezenet1_1' or 'vgg16'
+    - weights: a file with a state dict (read without unpickling code), 'download' or 'random'
+
+    Returns a function from (N, h, w, 3) float32 normalised pictures to (N, D) float32 features.
+
+    Raises ValueError when the weights do not fit or cannot be fetched.
+    """
+    # Random weights are the same ones every time, and leave torch's own generator alone.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = _NETWORKS[encoder]()
+    if weights != "random":
+        _load(network, _read(encoder, weights), encoder, weights)
+    network.eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+
+    def encode(images: Array) -> Array:
+        with torch.inference_mode():
+            return network(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+
+    return encode
+
+
+def _read(encoder: str, weights: str) -> dict:
+    if weights == "download":
+        try:
+            return torch.hub.load_state_dict_from_url(
+                _URLS[encoder], map_location="cpu", check_hash=True, weights_only=True
+            )
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"--weights download: {_URLS[encoder]} could not be fetched ({error}); "
+                "fetch it by hand and give the file with --weights"
+            ) from error
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as error:  # torn zip, foreign pickle, no state dict: torch raises many kinds
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{weights}: cannot be read as a PyTorch state dict ({reason})") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{weights}: holds a {type(state).__name__}, expected a state dict")
+    return state
+
+
+def _load(network: torch.nn.Module, state: dict, encoder: str, weights: str) -> None:
+    """Loads strictly, but for the final classifier, which is not used and may be absent."""
+    own = network.state_dict()
+    unused = [key for key in own if key.startswith("classifier.") and encoder != "vgg16"]
+    missing = [key for key in own if key not in state and key not in unused]
+    unknown = [key for key in state if key not in own]
+    wrong = [key for key in state if key in own and state[key].shape != own[key].shape]
+    for keys, what in ((missing, "has no"), (unknown, "has an unknown"), (wrong, "has a misfit")):
+        if keys:
+            raise ValueError(
+                f"{weights}: {what} {keys[0]!r} ({len(keys)} such keys); "
+                f"expected torchvision's state dict of {encoder}"
+            )
+    network.load_state_dict(state, strict=False)

@@ -1,0 +1,47 @@
+"""A photo file as an array: load it upright in RGB, resize, crop, normalise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+Array = np.ndarray
+
+
+def load_image(path: str | Path) -> Array:
+    """Loads a picture as (height, width, 3) uint8 RGB, turned upright as its EXIF data say.
+
+    Raises FileNotFoundError, or ValueError when the file is no picture that can be read whole.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such picture")
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except Exception as error:  # Pillow raises what its decoders raise, struct.error included
+        raise ValueError(f"{path}: cannot be read as a picture ({error})") from error
+
+
+def resize_and_crop(image: Array, size: int) -> Array:
+    """Shrinks or enlarges the shorter side to ``size`` (bilinear, anti-aliased), crops the centre.
+
+    (h, w, 3) uint8 -> (size, size, 3) uint8. A picture of that size passes unchanged.
+    """
+    h, w = image.shape[:2]
+    if (h, w) == (size, size):
+        return image
+    scale = size / min(h, w)
+    width, height = max(size, round(w * scale)), max(size, round(h * scale))
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """(N, h, w, 3) uint8 -> float32, as ``(x / 255 - mean) / std`` for each colour channel."""
+    x = images.astype(np.float32) / 255
+    return (x - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
