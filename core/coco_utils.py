@@ -391,15 +391,19 @@ def sample_coco_minibatch(
 
 
 def minibatches(
-    data: Mapping, split: str, batch_size: int, rng: np.random.Generator | None = None
+    data: Mapping,
+    split: str,
+    batch_size: int,
+    null: int,
+    rng: np.random.Generator | None = None,
 ) -> Iterator[tuple[Array, Array]]:
     """Every caption of a split once, in batches; shuffled when there is a generator.
 
     Yields captions (N, T') and features (N, ...). T' is as long as the longest caption of the batch
-    needs: columns that hold nothing but <NULL> add nothing to a loss and are cut.
+    needs: columns that hold nothing but ``null`` add nothing to a loss and are cut.
     """
     captions, image_idxs = data[f"{split}_captions"], data[f"{split}_image_idxs"]
-    features, null = data[f"{split}_features"], data["word_to_idx"]["<NULL>"]
+    features = data[f"{split}_features"]
     order = np.arange(len(captions)) if rng is None else rng.permutation(len(captions))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]

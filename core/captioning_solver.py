@@ -1,0 +1,295 @@
+"""Trains a captioning model: minibatches, update rule, validation, checkpoints.
+
+The solver asks a model for ``loss(features, captions) -> loss, grads``, ``evaluate``, ``params`` and
+``rng``, and knows nothing else of it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from core import optim
+from core.checkpoint import Checkpoint, save_checkpoint
+from core.coco_utils import minibatches
+from core.files import write_text
+
+_EVALUATION_BATCH = 256
+_LINES_PER_RUN = 20  # printed where there is no terminal to draw a progress bar on
+_SECONDS_BETWEEN_PICTURES = 60
+
+
+class CaptioningSolver:
+    """Trains a model on a data dict; ``train()`` does the work.
+
+    Inputs:
+    - model: a captioning model
+    - data: from ``load_coco_data``; at least the training split
+    - update_rule: a name in ``core.optim.RULES``
+    - optim_config: numbers of the update rule, e.g. ``{'learning_rate': 1e-3}``
+    - lr_decay: the learning rate is multiplied by it after each epoch
+    - batch_size: captions in a batch
+    - num_epochs: passes over all training captions, each caption once a pass, shuffled
+    - clip_norm: largest norm of all gradients together; None does not clip
+    - patience: stop after this many epochs without a better score; None never stops early
+    - select: the score that makes an epoch the best one, 'val_loss' or 'train_loss'; without a
+      validation split always 'train_loss'
+    - verbose: show a progress bar, or a few lines where there is no terminal
+    - print_every: steps between updates of the figures beside the bar
+    - rng: shuffles; ``default_rng(0)`` when None
+    - run_folder: where checkpoints, ``metrics.jsonl`` and ``loss.png`` go; None writes nothing
+    - describe: () -> Checkpoint with what the solver does not know (vocabulary, extractor, ...);
+      needed with run_folder
+
+    After and during training:
+    - loss_history: the loss of each step, as ``model.loss`` returns it (nats a caption)
+    - history: a row for each epoch: epoch, train_loss and val_loss in nats a token, their
+      perplexities, learning_rate, tokens_per_second, seconds
+    - epoch: number of epochs done
+
+    Raises ValueError for an unknown update rule or score and for numbers out of range.
+    """
+
+    def __init__(
+        self,
+        model,
+        data: Mapping,
+        *,
+        update_rule: str = "adam",
+        optim_config: Mapping | None = None,
+        lr_decay: float = 1.0,
+        batch_size: int = 100,
+        num_epochs: int = 10,
+        clip_norm: float | None = None,
+        patience: int | None = None,
+        select: str = "val_loss",
+        verbose: bool = True,
+        print_every: int = 10,
+        rng: np.random.Generator | None = None,
+        run_folder: str | Path | None = None,
+        describe: Callable[[], Checkpoint] | None = None,
+    ):
+        if update_rule not in optim.RULES:
+            expected = ", ".join(optim.RULES)
+            raise ValueError(f"update_rule: found {update_rule!r}, expected one of {expected}")
+        if select not in ("val_loss", "train_loss"):
+            raise ValueError(f"select: found {select!r}, expected 'val_loss' or 'train_loss'")
+        if batch_size < 1 or num_epochs < 1:
+            raise ValueError(
+                f"batch_size and num_epochs: found {batch_size} and {num_epochs}, expected at least 1"
+            )
+        self.model, self.data = model, data
+        self.rule = optim.RULES[update_rule]
+        self.optim_configs = {name: deepcopy(dict(optim_config or {})) for name in model.params}
+        self.lr_decay, self.batch_size, self.num_epochs = lr_decay, batch_size, num_epochs
+        self.clip_norm, self.patience = clip_norm, patience
+        self.select = select if "val_captions" in data else "train_loss"
+        self.verbose, self.print_every = verbose, max(1, print_every)
+        self.rng = rng if rng is not None else np.random.default_rng(0)
+        self.run_folder = None if run_folder is None else Path(run_folder)
+        self.describe = describe
+
+        self.epoch = 0
+        self.loss_history: list[float] = []
+        self.history: list[dict] = []
+
+    # -- training -----------------------------------------------------------------------------
+
+    def train(self) -> list[dict]:
+        """Trains up to ``num_epochs`` epochs in all; returns ``history``.
+
+        Raises ValueError when the loss stops being a number.
+        """
+        steps = math.ceil(len(self.data["train_captions"]) / self.batch_size)
+        on_terminal = self.verbose and sys.stderr.isatty()
+        bar = tqdm(
+            total=steps * self.num_epochs,
+            initial=steps * self.epoch,
+            desc="training",
+            unit="step",
+            disable=not on_terminal,
+        )
+        started, epochs_before = time.monotonic(), self.epoch
+        pictured = started
+        with bar:
+            while self.epoch < self.num_epochs and not self._out_of_patience():
+                row = self._train_epoch(bar)
+                if "val_captions" in self.data:
+                    row["val_loss"] = self.evaluate("val")
+                    row["val_perplexity"] = _perplexity(row["val_loss"])
+                self.epoch += 1
+                self.history.append(row)
+                self._decay_learning_rate()
+                self._save()
+                last = self.epoch == self.num_epochs or self._out_of_patience()
+                if self.verbose:
+                    seconds = time.monotonic() - started
+                    left = seconds / (self.epoch - epochs_before) * (self.num_epochs - self.epoch)
+                    self._report(row, 0 if last else left, on_terminal, last)
+                if last or time.monotonic() - pictured > _SECONDS_BETWEEN_PICTURES:
+                    self._draw()
+                    pictured = time.monotonic()
+        return self.history
+
+    def _train_epoch(self, bar: tqdm) -> dict:
+        """One pass over the training captions; returns the epoch's row of ``history``."""
+        started = time.perf_counter()
+        total_loss, total_tokens = 0.0, 0
+        batches = minibatches(self.data, "train", self.batch_size, self.model.null, self.rng)
+        for step, (captions, features) in enumerate(batches, 1):
+            loss = self._step(features, captions)
+            total_loss += loss * len(captions)
+            total_tokens += self._count_tokens(captions)
+            bar.update()
+            if step % self.print_every == 0:
+                rate = total_tokens / (time.perf_counter() - started)
+                bar.set_postfix_str(
+                    f"epoch {self.epoch + 1}, loss {total_loss / total_tokens:.3f} nats a token, "
+                    f"{rate:,.0f} tokens/s"
+                )
+        seconds = time.perf_counter() - started
+        train_loss = total_loss / max(1, total_tokens)
+        some_config = next(iter(self.optim_configs.values()))
+        return {
+            "epoch": self.epoch + 1,
+            "train_loss": train_loss,
+            "train_perplexity": _perplexity(train_loss),
+            "val_loss": None,
+            "val_perplexity": None,
+            "learning_rate": some_config["learning_rate"],
+            "tokens_per_second": total_tokens / seconds,
+            "seconds": seconds,
+        }
+
+    def _step(self, features: np.ndarray, captions: np.ndarray) -> float:
+        """Loss, gradients, clipping, update."""
+        loss, grads = self.model.loss(features, captions)
+        loss = float(loss)
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss} at step {len(self.loss_history) + 1}; "
+                "lower --learning_rate or set --clip_norm, then start again"
+            )
+        if self.clip_norm is not None:
+            grads, _ = optim.clip_gradient_norm(grads, self.clip_norm)
+        for name, gradient in grads.items():
+            self.model.params[name], self.optim_configs[name] = self.rule(
+                self.model.params[name], gradient, self.optim_configs[name]
+            )
+        self.loss_history.append(loss)
+        return loss
+
+    def evaluate(self, split: str) -> float:
+        """The loss of a split in nats a token, without dropout."""
+        total_loss, total_tokens = 0.0, 0
+        for captions, features in minibatches(
+            self.data, split, _EVALUATION_BATCH, self.model.null
+        ):
+            total_loss += float(self.model.evaluate(features, captions)) * len(captions)
+            total_tokens += self._count_tokens(captions)
+        return total_loss / max(1, total_tokens)
+
+    def _count_tokens(self, captions: np.ndarray) -> int:
+        """Words that are scored: all but the first column, without <NULL>."""
+        return int(np.count_nonzero(captions[:, 1:] != self.model.null))
+
+    def _decay_learning_rate(self) -> None:
+        for config in self.optim_configs.values():
+            config["learning_rate"] *= self.lr_decay
+
+    # -- the best epoch -----------------------------------------------------------------------
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the lowest score so far; 0 before the first."""
+        scores = [row[self.select] for row in self.history]
+        return int(np.argmin(scores)) + 1 if scores else 0
+
+    def _out_of_patience(self) -> bool:
+        return self.patience is not None and self.epoch - self.best_epoch >= self.patience > 0
+
+    # -- files --------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """best.npz when this epoch is the best, then last.npz, then metrics.jsonl.
+
+        In this order a run that is killed in between resumes from the epoch before and writes the
+        same files again.
+        """
+        if self.run_folder is None:
+            return
+        if self.best_epoch == self.epoch:
+            checkpoint = self._checkpoint()
+            checkpoint.optimizer, checkpoint.training = {}, {"epoch": self.epoch}
+            save_checkpoint(self.run_folder / "best.npz", checkpoint)
+        save_checkpoint(self.run_folder / "last.npz", self._checkpoint())
+        self.write_metrics()
+
+    def write_metrics(self) -> None:
+        """metrics.jsonl from ``history``: a row an epoch."""
+        import json
+
+        rows = "".join(json.dumps(row) + "\n" for row in self.history)
+        write_text(self.run_folder / "metrics.jsonl", rows)
+
+    def _checkpoint(self) -> Checkpoint:
+        checkpoint = self.describe()
+        checkpoint.params = self.model.params
+        checkpoint.optimizer = self.optim_configs
+        checkpoint.training = {
+            "epoch": self.epoch,
+            "history": self.history,
+            "loss_history": self.loss_history,
+            "shuffling": self.rng.bit_generator.state,
+            "dropout": self.model.rng.bit_generator.state,
+        }
+        return checkpoint
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes back to where ``last.npz`` was written; ``train()`` then continues bit for bit.
+
+        Raises ValueError when the checkpoint holds no training state, as ``best.npz`` does.
+        """
+        training = checkpoint.training
+        if "history" not in training:
+            raise ValueError("the checkpoint holds no training state; resume from last.npz")
+        self.epoch = training["epoch"]
+        self.history = training["history"]
+        self.loss_history = training["loss_history"]
+        self.rng.bit_generator.state = training["shuffling"]
+        self.model.rng.bit_generator.state = training["dropout"]
+        self.model.params = checkpoint.params
+        self.optim_configs = checkpoint.optimizer
+
+    def _draw(self) -> None:
+        if self.run_folder is not None:
+            from core.plots import plot_losses
+
+            plot_losses(self.history, self.run_folder / "loss.png")
+
+    def _report(self, row: dict, seconds_left: float, on_terminal: bool, last: bool) -> None:
+        every = max(1, self.num_epochs // _LINES_PER_RUN)
+        if not (last or self.epoch == 1 or self.epoch % every == 0):
+            return
+        parts = [f"epoch {self.epoch:>3} of {self.num_epochs}"]
+        for split in ("train", "val"):
+            if row[f"{split}_loss"] is not None:
+                loss, perplexity = row[f"{split}_loss"], row[f"{split}_perplexity"]
+                parts.append(f"{split} {loss:.4f} nats a token (perplexity {perplexity:,.2f})")
+        parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
+        if not on_terminal and not last:
+            parts.append(f"{seconds_left:,.0f} s left")
+        tqdm.write(", ".join(parts), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def _perplexity(loss: float) -> float:
+    """exp(loss): among how many equally likely words the model hesitates."""
+    return math.exp(min(loss, 700))  # exp(710) overflows

@@ -1,0 +1,113 @@
+"""A trained model in one ``.npz`` file: everything needed to caption with it, and to train it on.
+
+Arrays stand under names such as ``params/W_embed``; all else is JSON text under ``meta``. Nothing is
+pickled, so loading a file runs no code. Files appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from core.files import atomic_file
+
+Array = np.ndarray
+
+FORMAT = 1
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint holds.
+
+    - model: name of the model, a key of ``core.models.MODELS``
+    - config: the arguments that build it, besides the vocabulary
+    - idx_to_word: the vocabulary
+    - params: parameters by name
+    - extractor, extractor_arrays: what turns photos into the features it reads, if known
+      (``core.encoders.Extractor``)
+    - settings: the options of the training run
+    - training: epoch, history and generator states; {} in a checkpoint that is only used
+    - optimizer: for each parameter, the ``config`` of its update rule
+    """
+
+    model: str
+    config: dict
+    idx_to_word: list[str]
+    params: dict[str, Array]
+    extractor: dict | None = None
+    extractor_arrays: dict[str, Array] = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+    training: dict = field(default_factory=dict)
+    optimizer: dict[str, dict] = field(default_factory=dict)
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint, atomically."""
+    arrays = {f"params/{name}": value for name, value in checkpoint.params.items()}
+    arrays |= {f"extractor/{name}": value for name, value in checkpoint.extractor_arrays.items()}
+    scalars: dict[str, dict] = {}
+    for name, config in checkpoint.optimizer.items():
+        scalars[name] = {k: v for k, v in config.items() if not isinstance(v, np.ndarray)}
+        arrays |= {f"optimizer/{name}/{k}": v for k, v in config.items() if k not in scalars[name]}
+    meta = {
+        "format": FORMAT,
+        "model": checkpoint.model,
+        "config": checkpoint.config,
+        "idx_to_word": checkpoint.idx_to_word,
+        "extractor": checkpoint.extractor,
+        "settings": checkpoint.settings,
+        "training": checkpoint.training,
+        "optimizer": scalars,
+    }
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Raises FileNotFoundError, or ValueError when the file is torn, is no checkpoint, or was written
+    in a format that this version does not know.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint; train a model with training.py first")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        meta = json.loads(str(arrays.pop("meta")))
+        known = meta["format"] == FORMAT
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path}: is not a whole checkpoint ({type(error).__name__}: {error}); "
+            "train again, or use another file of the run"
+        ) from error
+    if not known:
+        raise ValueError(
+            f"{path}: has checkpoint format {meta['format']}, this version reads {FORMAT}; "
+            "use the version that wrote it"
+        )
+    optimizer = {name: dict(config) for name, config in meta["optimizer"].items()}
+    for name, config in optimizer.items():
+        config.update(_under(arrays, f"optimizer/{name}/"))
+    return Checkpoint(
+        meta["model"],
+        meta["config"],
+        meta["idx_to_word"],
+        _under(arrays, "params/"),
+        meta["extractor"],
+        _under(arrays, "extractor/"),
+        meta["settings"],
+        meta["training"],
+        optimizer,
+    )
+
+
+def _under(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
