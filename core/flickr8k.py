@@ -1,0 +1,365 @@
+"""A folder of photos with captions becomes a data folder: tokens, vocabulary, features, splits.
+
+    python -m core.flickr8k --root Flickr8k --out datasets/flickr8k --encoder squeezenet1_1 --weights FILE
+
+Made for Flickr8k (Hodosh, Young and Hockenmaier, JAIR 2013) in the three forms in which copies of it
+come, and fit for anybody's photos in one of these forms:
+
+    captions.txt           CSV with the header image,caption
+    Flickr8k.token.txt     name.jpg#0<TAB>caption
+    dataset_flickr8k.json  Karpathy's splits: images with sentences and a split
+
+The first two need split lists (``Flickr_8k.trainImages.txt``, ``.devImages.txt``, and ``.testImages.txt``
+if there is one); without any list the images are split at random, 90 % for training.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core.command_line import (
+    ArgumentParser,
+    fraction,
+    positive_int,
+    progress,
+    run_command,
+    seed_int,
+)
+
+Array = np.ndarray
+
+SPLIT_LISTS = {
+    "train": "Flickr_8k.trainImages.txt",
+    "val": "Flickr_8k.devImages.txt",
+    "test": "Flickr_8k.testImages.txt",
+}
+_KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+_MOST_UNREADABLE = 0.01
+_BATCH = 32
+
+
+@dataclass
+class PhotoFolder:
+    """Captions and splits as they stand in a photo folder.
+
+    - captions: file name -> captions, as written
+    - splits: split -> file names, in the order of the list
+    - image_folder: where the photos lie
+    """
+
+    captions: dict[str, list[str]]
+    splits: dict[str, list[str]]
+    image_folder: Path
+
+
+# ---------------------------------------------------------------------------------------------
+# Reading
+# ---------------------------------------------------------------------------------------------
+
+
+def tokenize(caption: str) -> list[str]:
+    """A caption as words: lower case; letters, digits and apostrophes kept, all else dropped.
+
+    What the COCO tools do to captions (PTB tokens without punctuation), but for contractions, which
+    stay in one piece.
+    """
+    return [word for word in re.findall(r"[a-z0-9']+", caption.lower()) if word.strip("'")]
+
+
+def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
+    """Reads captions and splits.
+
+    Inputs:
+    - root: the folder
+    - seed: of the random split, where there are no lists
+
+    Raises FileNotFoundError when the folder, its captions or its photos are not there, and
+    ValueError for a file in another form; each names the file.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"--root {root}: no such folder")
+    karpathy = root / "dataset_flickr8k.json"
+    splits: dict[str, list[str]] = {}
+    if karpathy.is_file():
+        captions, splits = _read_karpathy(karpathy)
+    elif (root / "captions.txt").is_file():
+        captions = _read_csv(root / "captions.txt")
+    elif (root / "Flickr8k.token.txt").is_file():
+        captions = _read_tokens(root / "Flickr8k.token.txt")
+    else:
+        raise FileNotFoundError(
+            f"--root {root}: has none of captions.txt, Flickr8k.token.txt, dataset_flickr8k.json"
+        )
+    if not captions:
+        raise ValueError(f"--root {root}: its caption file holds no captions")
+    image_folder = _find_images(root, captions)
+    splits = splits or _read_split_lists(root, captions) or _random_splits(captions, seed)
+    if not splits.get("train"):
+        raise ValueError(f"--root {root}: its lists name no training image")
+    return PhotoFolder(captions, splits, image_folder)
+
+
+def _read_karpathy(path: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    from core.files import read_json
+
+    captions: dict[str, list[str]] = {}
+    splits: dict[str, list[str]] = {}
+    try:
+        for image in read_json(path)["images"]:
+            name = image["filename"]
+            captions[name] = [sentence["raw"] for sentence in image["sentences"]]
+            splits.setdefault(_KARPATHY_SPLITS[image["split"]], []).append(name)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: is not in the form of Karpathy's splits ({error!r})") from error
+    return captions, splits
+
+
+def _read_csv(path: Path) -> dict[str, list[str]]:
+    captions: dict[str, list[str]] = {}
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        header = next(rows, None)
+        if header is None or [field.strip() for field in header] != ["image", "caption"]:
+            raise ValueError(f"{path}: line 1 is {header}, expected the header image,caption")
+        for row in rows:
+            if not row:
+                continue
+            if len(row) < 2:
+                raise ValueError(f"{path}: line {rows.line_num} has no caption")
+            # Commas outside of quotes are part of the caption.
+            captions.setdefault(row[0].strip(), []).append(",".join(row[1:]))
+    return captions
+
+
+def _read_tokens(path: Path) -> dict[str, list[str]]:
+    captions: dict[str, list[str]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        name, tab, caption = line.partition("\t")
+        if not tab or "#" not in name:
+            raise ValueError(f"{path}: line {number} is not name.jpg#0<TAB>caption")
+        captions.setdefault(name.rpartition("#")[0].strip(), []).append(caption)
+    return captions
+
+
+def _read_split_lists(root: Path, captions: Mapping) -> dict[str, list[str]]:
+    splits: dict[str, list[str]] = {}
+    owner: dict[str, str] = {}
+    for split, name in SPLIT_LISTS.items():
+        path = root / name
+        if not path.is_file():
+            continue
+        lines = path.read_text(encoding="utf-8").split()
+        splits[split] = [line for line in dict.fromkeys(lines) if line in captions]
+        for image in splits[split]:
+            if owner.setdefault(image, split) != split:
+                raise ValueError(f"{path}: {image} is in the {owner[image]} split too")
+    return splits
+
+
+def _random_splits(captions: Mapping, seed: int) -> dict[str, list[str]]:
+    names = sorted(captions)
+    order = np.random.default_rng(seed).permutation(len(names))
+    held_out = max(1, len(names) // 10)
+    return {
+        "train": [names[i] for i in sorted(order[held_out:])],
+        "val": [names[i] for i in sorted(order[:held_out])],
+    }
+
+
+def _find_images(root: Path, captions: Mapping) -> Path:
+    """The folder below root that holds the photos, whatever the copy calls it."""
+    first = next(iter(captions))
+    for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
+        for candidate in (folder, folder / folder.name):
+            if candidate.is_dir() and any((candidate / name).is_file() for name in (first,)):
+                return candidate
+    for folder in (root / "Images", root / "images", root / "Flicker8k_Dataset", root):
+        if folder.is_dir() and any((folder / name).is_file() for name in captions):
+            return folder
+    raise FileNotFoundError(f"--root {root}: no folder in it holds {first} or another photo")
+
+
+# ---------------------------------------------------------------------------------------------
+# Preparing
+# ---------------------------------------------------------------------------------------------
+
+
+def take_fraction(splits: Mapping[str, Sequence[str]], share: float) -> dict[str, list[str]]:
+    """That part of the images of each split, at least one, evenly spaced through the list."""
+    taken = {}
+    for split, names in splits.items():
+        count = max(1, round(len(names) * share))
+        taken[split] = [names[i * len(names) // count] for i in range(count)] if names else []
+    return taken
+
+
+def read_photos(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, Array | str]]:
+    """Each name with its photo, or with the reason why it cannot be read."""
+    from core.image_utils import load_image
+
+    for name in names:
+        try:
+            yield name, load_image(folder / name)
+        except (OSError, ValueError) as error:
+            yield name, str(error)
+
+
+def extract(extractor, folder: Path, names: Sequence[str], bar) -> tuple[Array, list[str], list[str]]:
+    """The features of photos, in batches.
+
+    Returns the features (n, D), the names of the photos that they are of, and for each photo that
+    was skipped the reason.
+    """
+    features, kept, skipped, waiting = [], [], [], []
+    for name, photo in read_photos(folder, names):
+        bar.update()
+        if isinstance(photo, str):
+            skipped.append(photo)
+        else:
+            kept.append(name)
+            waiting.append(photo)
+        if len(waiting) == _BATCH:
+            features.append(extractor(waiting))
+            waiting = []
+    if waiting:
+        features.append(extractor(waiting))
+    return (np.concatenate(features) if features else np.empty((0, 0))), kept, skipped
+
+
+def prepare(
+    root: str | Path,
+    out: str | Path,
+    encoder: str,
+    weights: str,
+    pca: int = 512,
+    min_count: int = 5,
+    share: float = 1.0,
+    seed: int = 0,
+) -> dict:
+    """Writes a data folder from a photo folder, whole or not at all.
+
+    Inputs:
+    - root: the photo folder
+    - out: the data folder to make
+    - encoder: 'squeezenet1_1' (pooled features, 512 wide) or 'vgg16' (fc7, 4,096 wide)
+    - weights: a state dict of the encoder, 'download' or 'random'
+    - pca: number of components, fitted on the training photos; 0 keeps the features as they are
+    - min_count: words rarer than this in the training captions become <UNK>
+    - share: take this part of the images of each split
+    - seed: of the random split, where there are no lists
+
+    Returns what was done: for each split the number of images and captions, the size of the
+    vocabulary, the variance kept, the photos skipped.
+
+    Raises ValueError when more than 1 % of the photos cannot be read, or when there are fewer
+    training photos than components; FileExistsError when ``out`` is taken.
+    """
+    from core.coco_utils import build_vocabulary, save_coco_data
+    from core.encoders import OUTPUTS, Extractor
+    from core.encoders.pca import fit_pca
+
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"--out {out}: is there already; remove it or choose another folder")
+    source = read_photo_folder(root, seed)
+    splits = take_fraction(source.splits, share)
+    if pca > len(splits["train"]):
+        raise ValueError(
+            f"--pca {pca}: there are {len(splits['train'])} training photos only; "
+            "a PCA needs at least as many photos as components, so take more photos or fewer "
+            "components (--pca 0: none)"
+        )
+    extractor = Extractor(encoder, OUTPUTS[encoder][0], weights)
+
+    features, urls, skipped = {}, {}, []
+    total = sum(map(len, splits.values()))
+    bar = progress(None, f"features by {encoder}", total=total)
+    for split, names in splits.items():
+        raw, kept, unreadable = extract(extractor, source.image_folder, names, bar)
+        skipped += unreadable
+        if len(skipped) > _MOST_UNREADABLE * total:
+            raise ValueError(
+                f"--root {root}: more than {_MOST_UNREADABLE:.0%} of the photos cannot be read, "
+                f"for example {skipped[0]}; is the copy complete?"
+            )
+        if kept:
+            features[split], urls[split] = raw, kept
+    bar.close()
+
+    if pca:
+        extractor.pca = fit_pca(features["train"], pca)
+        features = {split: extractor.pca(raw) for split, raw in features.items()}
+    captions = {
+        split: [
+            (i, words)
+            for i, name in enumerate(names)
+            for words in map(tokenize, source.captions[name])
+            if words
+        ]
+        for split, names in urls.items()
+    }
+    vocabulary = build_vocabulary([words for _, words in captions["train"]], min_count)
+    save_coco_data(
+        out,
+        captions,
+        vocabulary,
+        urls,
+        {"pooled": features},
+        {"pooled": (extractor.specification, extractor.arrays)},
+        image_root=os.path.relpath(source.image_folder.resolve(), out.resolve()),
+        name=out.name,
+    )
+    return {
+        "images": {split: len(names) for split, names in urls.items()},
+        "captions": {split: len(pairs) for split, pairs in captions.items()},
+        "vocabulary": len(vocabulary),
+        "explained": extractor.pca.explained if pca else None,
+        "skipped": skipped,
+    }
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="python -m core.flickr8k", description=__doc__.split("\n")[0])
+    parser.add_argument("--root", required=True, metavar="DIR", help="the photo folder")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the data folder to make")
+    parser.add_argument("--encoder", choices=["squeezenet1_1", "vgg16"], default="squeezenet1_1")
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="a state dict, 'download' or 'random'"
+    )
+    parser.add_argument("--pca", type=seed_int, default=512, metavar="K", help="components; 0: none")
+    parser.add_argument("--min_count", type=positive_int, default=5, help="rarer words are <UNK>")
+    parser.add_argument("--fraction", type=fraction, default=1.0, help="part of the images to take")
+    parser.add_argument("--seed", type=seed_int, default=0, help="of a random split")
+    options = parser.parse_args()
+    done = prepare(
+        options.root,
+        options.out,
+        options.encoder,
+        options.weights,
+        options.pca,
+        options.min_count,
+        options.fraction,
+        options.seed,
+    )
+    for reason in done["skipped"]:
+        print(f"skipped {reason}")
+    for split, count in done["images"].items():
+        print(f"{split}: {count:,} photos, {done['captions'][split]:,} captions")
+    print(f"vocabulary: {done['vocabulary']:,} words, the four special ones included")
+    if done["explained"] is not None:
+        print(f"PCA: {options.pca} components keep {done['explained']:.1%} of the variance")
+    print(f"next: python training.py --model lstm --data {options.out}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,254 @@
+"""Captions images with a trained model.
+
+    python inference.py --model lstm                       pictures of the validation split
+    python inference.py --model lstm --split train         what it was trained on, said back
+    python inference.py --model lstm --image photo.jpg     a photo of your own
+    python inference.py --checkpoint runs/lstm/last.npz --out captions.json --figure captions.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.command_line import ArgumentParser, positive_int, progress, run_command
+
+_BATCH = 256
+_SHOWN_WITHOUT_FILE = 10  # images of a whole split, unless asked for more or for a file
+_IN_FIGURE = 20
+_PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+
+
+@dataclass
+class Item:
+    """One image to caption."""
+
+    image_id: int
+    file_name: str
+    path: Path | None  # of the picture, when it is on this machine
+    references: list[str] = field(default_factory=list)
+    caption: str = ""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(prog="inference.py", description="Caption images with a trained model.")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", choices=["rnn", "lstm"], help="the run in runs/MODEL")
+    which.add_argument("--checkpoint", metavar="RUN_OR_FILE", help="a run folder or a .npz file")
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument("--split", choices=["train", "val", "test"], help="images of the data set")
+    images.add_argument("--image", nargs="+", metavar="FILE", help="your own photos")
+    images.add_argument("--images", metavar="DIR", help="all photos of a folder")
+    parser.add_argument("--data", metavar="DIR", help="data folder, if not the one of the training")
+    parser.add_argument("--num_samples", type=positive_int, metavar="K", help="the first K images")
+    parser.add_argument("--max_length", type=positive_int, default=30, help="words at most")
+    parser.add_argument("--out", metavar="FILE.json", help="write the captions there")
+    parser.add_argument("--figure", metavar="FILE.png", help="draw pictures with their captions")
+    parser.add_argument("--weights", metavar="FILE", help="the encoder's weights, if moved")
+    return parser
+
+
+def find_checkpoint(model: str | None, checkpoint: str | None) -> Path:
+    """The .npz file meant by --model or --checkpoint: of a run the best epoch."""
+    path = Path(checkpoint) if checkpoint else Path("runs") / str(model)
+    if path.is_dir():
+        if not (path / "best.npz").is_file():
+            raise FileNotFoundError(
+                f"{path / 'best.npz'}: no such checkpoint; the run has not finished an epoch yet"
+            )
+        return path / "best.npz"
+    if not path.exists():
+        name = model or "lstm"
+        raise FileNotFoundError(
+            f"{path}: no trained model there; first run: python training.py --model {name}"
+        )
+    return path
+
+
+def split_items(arguments, checkpoint) -> tuple[list[Item], object]:
+    """The images of a split and their features, after checking that they fit the model."""
+    import numpy as np
+
+    from core.coco_utils import decode_captions, image_path
+    from training import load_data
+
+    settings = dict(checkpoint.settings)
+    if arguments.data:
+        settings["data"] = arguments.data
+    data = load_data(settings)
+    if data["idx_to_word"] != checkpoint.idx_to_word:
+        raise ValueError(
+            f"{data['folder']}: has another vocabulary ({len(data['idx_to_word'])} words) than the "
+            f"checkpoint ({len(checkpoint.idx_to_word)} words); give its own data with --data"
+        )
+    check_extractor(data, checkpoint)
+
+    overfit = settings["num_samples"] is not None
+    split = arguments.split or ("train" if overfit else "val")
+    if f"{split}_captions" not in data:
+        raise ValueError(f"--split {split}: {data['folder']} has no such split")
+    references: dict[int, list[str]] = {}
+    captions = decode_captions(data[f"{split}_captions"], data["idx_to_word"])
+    for image, caption in zip(data[f"{split}_image_idxs"].tolist(), captions, strict=True):
+        references.setdefault(image, []).append(caption)
+
+    count = arguments.num_samples
+    if count is None and not (arguments.out or split == "train" and overfit):
+        count = _SHOWN_WITHOUT_FILE
+    chosen = sorted(references)[:count]
+    urls = data[f"{split}_urls"]
+    items = [
+        Item(i, str(urls[i]), image_path(data, split, i), list(dict.fromkeys(references[i])))
+        for i in chosen
+    ]
+    return items, data[f"{split}_features"][np.array(chosen)]
+
+
+def check_extractor(data: dict, checkpoint) -> None:
+    """Refuses features made in another way than those that the model was trained on."""
+    import numpy as np
+
+    ours, theirs = checkpoint.extractor, data["extractor"]
+    if ours is None and theirs is None:
+        return
+    same = ours is not None and theirs is not None
+    same = same and all(
+        ours.get(key) == theirs.get(key) for key in ("encoder", "output", "preprocessing", "sha256")
+    )
+    arrays, others = checkpoint.extractor_arrays, data["extractor_arrays"]
+    if not (same and arrays.keys() == others.keys()) or not all(
+        np.array_equal(arrays[name], others[name]) for name in arrays
+    ):
+        raise ValueError(
+            f"{data['folder']}: its features were not made by the extractor that the checkpoint was "
+            "trained with (encoder, preprocessing, weights or PCA differ); train again on this data"
+        )
+
+
+def photo_items(arguments, checkpoint) -> tuple[list[Item], object]:
+    """The user's own photos and their features, by the extractor in the checkpoint."""
+    import numpy as np
+
+    from core.encoders import Extractor
+    from core.image_utils import load_image
+
+    if checkpoint.extractor is None:
+        raise ValueError(
+            "--image: the checkpoint was trained on features whose extractor is not known (the "
+            "published archive does not contain it); train on a folder prepared by core.flickr8k"
+        )
+    paths = [Path(name) for name in arguments.image or []]
+    if arguments.images:
+        folder = Path(arguments.images)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"--images {folder}: no such folder")
+        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in _PICTURE_SUFFIXES)
+        if not paths:
+            raise ValueError(f"--images {folder}: holds no pictures")
+    paths = paths[: arguments.num_samples]
+    extractor = Extractor.rebuild(
+        checkpoint.extractor, checkpoint.extractor_arrays, arguments.weights
+    )
+    features = [extractor([load_image(path)])[0] for path in progress(paths, "looking at photos")]
+    items = [Item(i, str(path), path) for i, path in enumerate(paths)]
+    return items, np.stack(features)
+
+
+def print_table(items: list[Item]) -> None:
+    """A line for each image: name, caption and, when there is one, a reference."""
+    referenced = any(item.references for item in items)
+    names = ["image", *(item.file_name for item in items)]
+    captions = ["caption", *(item.caption or "(no words)" for item in items)]
+    references = ["reference", *map(_reference, items)] if referenced else [""] * len(names)
+    widths = max(map(len, names)), max(map(len, captions))
+    for name, caption, reference in zip(names, captions, references, strict=True):
+        print(f"{name:<{widths[0]}}  {caption:<{widths[1]}}  {reference}".rstrip())
+
+
+def _reference(item: Item) -> str:
+    if item.caption in item.references:
+        return "= the same words"
+    return item.references[0] if item.references else ""
+
+
+def draw(items: list[Item], path: str) -> None:
+    from core.image_utils import load_image
+    from core.plots import plot_captions
+
+    shown = items[:_IN_FIGURE]
+    pictures = [None if item.path is None else load_image(item.path) for item in shown]
+    plot_captions(
+        pictures, [item.caption for item in shown], [item.references for item in shown], path
+    )
+
+
+def as_json(items: list[Item]) -> list[dict]:
+    """COCO's results format, and the references where they are known."""
+    rows = []
+    for item in items:
+        row = {"image_id": item.image_id, "file_name": item.file_name, "caption": item.caption}
+        if item.references:
+            row["references"] = item.references
+        rows.append(row)
+    return rows
+
+
+def check_output(option: str, name: str | None, suffixes: tuple[str, ...]) -> None:
+    """Refuses an output file that cannot be written, before any work is done."""
+    if name is None:
+        return
+    path = Path(name)
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{option} {name}: expected a name that ends in {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise ValueError(f"{option} {name}: is a folder, expected a file name")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{option} {name}: there is no folder {path.parent}")
+
+
+def caption_all(model, features, max_length: int) -> Iterator[str]:
+    import numpy as np
+
+    from core.coco_utils import decode_captions
+
+    idx_to_word = sorted(model.word_to_idx, key=model.word_to_idx.get)
+    for start in progress(range(0, len(features), _BATCH), "captioning"):
+        words = model.sample(np.asarray(features[start : start + _BATCH]), max_length)
+        yield from decode_captions(words, idx_to_word)
+
+
+def main() -> None:
+    arguments = build_parser().parse_args()
+    check_output("--out", arguments.out, (".json",))
+    check_output("--figure", arguments.figure, (".png", ".pdf", ".svg"))
+    path = find_checkpoint(arguments.model, arguments.checkpoint)
+
+    from core.checkpoint import load_checkpoint
+    from core.files import write_json
+    from core.models import build_model
+
+    checkpoint = load_checkpoint(path)
+    model = build_model(
+        checkpoint.model, checkpoint.config, checkpoint.idx_to_word, checkpoint.params
+    )
+    own_photos = arguments.image or arguments.images
+    items, features = (photo_items if own_photos else split_items)(arguments, checkpoint)
+    for item, caption in zip(items, caption_all(model, features, arguments.max_length), strict=True):
+        item.caption = caption
+
+    print_table(items)
+    said_back = sum(item.caption in item.references for item in items)
+    if any(item.references for item in items):
+        print(f"said back word for word: {said_back} of {len(items)} ({said_back / len(items):.0%})")
+    if arguments.out:
+        write_json(arguments.out, as_json(items))
+        print(f"captions: {arguments.out}")
+    if arguments.figure:
+        draw(items, arguments.figure)
+        print(f"picture: {arguments.figure}")
+
+
+if __name__ == "__main__":
+    run_command(main)
