@@ -177,16 +177,14 @@ def _random_splits(captions: Mapping, seed: int) -> dict[str, list[str]]:
 
 
 def _find_images(root: Path, captions: Mapping) -> Path:
-    """The folder below root that holds the photos, whatever the copy calls it."""
-    first = next(iter(captions))
-    for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
-        for candidate in (folder, folder / folder.name):
-            if candidate.is_dir() and any((candidate / name).is_file() for name in (first,)):
-                return candidate
-    for folder in (root / "Images", root / "images", root / "Flicker8k_Dataset", root):
-        if folder.is_dir() and any((folder / name).is_file() for name in captions):
+    """The folder that holds the photos, whatever the copy calls it, up to two levels down."""
+    folders = [root, *sorted(path for path in root.glob("*") if path.is_dir())]
+    folders += [path for folder in folders[1:] for path in sorted(folder.glob("*")) if path.is_dir()]
+    names = list(captions)[:100]
+    for folder in folders:
+        if any((folder / name).is_file() for name in names):
             return folder
-    raise FileNotFoundError(f"--root {root}: no folder in it holds {first} or another photo")
+    raise FileNotFoundError(f"--root {root}: no folder in it holds {names[0]} or the photos after it")
 
 
 # ---------------------------------------------------------------------------------------------
