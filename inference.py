@@ -1,9 +1,9 @@
 """Captions images with a trained model.
 
-    python inference.py --model lstm                       pictures of the validation split
-    python inference.py --model lstm --split train         what it was trained on, said back
-    python inference.py --model lstm --image photo.jpg     a photo of your own
-    python inference.py --checkpoint runs/lstm/last.npz --out captions.json --figure captions.png
+python inference.py --model lstm                       pictures of the validation split
+python inference.py --model lstm --split train         what it was trained on, said back
+python inference.py --model lstm --image photo.jpg     a photo of your own
+python inference.py --checkpoint runs/lstm/last.npz --out captions.json --figure captions.png
 """
 
 from __future__ import annotations
@@ -235,13 +235,17 @@ def main() -> None:
     )
     own_photos = arguments.image or arguments.images
     items, features = (photo_items if own_photos else split_items)(arguments, checkpoint)
-    for item, caption in zip(items, caption_all(model, features, arguments.max_length), strict=True):
+    for item, caption in zip(
+        items, caption_all(model, features, arguments.max_length), strict=True
+    ):
         item.caption = caption
 
     print_table(items)
     said_back = sum(item.caption in item.references for item in items)
     if any(item.references for item in items):
-        print(f"said back word for word: {said_back} of {len(items)} ({said_back / len(items):.0%})")
+        print(
+            f"said back word for word: {said_back} of {len(items)} ({said_back / len(items):.0%})"
+        )
     if arguments.out:
         write_json(arguments.out, as_json(items))
         print(f"captions: {arguments.out}")

@@ -1,9 +1,9 @@
 """Trains a captioning model.
 
-    python training.py --model lstm --num_samples 50       overfit 50 captions of the embedded data
-    python training.py --model lstm                        train on all of the embedded data
-    python training.py --model lstm --data datasets/flickr8k --hidden_dim 512
-    python training.py --resume --out runs/lstm            go on where a run was stopped
+python training.py --model lstm --num_samples 50       overfit 50 captions of the embedded data
+python training.py --model lstm                        train on all of the embedded data
+python training.py --model lstm --data datasets/flickr8k --hidden_dim 512
+python training.py --resume --out runs/lstm            go on where a run was stopped
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     ])  # fmt: skip
     option("--learning_rate", positive_float, "of the update rule", metavar="R")
     option("--lr_decay", fraction, "factor on the learning rate after each epoch", metavar="F")
-    option(
-        "--clip_norm", non_negative_float, "largest norm of the gradients; 0: any", metavar="C"
-    )
+    option("--clip_norm", non_negative_float, "largest norm of the gradients; 0: any", metavar="C")
     option("--dropout", dropout_rate, "probability to drop, while training", metavar="P")
     option("--wordvec_dim", positive_int, "width of the word vectors", metavar="W")
     option("--hidden_dim", positive_int, "width of the hidden state", metavar="H")
@@ -83,7 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     option("--seed", seed_int, "of samples, parameters, shuffling and dropout", metavar="S")
     option("--out", str, "run folder (default: runs/MODEL)", metavar="DIR")
     parser.add_argument(
-        "--no_pca", action="store_true", help="of the published COCO archive, the 4,096-wide features"
+        "--no_pca",
+        action="store_true",
+        help="of the published COCO archive, the 4,096-wide features",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     return parser

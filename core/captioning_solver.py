@@ -189,9 +189,7 @@ class CaptioningSolver:
     def evaluate(self, split: str) -> float:
         """The loss of a split in nats a token, without dropout."""
         total_loss, total_tokens = 0.0, 0
-        for captions, features in minibatches(
-            self.data, split, _EVALUATION_BATCH, self.model.null
-        ):
+        for captions, features in minibatches(self.data, split, _EVALUATION_BATCH, self.model.null):
             total_loss += float(self.model.evaluate(features, captions)) * len(captions)
             total_tokens += self._count_tokens(captions)
         return total_loss / max(1, total_tokens)

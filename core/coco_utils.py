@@ -227,7 +227,9 @@ def _check_features(path: Path, features: Array, image_idxs: Array) -> None:
         chunk = np.asarray(features[start : start + rows])
         if not np.isfinite(chunk).all():
             row = start + int(np.argwhere(~np.isfinite(chunk))[0][0])
-            raise ValueError(f"{path}: features of image {row} hold NaN or infinity; {_HOW_TO_MEND}")
+            raise ValueError(
+                f"{path}: features of image {row} hold NaN or infinity; {_HOW_TO_MEND}"
+            )
 
 
 def _read_urls(path: Path, count: int) -> Array:

@@ -91,8 +91,11 @@ def _number(text: str, kind: type, accepts: Callable, expected: str):
     return value
 
 
-def progress(items: Iterable, description: str, total: int | None = None):
-    """Iterates with a progress bar and the time left; silent where stderr is no terminal."""
+def progress(items: Iterable | None, description: str, total: int | None = None, **options):
+    """Iterates with a progress bar and the time left; silent where stderr is no terminal.
+
+    Without items, a bar that is moved on with ``update``.
+    """
     from tqdm import tqdm
 
-    return tqdm(items, desc=description, total=total, disable=None, leave=False)
+    return tqdm(items, desc=description, total=total, disable=None, leave=False, **options)

@@ -179,12 +179,16 @@ def _random_splits(captions: Mapping, seed: int) -> dict[str, list[str]]:
 def _find_images(root: Path, captions: Mapping) -> Path:
     """The folder that holds the photos, whatever the copy calls it, up to two levels down."""
     folders = [root, *sorted(path for path in root.glob("*") if path.is_dir())]
-    folders += [path for folder in folders[1:] for path in sorted(folder.glob("*")) if path.is_dir()]
+    folders += [
+        path for folder in folders[1:] for path in sorted(folder.glob("*")) if path.is_dir()
+    ]
     names = list(captions)[:100]
     for folder in folders:
         if any((folder / name).is_file() for name in names):
             return folder
-    raise FileNotFoundError(f"--root {root}: no folder in it holds {names[0]} or the photos after it")
+    raise FileNotFoundError(
+        f"--root {root}: no folder in it holds {names[0]} or the photos after it"
+    )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -212,7 +216,9 @@ def read_photos(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, Array
             yield name, str(error)
 
 
-def extract(extractor, folder: Path, names: Sequence[str], bar) -> tuple[Array, list[str], list[str]]:
+def extract(
+    extractor, folder: Path, names: Sequence[str], bar
+) -> tuple[Array, list[str], list[str]]:
     """The features of photos, in batches.
 
     Returns the features (n, D), the names of the photos that they are of, and for each photo that
@@ -334,7 +340,9 @@ def main() -> None:
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="a state dict, 'download' or 'random'"
     )
-    parser.add_argument("--pca", type=seed_int, default=512, metavar="K", help="components; 0: none")
+    parser.add_argument(
+        "--pca", type=seed_int, default=512, metavar="K", help="components; 0: none"
+    )
     parser.add_argument("--min_count", type=positive_int, default=5, help="rarer words are <UNK>")
     parser.add_argument("--fraction", type=fraction, default=1.0, help="part of the images to take")
     parser.add_argument("--seed", type=seed_int, default=0, help="of a random split")

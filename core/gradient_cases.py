@@ -43,7 +43,9 @@ def _layer(
         gradients = functions.call(backward, *upstream, cache, returns=returns)
         return values, [gradients] if single else gradients
 
-    return Case(name, (forward, backward), sizes, make, differentiable, outputs, run, torch, gate_blocks)
+    return Case(
+        name, (forward, backward), sizes, make, differentiable, outputs, run, torch, gate_blocks
+    )
 
 
 def _loss(name: str, sizes: str, make: Callable, differentiable: tuple[str, ...], torch) -> Case:

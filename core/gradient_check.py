@@ -240,7 +240,10 @@ def _autograd(case: Case, inputs: dict, rng) -> tuple[list[Array], list[Array], 
     return (
         [out.detach().numpy() for out in outputs],
         upstream,
-        {name: gradient.numpy() for name, gradient in zip(case.differentiable, gradients, strict=True)},
+        {
+            name: gradient.numpy()
+            for name, gradient in zip(case.differentiable, gradients, strict=True)
+        },
     )
 
 
@@ -251,7 +254,9 @@ def _check_array(got, shape: tuple, function: str, name: str) -> None:
     if found != tuple(shape):
         raise ImplementationError(f"{function} returned {name} of shape {found}, expected {shape}")
     if not np.issubdtype(np.asarray(got).dtype, np.floating):
-        raise ImplementationError(f"{function} returned {name} that holds no floating-point numbers")
+        raise ImplementationError(
+            f"{function} returned {name} that holds no floating-point numbers"
+        )
 
 
 def _worst(got: Array, expected: Array) -> str:
@@ -261,7 +266,9 @@ def _worst(got: Array, expected: Array) -> str:
     distance = np.where(np.isnan(distance), np.inf, distance)
     index = np.unravel_index(np.argmax(distance), distance.shape)
     where = f"[{', '.join(str(i) for i in index)}]" if index else ""
-    return f"; worst at {where or 'the value'}: got {got[index]:.6g}, expected {expected[index]:.6g}"
+    return (
+        f"; worst at {where or 'the value'}: got {got[index]:.6g}, expected {expected[index]:.6g}"
+    )
 
 
 def diagnose(got: Array, expected: Array, gate_blocks: int = 1) -> str:
@@ -296,7 +303,9 @@ def diagnose(got: Array, expected: Array, gate_blocks: int = 1) -> str:
             if same(got, np.concatenate([blocks[i] for i in order], axis=-1)):
                 return "has its gates swapped: the blocks stand in the order i, f, o, g"
     if expected.ndim == 3:
-        missing = [t for t in range(expected.shape[1]) if not np.any(got[:, t]) and np.any(expected[:, t])]
+        missing = [
+            t for t in range(expected.shape[1]) if not np.any(got[:, t]) and np.any(expected[:, t])
+        ]
         if missing:
             return f"is zero at time step {missing[0]}: does the loop visit every step?"
         right = [t for t in range(expected.shape[1]) if same(got[:, t], expected[:, t])]
@@ -315,7 +324,9 @@ def diagnose(got: Array, expected: Array, gate_blocks: int = 1) -> str:
             return "misses some of its terms: a time step or a sample left out of the sum?"
     wrong = ~np.isclose(got, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
     if gate_blocks > 1 and expected.shape[-1] % gate_blocks == 0:
-        by_block = wrong.reshape(-1, gate_blocks, expected.shape[-1] // gate_blocks).any(axis=(0, 2))
+        by_block = wrong.reshape(-1, gate_blocks, expected.shape[-1] // gate_blocks).any(
+            axis=(0, 2)
+        )
         if not by_block.all():
             names = "ifog" if gate_blocks == 4 else "".join(map(str, range(gate_blocks)))
             bad = ", ".join(name for name, is_bad in zip(names, by_block) if is_bad)
@@ -403,9 +414,13 @@ def main() -> int:
     from core.gradient_cases import CASES
 
     cases = {case.name: case for case in CASES}
-    parser = ArgumentParser(prog="python -m core.gradient_check", description=__doc__.split("\n")[0])
+    parser = ArgumentParser(
+        prog="python -m core.gradient_check", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--layer", choices=list(cases), metavar="NAME", help=", ".join(cases))
-    parser.add_argument("--impl", metavar="FILE.py", help="check the functions of this file instead")
+    parser.add_argument(
+        "--impl", metavar="FILE.py", help="check the functions of this file instead"
+    )
     parser.add_argument("--seed", type=seed_int, default=0, help="seed of the random inputs")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
@@ -428,7 +443,9 @@ def main() -> int:
     rows = []
     for case in chosen:
         # Each case draws from its own stream, so that --layer sees what the full table saw.
-        case_rows = check_case(case, np.random.default_rng([arguments.seed, *case.name.encode()]), functions)
+        case_rows = check_case(
+            case, np.random.default_rng([arguments.seed, *case.name.encode()]), functions
+        )
         rows += case_rows
         if not arguments.json:
             _print_rows(case_rows, header=case is chosen[0])
@@ -455,7 +472,9 @@ def main() -> int:
         print(f"{len(failed)} of {len(rows)} wrong. In dataflow order, the first of each layer:")
         for layer in dict.fromkeys(row.layer for row in failed):
             first = next(row for row in failed if row.layer == layer)
-            print(f"  {layer}: {first.quantity + ' ' if first.quantity != '-' else ''}{first.problem}")
+            print(
+                f"  {layer}: {first.quantity + ' ' if first.quantity != '-' else ''}{first.problem}"
+            )
         return 1
     worst_difference = max(row.difference_error or 0 for row in rows)
     worst_torch = max(row.torch_error for row in rows)
@@ -476,7 +495,10 @@ def _print_rows(rows: list[Row], header: bool) -> None:
         )
         difference, torch_error = errors
         verdict = "ok" if row.passed else "WRONG"
-        print(f"{row.layer:<24}{row.quantity:<12}{difference:>12}{torch_error:>10}  {verdict}", flush=True)
+        print(
+            f"{row.layer:<24}{row.quantity:<12}{difference:>12}{torch_error:>10}  {verdict}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

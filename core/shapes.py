@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -231,9 +231,7 @@ def _pattern(template: str) -> re.Pattern:
     return re.compile(template.format(**fields))
 
 
-_PATTERNS = [
-    (_pattern(template), said) for group in TEMPLATES.values() for template, said in group
-]
+_PATTERNS = [(_pattern(template), said) for group in TEMPLATES.values() for template, said in group]
 _PLACE_OF = {words: place for place, words in PLACES.items()}
 _RELATION_OF = {words: name for name, several in RELATIONS.items() for words in several}
 
@@ -275,12 +273,15 @@ def _holds(said: dict, shapes: dict[str, Shape]) -> bool:
 # ---------------------------------------------------------------------------------------------
 
 
-def prepare(folder: str | Path = DEFAULT_FOLDER, seed: int = 0) -> Path:
+def prepare(
+    folder: str | Path = DEFAULT_FOLDER, seed: int = 0, sizes: Mapping[str, int] = SPLIT_SIZES
+) -> Path:
     """Draws the data set and writes it to a folder, whole or not at all; about ten seconds.
 
     Inputs:
     - folder: where to; nothing is done when the data set is there already
     - seed: the same seed gives the same bytes
+    - sizes: number of pictures in each split; at least 512 in train, for the PCA
 
     Returns the folder. Besides the layout of ``core/coco_utils.py`` it holds ``images/`` and
     ``scenes.json``: for each split and picture its ``shapes`` (kind, colour, size) and their
@@ -299,7 +300,7 @@ def prepare(folder: str | Path = DEFAULT_FOLDER, seed: int = 0) -> Path:
         return folder
 
     rng = np.random.default_rng(seed)
-    scenes = _draw_different_scenes(rng)
+    scenes = _draw_different_scenes(rng, sizes)
     pictures, captions = {}, {}
     for split, split_scenes in scenes.items():
         bar = progress(split_scenes, f"drawing {split} pictures")
@@ -318,7 +319,9 @@ def prepare(folder: str | Path = DEFAULT_FOLDER, seed: int = 0) -> Path:
     for kind, output, width in (("pooled", "pyramid", 512), ("grid", "grid", 64)):
         train = raw[kind]["train"]
         # Each location is projected by itself; fitted on training pictures only.
-        extractor = Extractor("fixed_cnn", output, pca=fit_pca(train.reshape(-1, train.shape[-1]), width))
+        extractor = Extractor(
+            "fixed_cnn", output, pca=fit_pca(train.reshape(-1, train.shape[-1]), width)
+        )
         features[kind] = {split: extractor.pca(raw[kind][split]) for split in scenes}
         extractors[kind] = extractor.specification, extractor.arrays
 
@@ -345,7 +348,9 @@ def prepare(folder: str | Path = DEFAULT_FOLDER, seed: int = 0) -> Path:
     return folder
 
 
-def _draw_different_scenes(rng: np.random.Generator) -> dict[str, list[tuple[Shape, ...]]]:
+def _draw_different_scenes(
+    rng: np.random.Generator, sizes: Mapping[str, int]
+) -> dict[str, list[tuple[Shape, ...]]]:
     """The scenes of each split, no two alike.
 
     Alike means the same shapes on the same points of a raster of two pixels: hard to tell apart for
@@ -353,7 +358,7 @@ def _draw_different_scenes(rng: np.random.Generator) -> dict[str, list[tuple[Sha
     """
     seen = set()
     scenes: dict[str, list] = {}
-    for split, size in SPLIT_SIZES.items():
+    for split, size in sizes.items():
         scenes[split] = []
         while len(scenes[split]) < size:
             scene = draw_scene(rng)

@@ -1,0 +1,181 @@
+"""Fetches the published COCO captioning archive and unpacks it to datasets/coco_captioning.
+
+    python -m datasets.fetch_coco
+    python -m datasets.fetch_coco --archive coco_captioning.zip      when it is already here
+
+The archive is that of Stanford's course CS231n: captions and VGG16 features of MS COCO 2014 (Lin et
+al., ECCV 2014). A download that breaks off is resumed by the next call.
+"""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import h5py
+
+from core.coco_utils import CAPTIONS_FILE, DEFAULT_FOLDER, VOCABULARY_FILE
+from core.command_line import ArgumentParser, progress, run_command
+from core.files import atomic_folder, read_json
+
+URL = "http://cs231n.stanford.edu/coco_captioning.zip"
+ARCHIVE_NAME = "coco_captioning.zip"
+_BLOCK = 2**20
+_TIMEOUT = 30  # seconds without an answer
+# What the archive holds: the shape of each dataset in each HDF5 file.
+CONTENTS = {
+    CAPTIONS_FILE: {
+        "train_captions": (400135, 17),
+        "train_image_idxs": (400135,),
+        "val_captions": (195954, 17),
+        "val_image_idxs": (195954,),
+    },
+    "train2014_vgg16_fc7.h5": {"features": (82783, 4096)},
+    "train2014_vgg16_fc7_pca.h5": {"features": (82783, 512)},
+    "val2014_vgg16_fc7.h5": {"features": (40504, 4096)},
+    "val2014_vgg16_fc7_pca.h5": {"features": (40504, 512)},
+}
+_TEXT_FILES = (VOCABULARY_FILE, "train2014_urls.txt", "val2014_urls.txt")
+_VOCABULARY_SIZE = 1004
+
+
+def download(url: str, archive: Path) -> None:
+    """Fetches ``url`` to ``archive``, going on with ``archive.part`` if it is there.
+
+    Raises ValueError when the address does not answer, when the disk is too small, or when fewer
+    bytes came than were announced.
+    """
+    part = archive.with_name(archive.name + ".part")
+    start = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+            if answer.status != 206:  # the server sends all of it again
+                start = 0
+            length = answer.headers.get("Content-Length")
+            total = None if length is None else start + int(length)
+            require_space(archive.parent, 0 if total is None else total - start, url)
+            with open(part, "ab" if start else "wb") as file:
+                bar = progress(None, "downloading", total, unit="B", unit_scale=True, initial=start)
+                while block := answer.read(_BLOCK):
+                    file.write(block)
+                    bar.update(len(block))
+                bar.close()
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # 416: nothing is left to send, the part is whole
+            raise ValueError(_unreachable(url, error)) from error
+        total = start
+    except (OSError, http.client.HTTPException) as error:
+        raise ValueError(_unreachable(url, error)) from error
+    found = part.stat().st_size
+    if total is not None and found != total:
+        raise ValueError(
+            f"{url}: {found:,} of {total:,} bytes came; run the same command again to go on"
+        )
+    part.replace(archive)
+
+
+def _unreachable(url: str, error: Exception) -> str:
+    return (
+        f"{url}: does not answer ({error}); try again later (what has come is kept), or look for "
+        f"{ARCHIVE_NAME} of the course CS231n elsewhere and give it with --archive FILE or --url"
+    )
+
+
+def require_space(folder: Path, needed: int, purpose: str) -> None:
+    """Raises ValueError when the disk of ``folder`` has fewer than ``needed`` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f"{folder}: has {free / 1e9:.1f} GB free, but {purpose} needs {needed / 1e9:.1f} GB; "
+            "make room, or choose another disk with --out"
+        )
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpacks and verifies the archive; the folder appears whole or not at all.
+
+    Raises ValueError for a torn archive, for a path in it that leaves the folder, and for contents
+    that are not those of the published archive.
+    """
+    try:
+        with zipfile.ZipFile(archive) as zipped, atomic_folder(folder) as temporary:
+            members = [member for member in zipped.infolist() if not member.is_dir()]
+            needed = sum(member.file_size for member in members)
+            require_space(temporary, needed, f"unpacking {archive.name}")
+            names = {member.filename: _safe_name(archive, member.filename) for member in members}
+            with progress(None, "unpacking", needed, unit="B", unit_scale=True) as bar:
+                for member in members:
+                    target = temporary / names[member.filename]
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with zipped.open(member) as source, open(target, "wb") as file:
+                        while block := source.read(_BLOCK):
+                            file.write(block)
+                            bar.update(len(block))
+            verify(temporary)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise ValueError(
+            f"{archive}: is not a whole zip archive ({error}); remove it and fetch it again"
+        ) from error
+
+
+def _safe_name(archive: Path, name: str) -> str:
+    """The member's path without the archive's own top folder; refuses one that leads outside."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+        raise ValueError(
+            f"{archive}: holds the path {name!r}, which leaves the folder; not unpacked"
+        )
+    parts = path.parts[1:] if len(path.parts) > 1 else path.parts
+    return str(PurePosixPath(*parts))
+
+
+def verify(folder: Path) -> None:
+    """Compares a folder with ``CONTENTS``; raises ValueError that names the first difference."""
+    for name in (*CONTENTS, *_TEXT_FILES):
+        if not (folder / name).is_file():
+            raise ValueError(f"{name}: is missing from the archive; is it the right one?")
+    for name, datasets in CONTENTS.items():
+        try:
+            with h5py.File(folder / name, "r") as file:
+                shapes = {key: file[key].shape for key in file}
+        except OSError as error:
+            raise ValueError(f"{name}: is not a whole HDF5 file ({error})") from error
+        for key, shape in datasets.items():
+            if shapes.get(key) != shape:
+                raise ValueError(f"{name}: {key} is {shapes.get(key)}, expected {shape}")
+    words = len(read_json(folder / VOCABULARY_FILE)["idx_to_word"])
+    if words != _VOCABULARY_SIZE:
+        raise ValueError(f"{VOCABULARY_FILE}: has {words} words, expected {_VOCABULARY_SIZE}")
+
+
+def main() -> None:
+    parser = ArgumentParser(
+        prog="python -m datasets.fetch_coco", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--out", metavar="DIR", default=str(DEFAULT_FOLDER), help="data folder")
+    parser.add_argument("--archive", metavar="FILE", help="a copy that is already here")
+    parser.add_argument("--url", default=URL, help="another address of the archive")
+    options = parser.parse_args()
+    folder = Path(options.out)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"--out {folder}: is not empty; remove it or choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    archive = Path(options.archive) if options.archive else folder.parent / ARCHIVE_NAME
+    if options.archive and not archive.is_file():
+        raise FileNotFoundError(f"--archive {archive}: no such file")
+    if not archive.is_file():
+        download(options.url, archive)
+    unpack(archive, folder)
+    if not options.archive:
+        archive.unlink()
+    print(f"COCO captions and features: {folder}")
+    print(f"next: python training.py --model lstm --data {folder}")
+
+
+if __name__ == "__main__":
+    run_command(main)
