@@ -26,7 +26,7 @@ Array = np.ndarray
 IMAGENET = {"size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 # encoder -> what it computes for a picture, and how the picture is prepared
 OUTPUTS = {
-    "fixed_cnn": ("pyramid", "grid"),
+    "fixed_cnn": ("strips", "grid"),
     "squeezenet1_1": ("pooled",),
     "vgg16": ("fc7",),
 }
@@ -70,7 +70,7 @@ class Extractor:
 
             self._encode = {
                 "grid": fixed_cnn.grid_features,
-                "pyramid": lambda images: fixed_cnn.pyramid(fixed_cnn.grid_features(images)),
+                "strips": lambda images: fixed_cnn.strips(fixed_cnn.grid_features(images)),
             }[output]
         else:
             from core.encoders.weights import load_network

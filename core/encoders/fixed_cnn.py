@@ -21,6 +21,7 @@ Array = np.ndarray
 GRID = 8  # the grid has GRID x GRID locations
 _FILTER = 13  # pixels at half the size of the picture: the largest shape and a margin
 _BACKGROUND = (228, 228, 228)
+_POSITION = 12  # channels that say where a cell is
 
 
 def grid_features(images: Array) -> Array:
@@ -41,20 +42,21 @@ def grid_features(images: Array) -> Array:
     colours = _pool(_colour_layer(images), 2, np.mean)  # (N, 32, 32, colours)
     responses = _silhouette_layer(colours)  # (N, 32, 32, colours, outlines)
     cells = [_competition(_pool(responses, 4, np.max)), _pool(colours, 4, np.mean)]
-    cells.append(np.broadcast_to(_position_code(), (len(images), GRID, GRID, 12)))
+    cells.append(np.broadcast_to(_position_code(), (len(images), GRID, GRID, _POSITION)))
     return np.concatenate(cells, axis=3).reshape(len(images), GRID * GRID, -1)
 
 
-def pyramid(grid: Array) -> Array:
-    """One vector a picture: the grid pooled over all, over quarters, and over sixteenths.
+def strips(grid: Array) -> Array:
+    """One vector a picture: the strongest of each channel in all, in each row, in each column.
 
-    (N, 64, C) -> (N, 21 C). A spatial pyramid (Lazebnik, Schmid and Ponce, CVPR 2006): the whole says
-    what is there, the parts say where.
+    (N, 64, C) -> (N, 17 (C - 12)). The whole says what is there, the rows and columns say where
+    (after the spatial pyramids of Lazebnik, Schmid and Ponce, CVPR 2006). The cells' positions are
+    the same in every picture and are left out.
     """
     N = len(grid)
-    grid = grid.reshape(N, GRID, GRID, -1)
-    levels = [_pool(grid, size, np.max).reshape(N, -1) for size in (GRID, GRID // 2, GRID // 4)]
-    return np.concatenate(levels, axis=1)
+    cells = grid[..., :-_POSITION].reshape(N, GRID, GRID, -1)
+    rows, columns = cells.max(axis=2), cells.max(axis=1)
+    return np.concatenate([rows.max(axis=1), rows.reshape(N, -1), columns.reshape(N, -1)], axis=1)
 
 
 def _colour_layer(images: Array) -> Array:
