@@ -281,7 +281,9 @@ def _captioning(cell_type: str, torch_sequence: Callable) -> Case:
             "CaptioningRNN", vocabulary, D, W, H, cell_type=cell_type, dtype=np.float64
         )
         model.params = {name: inputs[name] for name in names}
-        loss, gradients = model.loss(inputs["features"], inputs["captions"])
+        loss, gradients = functions.guard(
+            "CaptioningRNN.loss", model.loss, inputs["features"], inputs["captions"], returns=2
+        )
         return [loss], [gradients.get(name) for name in names]
 
     return Case(

@@ -1,0 +1,97 @@
+"""What several tests share: the embedded data, a tiny data folder, commands run in this process."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core import shapes
+from core.coco_utils import save_coco_data
+from core.command_line import run_command
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shapes_folder() -> Path:
+    """The embedded data set, made once and kept."""
+    return shapes.prepare()
+
+
+WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "cat", "dog", "runs", "sits"]
+
+
+@pytest.fixture
+def tiny_folder(tmp_path) -> Path:
+    """A data folder of 12 training and 5 validation images, made of random numbers."""
+    return make_tiny_folder(tmp_path / "tiny")
+
+
+def make_tiny_folder(folder: Path, words=WORDS) -> Path:
+    rng = np.random.default_rng(0)
+    captions, urls, features = {}, {}, {}
+    for split, count in (("train", 12), ("val", 5)):
+        captions[split] = [
+            (image, [str(word) for word in rng.choice(words[4:], size=rng.integers(1, 5))])
+            for image in range(count)
+            for _ in range(2)
+        ]
+        urls[split] = [f"{split}{i}.png" for i in range(count)]
+        features[split] = rng.standard_normal((count, 6)).astype(np.float32)
+    specification = {
+        "encoder": "fixed_cnn",
+        "output": "strips",
+        "preprocessing": {"size": 64},
+        "weights": None,
+        "sha256": None,
+    }
+    save_coco_data(
+        folder,
+        captions,
+        words,
+        urls,
+        {"pooled": features},
+        {"pooled": (specification, {})},
+        image_root=".",
+        name="tiny",
+    )
+    return folder
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Runs ``training.py``, ``core.shapes``, ... here; returns exit code, stdout, stderr.
+
+    The current folder is a temporary one, so that runs land there.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            run_command(importlib.import_module(name.removesuffix(".py")).main)
+        printed = capsys.readouterr()
+        return int(stop.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def refuses(command):
+    """Runs a command that must end with exit code 2 and one line on stderr with all the words."""
+
+    def run(*arguments, says: tuple[str, ...]) -> str:
+        code, _, error = command(*arguments)
+        assert code == 2, error
+        assert error.count("\n") == 1, error
+        assert "Traceback" not in error
+        for words in says:
+            assert words in error, error
+        return error
+
+    return run
