@@ -29,7 +29,7 @@ def _layer(
     differentiable: tuple[str, ...],
     outputs: tuple[str, ...],
     torch: Callable,
-    gate_blocks: int = 1,
+    gates: bool = False,
 ) -> Case:
     """A ``NAME_forward`` / ``NAME_backward`` pair."""
     forward, backward = f"{name}_forward", f"{name}_backward"
@@ -43,9 +43,7 @@ def _layer(
         gradients = functions.call(backward, *upstream, cache, returns=returns)
         return values, [gradients] if single else gradients
 
-    return Case(
-        name, (forward, backward), sizes, make, differentiable, outputs, run, torch, gate_blocks
-    )
+    return Case(name, (forward, backward), sizes, make, differentiable, outputs, run, torch, gates)
 
 
 def _loss(name: str, sizes: str, make: Callable, differentiable: tuple[str, ...], torch) -> Case:
@@ -295,7 +293,7 @@ def _captioning(cell_type: str, torch_sequence: Callable) -> Case:
         outputs=(),
         run=run,
         torch=_torch_captioning(torch_sequence),
-        gate_blocks=4 if cell_type == "lstm" else 1,
+        gates=cell_type == "lstm",
     )
 
 
@@ -318,10 +316,10 @@ CASES: tuple[Case, ...] = (
         ("x", "prev_h", "prev_c", "Wx", "Wh", "b"),
         ("next_h", "next_c"),
         _torch_lstm_step,
-        gate_blocks=4,
+        gates=True,
     ),
     _layer(
-        "lstm", "NTDH", _make_lstm, ("x", "h0", "Wx", "Wh", "b"), ("h",), _torch_lstm, gate_blocks=4
+        "lstm", "NTDH", _make_lstm, ("x", "h0", "Wx", "Wh", "b"), ("h",), _torch_lstm, gates=True
     ),
     _layer(
         "temporal_affine",

@@ -134,7 +134,7 @@ class Case:
     - run: (functions by name, inputs, upstream gradients or None) -> (outputs, gradients);
       the gradients are None when upstream is None
     - torch: (inputs as tensors) -> outputs as tensors, written independently
-    - gate_blocks: how many gates the last axis of the weights holds, for the hints
+    - gates: whether the last axis of the weights holds the gates of an LSTM, for the hints
     """
 
     name: str
@@ -145,7 +145,7 @@ class Case:
     outputs: tuple[str, ...]
     run: Callable
     torch: Callable
-    gate_blocks: int = 1
+    gates: bool = False
 
 
 def check_case(
@@ -215,7 +215,7 @@ def _compare(case: Case, rng, functions, inputs: dict) -> list[Row]:
         passed = difference_error <= DIFFERENCE_TOLERANCE and torch_error <= TORCH_TOLERANCE
         problem = None
         if not passed:
-            hint = diagnose(got, expected, gate_blocks=case.gate_blocks)
+            hint = diagnose(got, expected, gates=case.gates)
             problem = f"{hint}{_worst(got, expected)}"
         rows.append(Row(case.name, f"d{name}", difference_error, torch_error, passed, problem))
     return rows
@@ -271,12 +271,12 @@ def _worst(got: Array, expected: Array) -> str:
     )
 
 
-def diagnose(got: Array, expected: Array, gate_blocks: int = 1) -> str:
+def diagnose(got: Array, expected: Array, gates: bool = False) -> str:
     """A guess, in a few words, at the mistake that turns ``expected`` into ``got``.
 
     Inputs:
     - got, expected: arrays of one shape
-    - gate_blocks: number of equal blocks on the last axis that may have been swapped
+    - gates: whether the last axis holds the blocks of the gates i, f, o, g
     """
     if not np.all(np.isfinite(got)):
         return "holds NaN or infinity"
@@ -297,20 +297,19 @@ def diagnose(got: Array, expected: Array, gate_blocks: int = 1) -> str:
         return f"is {ratio:.4g} times the right value: a constant factor (averaged over the batch?)"
     if expected.ndim == 2 and expected.shape[0] == expected.shape[1] and same(got, expected.T):
         return "is transposed: check the order and the .T of the product"
-    if gate_blocks > 1 and expected.shape[-1] % gate_blocks == 0:
-        blocks = np.split(expected, gate_blocks, axis=-1)
-        for order in itertools.permutations(range(gate_blocks)):
+    wrong = ~np.isclose(got, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
+    if gates and expected.shape[-1] % 4 == 0:
+        blocks = np.split(expected, 4, axis=-1)
+        for order in itertools.permutations(range(4)):
             if same(got, np.concatenate([blocks[i] for i in order], axis=-1)):
                 return "has its gates swapped: the blocks stand in the order i, f, o, g"
-    wrong = ~np.isclose(got, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
-    if gate_blocks > 1 and expected.shape[-1] % gate_blocks == 0:
-        by_block = wrong.reshape(-1, gate_blocks, expected.shape[-1] // gate_blocks).any(
-            axis=(0, 2)
-        )
-        if not by_block.all():
-            names = "ifog" if gate_blocks == 4 else "".join(map(str, range(gate_blocks)))
-            bad = ", ".join(name for name, is_bad in zip(names, by_block) if is_bad)
-            return f"is wrong in gate {bad} alone: check that gate's derivative"
+        bad = [
+            gate
+            for gate, part in zip("ifog", np.split(wrong, 4, axis=-1), strict=True)
+            if part.any()
+        ]
+        if len(bad) < 4:
+            return f"is wrong in gate {', '.join(bad)} alone: check that gate's derivative"
     if expected.ndim == 3:
         missing = [
             t for t in range(expected.shape[1]) if not np.any(got[:, t]) and np.any(expected[:, t])

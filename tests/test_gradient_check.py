@@ -110,7 +110,7 @@ MUTANTS = [
     for case in CASES
     for name in case.differentiable
     for kind, change in CHANGES.items()
-    if kind != "transposed" or name == "Wh" and case.gate_blocks == 1
+    if kind != "transposed" or name == "Wh" and not case.gates
 ]
 
 
@@ -152,7 +152,7 @@ def test_a_missing_time_step_of_a_temporal_layer_is_caught(name):
     assert wrong_rows(case, mutate_gradient(case, "x", skip_first_step))
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.gate_blocks == 4], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [c for c in CASES if c.gates], ids=lambda c: c.name)
 @pytest.mark.parametrize("gradient", ["Wx", "Wh", "b"])
 def test_swapped_gates_are_caught_and_named(case, gradient):
     def swap(g):
@@ -194,23 +194,23 @@ def test_hints_name_the_mistake():
     x, da = rng.standard_normal((4, 7)), rng.standard_normal((4, 6))
     gate = wide.copy()
     gate[:, 2:4] *= 1.5
-    for got, expected, blocks, words in (
-        (np.full(3, np.nan), np.ones(3), 1, "NaN"),
-        (np.zeros(3), np.ones(3), 1, "all zeros"),
-        (np.ones(3), np.zeros(3), 1, "should be all zeros"),
-        (-square, square, 1, "wrong sign"),
-        (2 * square, square, 1, "2 times too large"),
-        (square / 7, square, 1, "averaged over the batch"),
-        (square.T, square, 1, "transposed"),
-        (np.roll(wide, 2, axis=1), wide, 4, "gates swapped"),
-        (gate, wide, 4, "gate f alone"),
-        (without_step, sequence, 1, "zero at time step 2"),
-        (last_only, sequence, 1, "right at the last step only"),
-        (x[-1:].T @ da[-1:], x.T @ da, 1, "missing sum over time"),
-        (x[1:].T @ da[1:], x.T @ da, 1, "time step or a sample left out"),
-        (square + 1, square, 1, "wrong everywhere"),
+    for got, expected, gates, words in (
+        (np.full(3, np.nan), np.ones(3), False, "NaN"),
+        (np.zeros(3), np.ones(3), False, "all zeros"),
+        (np.ones(3), np.zeros(3), False, "should be all zeros"),
+        (-square, square, False, "wrong sign"),
+        (2 * square, square, False, "2 times too large"),
+        (square / 7, square, False, "averaged over the batch"),
+        (square.T, square, False, "transposed"),
+        (np.roll(wide, 2, axis=1), wide, True, "gates swapped"),
+        (gate, wide, True, "gate f alone"),
+        (without_step, sequence, False, "zero at time step 2"),
+        (last_only, sequence, False, "right at the last step only"),
+        (x[-1:].T @ da[-1:], x.T @ da, False, "missing sum over time"),
+        (x[1:].T @ da[1:], x.T @ da, False, "time step or a sample left out"),
+        (rng.standard_normal((5, 5)), square, False, "wrong everywhere"),
     ):
-        assert words in diagnose(got, expected, blocks), words
+        assert words in diagnose(got, expected, gates), words
 
 
 # ---------------------------------------------------------------------------------------------
