@@ -1,0 +1,73 @@
+"""The update rules against torch.optim, step by step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from core import optim
+
+TORCH = {
+    "sgd": lambda p, lr: torch.optim.SGD(p, lr),
+    "sgd_momentum": lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9),
+    "rmsprop": lambda p, lr: torch.optim.RMSprop(p, lr),
+    "adam": lambda p, lr: torch.optim.Adam(p, lr),
+    "adamw": lambda p, lr: torch.optim.AdamW(p, lr),
+}
+
+
+def test_every_rule_has_its_namesake():
+    assert TORCH.keys() == optim.RULES.keys()
+
+
+@pytest.mark.parametrize("name", TORCH)
+@pytest.mark.parametrize("scale", [1.0, 1e-10])
+def test_equals_torch_over_100_steps(name, scale):
+    """Tiny gradients tell where epsilon is added: relative to the way gone, not to the start."""
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal((4, 5))
+    w, config = start, {"learning_rate": 0.01}
+    parameter = torch.nn.Parameter(torch.tensor(start))
+    referee = TORCH[name]([parameter], 0.01)
+    for step in range(1, 101):
+        gradient = scale * rng.standard_normal(w.shape) * 10.0 ** rng.integers(-3, 3, w.shape)
+        if step == 50:  # a schedule changes the rate in mid-run
+            config["learning_rate"] = referee.param_groups[0]["lr"] = 0.003
+        w, config = optim.RULES[name](w, gradient, config)
+        parameter.grad = torch.tensor(gradient)
+        referee.step()
+        way = np.linalg.norm(parameter.detach().numpy() - start)
+        assert np.linalg.norm(w - parameter.detach().numpy()) <= 1e-12 * max(1, way)
+        if scale < 1 and name in ("adam", "rmsprop"):
+            assert np.linalg.norm(w - parameter.detach().numpy()) <= 1e-10 * way
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_arguments_stay_and_dtype_is_kept(name):
+    w, dw = np.ones(3, np.float32), np.full(3, 0.5, np.float32)
+    config = None
+    for _ in range(2):
+        after, config = optim.RULES[name](w, dw, config)
+        assert after.dtype == np.float32
+        assert all(v.dtype == np.float32 for v in config.values() if isinstance(v, np.ndarray))
+    assert np.all(w == 1)
+    assert np.all(dw == 0.5)
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 5.0, 1e6])
+def test_clipping_equals_torch(max_norm):
+    rng = np.random.default_rng(0)
+    grads = {"a": rng.standard_normal((3, 4)), "b": 10 * rng.standard_normal(5)}
+    parameters = [
+        torch.nn.Parameter(torch.zeros(g.shape, dtype=torch.float64)) for g in grads.values()
+    ]
+    for parameter, gradient in zip(parameters, grads.values(), strict=True):
+        parameter.grad = torch.tensor(gradient)
+    expected_norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+    kept = {name: gradient.copy() for name, gradient in grads.items()}
+    clipped, norm = optim.clip_gradient_norm(grads, max_norm)
+    assert norm == pytest.approx(expected_norm, rel=1e-14)
+    for parameter, (name, gradient) in zip(parameters, clipped.items(), strict=True):
+        np.testing.assert_allclose(gradient, parameter.grad.numpy(), rtol=1e-12)
+        np.testing.assert_array_equal(grads[name], kept[name])
