@@ -334,22 +334,26 @@ def prepare(
         split: [f"images/{split}/{i:05d}.png" for i in range(len(pictures[split]))]
         for split in scenes
     }
-    save_coco_data(
-        folder,
-        captions,
-        build_vocabulary(words),
-        urls,
-        features,
-        extractors,
-        image_root=".",
-        name="shapes",
-        extra={"scenes.json": {split: list(map(_as_json, scenes[split])) for split in scenes}},
-        pictures={
-            url: picture
-            for split in scenes
-            for url, picture in zip(urls[split], pictures[split], strict=True)
-        },
-    )
+    try:
+        save_coco_data(
+            folder,
+            captions,
+            build_vocabulary(words),
+            urls,
+            features,
+            extractors,
+            image_root=".",
+            name="shapes",
+            extra={"scenes.json": {split: list(map(_as_json, scenes[split])) for split in scenes}},
+            pictures={
+                url: picture
+                for split in scenes
+                for url, picture in zip(urls[split], pictures[split], strict=True)
+            },
+        )
+    except OSError:
+        if not marker.exists():  # else another process was faster, and wrote the same
+            raise
     return folder
 
 

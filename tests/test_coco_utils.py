@@ -1,0 +1,319 @@
+"""The data layout: the published archive loads as it is, and what is wrong with a folder is named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from core.coco_utils import (
+    CAPTIONS_FILE,
+    VOCABULARY_FILE,
+    build_vocabulary,
+    decode_captions,
+    encode_captions,
+    load_coco_data,
+    minibatches,
+    open_features,
+    sample_coco_minibatch,
+    take_samples,
+)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def make_published(folder: Path, images=(40, 10), captions=(200, 50), words=30, **storage) -> Path:
+    """A folder in the layout of the published archive."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
+    idx_to_word = ["<NULL>", "<START>", "<END>", "<UNK>", *(f"w{i}" for i in range(words - 4))]
+    vocabulary = {
+        "idx_to_word": idx_to_word,
+        "word_to_idx": {w: i for i, w in enumerate(idx_to_word)},
+    }
+    (folder / VOCABULARY_FILE).write_text(json.dumps(vocabulary))
+    with h5py.File(folder / CAPTIONS_FILE, "w") as file:
+        for split, M, n in zip(("train", "val"), captions, images, strict=True):
+            ids = rng.integers(4, words, (M, 17)).astype(np.int64)
+            ids[:, 0], ids[:, 12], ids[:, 13:] = 1, 2, 0
+            file[f"{split}_captions"] = ids
+            file[f"{split}_image_idxs"] = rng.integers(0, n, M)
+    for split, n in zip(("train", "val"), images, strict=True):
+        for ending, width in (("_pca", 512), ("", 4096)):
+            with h5py.File(folder / f"{split}2014_vgg16_fc7{ending}.h5", "w") as file:
+                table = rng.random((n, width), dtype=np.float32)
+                file.create_dataset("features", data=table, **storage)
+        urls = "".join(f"http://example.org/{split}/{i}.jpg\n" for i in range(n))
+        (folder / f"{split}2014_urls.txt").write_text(urls)
+    return folder
+
+
+def test_the_published_layout_loads(tmp_path):
+    folder = make_published(tmp_path / "coco")
+    data = load_coco_data(base_dir=str(folder))
+    assert data["train_captions"].shape == (200, 17)
+    assert data["train_features"].shape == (40, 512)
+    assert data["val_features"].shape == (10, 512)
+    assert data["train_urls"][3] == "http://example.org/train/3.jpg"
+    assert data["word_to_idx"]["<END>"] == 2
+    assert load_coco_data(folder, pca_features=False)["val_features"].shape == (10, 4096)
+    with h5py.File(folder / "train2014_vgg16_fc7_pca.h5") as file:
+        np.testing.assert_array_equal(
+            data["train_features"][[3, 1, 3]], file["features"][:][[3, 1, 3]]
+        )
+
+
+@pytest.mark.parametrize("storage", [{}, {"chunks": (7, 64)}, {"compression": "gzip"}], ids=str)
+def test_rows_are_read_alike_however_they_are_stored(tmp_path, storage):
+    path = tmp_path / "features.h5"
+    table = np.random.default_rng(0).random((50, 64), dtype=np.float32)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("features", data=table, **storage)
+    features = open_features(path)
+    assert features.shape == (50, 64)
+    assert features.ndim == 2
+    assert features.dtype == np.float32
+    assert len(features) == 50
+    for rows in (3, slice(5, 20), np.array([9, 2, 2, 49]), [0], table[:, 0] > 0.5):
+        np.testing.assert_array_equal(features[rows], table[rows])
+    np.testing.assert_array_equal(np.asarray(features), table)
+
+
+def test_max_train_draws_distinct_captions(tmp_path):
+    folder = make_published(tmp_path / "coco")
+    data = load_coco_data(folder, max_train=60)
+    assert data["train_captions"].shape == (60, 17)
+    assert len(np.unique(data["train_captions"], axis=0)) == 60
+    again = load_coco_data(folder, max_train=60)
+    np.testing.assert_array_equal(again["train_captions"], data["train_captions"])
+    other = load_coco_data(folder, max_train=60, rng=np.random.default_rng(1))
+    assert not np.array_equal(other["train_captions"], data["train_captions"])
+    assert len(load_coco_data(folder, max_train=10**6)["train_captions"]) == 200
+
+
+def test_the_size_of_coco_fits_in_memory(tmp_path):
+    """82,783 + 40,504 images and 400,135 captions: loading stays under 1.5 GB."""
+    folder = tmp_path / "coco"
+    make_published(folder, images=(2, 2), captions=(400135, 195954), words=1004)
+    for split, count in (("train", 82783), ("val", 40504)):
+        with h5py.File(folder / f"{split}2014_vgg16_fc7_pca.h5", "w") as file:
+            file["features"] = np.ones((count, 512), np.float32)
+        (folder / f"{split}2014_urls.txt").write_text("http://example.org\n" * count)
+    script = (
+        "import resource; from core.coco_utils import *; "
+        f"data = load_coco_data({str(folder)!r}); "
+        "captions, features, urls = sample_coco_minibatch(data, 100); "
+        "assert features.shape == (100, 512); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    pytest.importorskip("resource")
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 1.5e6  # KiB
+
+
+@pytest.mark.skipif(not (SHARED / "coco").is_dir(), reason="the real vocabulary is not here")
+def test_the_real_vocabulary_is_read():
+    from core.coco_utils import _read_vocabulary
+
+    vocabulary = _read_vocabulary(SHARED / "coco" / VOCABULARY_FILE)
+    assert len(vocabulary["idx_to_word"]) == 1004
+    assert vocabulary["word_to_idx"]["<UNK>"] == 3
+
+
+# ---------------------------------------------------------------------------------------------
+# Batches
+# ---------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_is_every_caption_once(tiny_folder):
+    data = load_coco_data(tiny_folder)
+    rng = np.random.default_rng(0)
+    orders = []
+    for _ in range(2):
+        rows = []
+        for captions, features in minibatches(data, "train", 5, 0, rng):
+            assert len(captions) == len(features) <= 5
+            assert (captions != 0).any(axis=0).all(), "a column of <NULL> was left in"
+            rows += [tuple(c[c != 0]) for c in captions]
+        orders.append(rows)
+        assert sorted(rows) == sorted(tuple(c[c != 0]) for c in data["train_captions"])
+    assert orders[0] != orders[1]
+
+
+def test_features_belong_to_their_captions(tiny_folder):
+    data = load_coco_data(tiny_folder)
+    captions, features, urls = sample_coco_minibatch(data, 6, "val", np.random.default_rng(0))
+    for caption, feature, url in zip(captions, features, urls, strict=True):
+        image = int(url.removeprefix("val").removesuffix(".png"))
+        np.testing.assert_array_equal(feature, data["val_features"][image])
+        assert caption.tolist() in data["val_captions"][data["val_image_idxs"] == image].tolist()
+
+
+def test_samples_are_of_distinct_images_and_drawn_from_the_seed(tiny_folder):
+    data = load_coco_data(tiny_folder)
+    taken = take_samples(data, 8, np.random.default_rng(3))
+    assert len(np.unique(taken["train_image_idxs"])) == len(taken["train_captions"]) == 8
+    again = take_samples(data, 8, np.random.default_rng(3))
+    np.testing.assert_array_equal(taken["train_captions"], again["train_captions"])
+    assert len(taken["val_captions"]) == 8
+    assert len(data["train_captions"]) == 24, "the data given were changed"
+    with pytest.raises(ValueError, match="found 13, but there are captions of 12 images"):
+        take_samples(data, 13, np.random.default_rng(3))
+
+
+def test_encode_and_decode():
+    words = [["a", "cat", "runs"], ["a", "zebra"]]
+    vocabulary = build_vocabulary([["a", "cat"], ["a", "runs", "runs"], ["b"]], min_count=1)
+    assert vocabulary == ["<NULL>", "<START>", "<END>", "<UNK>", "a", "runs", "b", "cat"]
+    assert build_vocabulary([["a", "a", "b"]], min_count=2)[4:] == ["a"]
+    ids = encode_captions(words, {w: i for i, w in enumerate(vocabulary)}, 6)
+    assert ids.tolist() == [[1, 4, 7, 5, 2, 0], [1, 4, 3, 2, 0, 0]]
+    assert decode_captions(ids, vocabulary) == ["a cat runs", "a <UNK>"]
+    assert decode_captions(ids[0], vocabulary) == "a cat runs"
+    assert decode_captions(np.array([4, 2, 4]), vocabulary) == "a"
+
+
+# ---------------------------------------------------------------------------------------------
+# Folders that are wrong
+# ---------------------------------------------------------------------------------------------
+
+
+def rewrite(path: Path, name: str, change) -> None:
+    with h5py.File(path, "r+") as file:
+        values = file[name][...]
+        del file[name]
+        file[name] = change(values)
+
+
+def set_first(value):
+    def change(values):
+        values.flat[0] = value
+        return values
+
+    return change
+
+
+FEATURES = "train2014_vgg16_fc7_pca.h5"
+DAMAGE = {
+    "captions missing": (lambda f: (f / CAPTIONS_FILE).unlink(), CAPTIONS_FILE, "no such file"),
+    "features missing": (lambda f: (f / FEATURES).unlink(), FEATURES, "no such file"),
+    "vocabulary missing": (lambda f: (f / VOCABULARY_FILE).unlink(), VOCABULARY_FILE, "no such"),
+    "urls missing": (lambda f: (f / "val2014_urls.txt").unlink(), "val2014_urls.txt", "no such"),
+    "captions torn": (lambda f: tear(f / CAPTIONS_FILE), CAPTIONS_FILE, "not a whole HDF5"),
+    "features torn": (lambda f: tear(f / FEATURES), FEATURES, "not a whole HDF5"),
+    "features empty": (lambda f: (f / FEATURES).write_bytes(b""), FEATURES, "not a whole HDF5"),
+    "vocabulary torn": (lambda f: tear(f / VOCABULARY_FILE), VOCABULARY_FILE, "not valid JSON"),
+    "vocabulary of another kind": (
+        lambda f: (f / VOCABULARY_FILE).write_text("[1, 2]"),
+        VOCABULARY_FILE,
+        "mirror",
+    ),
+    "no key": (
+        lambda f: rewrite_key(f / FEATURES, "features", "other"),
+        FEATURES,
+        "no 'features'",
+    ),
+    "no captions key": (
+        lambda f: rewrite_key(f / CAPTIONS_FILE, "train_captions", "x"),
+        CAPTIONS_FILE,
+        "no train_captions",
+    ),
+    "NaN": (lambda f: rewrite(f / FEATURES, "features", set_first(np.nan)), FEATURES, "image 0"),
+    "infinity": (
+        lambda f: rewrite(f / FEATURES, "features", set_first(np.inf)),
+        FEATURES,
+        "NaN or inf",
+    ),
+    "integer features": (
+        lambda f: rewrite(f / FEATURES, "features", lambda v: v.astype(int)),
+        FEATURES,
+        "int64",
+    ),
+    "no rows": (
+        lambda f: rewrite(f / FEATURES, "features", lambda v: v[:0]),
+        FEATURES,
+        "no features",
+    ),
+    "id too large": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "val_captions", set_first(30)),
+        CAPTIONS_FILE,
+        "word id 30",
+    ),
+    "id negative": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "train_captions", set_first(-1)),
+        CAPTIONS_FILE,
+        "word id -1",
+    ),
+    "image out of range": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "train_image_idxs", set_first(40)),
+        FEATURES,
+        "image 40",
+    ),
+    "image negative": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "train_image_idxs", set_first(-2)),
+        FEATURES,
+        "image -2",
+    ),
+    "lengths differ": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "train_image_idxs", lambda v: v[:-1]),
+        CAPTIONS_FILE,
+        "do not fit",
+    ),
+    "no captions at all": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "train_captions", lambda v: v[:0]),
+        CAPTIONS_FILE,
+        "do not fit",
+    ),
+    "floating-point ids": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "train_captions", lambda v: v + 0.5),
+        CAPTIONS_FILE,
+        "expected integers",
+    ),
+    "too few urls": (
+        lambda f: (f / "train2014_urls.txt").write_text("one\n"),
+        "train2014_urls.txt",
+        "1 lines for 40 images",
+    ),
+    "empty folder": (lambda f: [p.unlink() for p in f.iterdir()], "no such file", ""),
+    "torn description": (
+        lambda f: (f / "dataset.json").write_text('{"features": '),
+        "dataset.json",
+        "not valid JSON",
+    ),
+    "empty description": (
+        lambda f: (f / "dataset.json").write_text("{}"),
+        "dataset.json",
+        "names no",
+    ),
+}
+
+
+def tear(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def rewrite_key(path: Path, old: str, new: str) -> None:
+    with h5py.File(path, "r+") as file:
+        file.move(old, new)
+
+
+@pytest.mark.parametrize(("damage", "name", "words"), DAMAGE.values(), ids=DAMAGE)
+def test_what_is_wrong_with_a_folder_is_named(refuses, tmp_path, damage, name, words):
+    folder = make_published(tmp_path / "coco")
+    damage(folder)
+    refuses("training.py", "--model", "rnn", "--data", folder, says=(name, words))
+    assert not (tmp_path / "runs").exists(), "something was written"
+
+
+def test_no_folder(refuses, tmp_path):
+    refuses(
+        "training.py", "--model", "rnn", "--data", tmp_path / "no", says=("no such data folder",)
+    )

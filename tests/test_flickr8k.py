@@ -1,0 +1,295 @@
+"""Photo folders: three caption formats, splits, tokens, unreadable photos."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.coco_utils import decode_captions, load_coco_data
+from core.flickr8k import SPLIT_LISTS, prepare, read_photo_folder, take_fraction, tokenize
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+REAL = SHARED / "flickr8k"
+
+CAPTIONS = {
+    f"{i:03d}.jpg": [f'A dog , number {i} , runs "fast" !', f"The dog isn't sitting {i}."]
+    for i in range(12)
+}
+SPLITS = {"train": list(CAPTIONS)[:9], "val": list(CAPTIONS)[9:]}
+
+
+def make_photos(root: Path, folder: str = "Images") -> Path:
+    (root / folder).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in CAPTIONS:
+        Image.fromarray(rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)).save(
+            root / folder / name
+        )
+    return root
+
+
+def write_lists(root: Path, splits=SPLITS) -> None:
+    for split, names in splits.items():
+        (root / SPLIT_LISTS[split]).write_text("\n".join(names) + "\n")
+
+
+def write_csv(root: Path) -> None:
+    lines = ["image,caption"]
+    for name, several in CAPTIONS.items():
+        lines += [f'{name},"{caption.replace(chr(34), chr(34) * 2)}"' for caption in several]
+    (root / "captions.txt").write_text("\n".join(lines) + "\n")
+    write_lists(root)
+
+
+def write_tokens(root: Path) -> None:
+    lines = [f"{n}#{i}\t{c}" for n, several in CAPTIONS.items() for i, c in enumerate(several)]
+    (root / "Flickr8k.token.txt").write_text("\n".join(lines) + "\n")
+    write_lists(root)
+
+
+def write_karpathy(root: Path) -> None:
+    images = [
+        {"filename": name, "split": split, "sentences": [{"raw": c} for c in CAPTIONS[name]]}
+        for split, names in SPLITS.items()
+        for name in names
+    ]
+    (root / "dataset_flickr8k.json").write_text(json.dumps({"images": images}))
+
+
+FORMATS = {"csv": write_csv, "tokens": write_tokens, "karpathy": write_karpathy}
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    root = make_photos(tmp_path / "photos")
+    write_csv(root)
+    return root
+
+
+def prepare_small(root, out, **options):
+    options = {"pca": 4, "min_count": 2, **options}
+    return prepare(root, out, "squeezenet1_1", "random", **options)
+
+
+@pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("folder", ["Images", "Flicker8k_Dataset", "a/b"])
+def test_three_formats_say_the_same(tmp_path, write, folder):
+    root = make_photos(tmp_path / "photos", folder)
+    write(root)
+    source = read_photo_folder(root)
+    assert source.captions == CAPTIONS
+    assert source.splits == SPLITS
+    assert source.image_folder == root / folder
+
+
+def test_without_lists_the_split_is_random_and_repeatable(root):
+    for name in SPLIT_LISTS.values():
+        (root / name).unlink(missing_ok=True)
+    splits = read_photo_folder(root, seed=1).splits
+    assert sorted(splits["train"] + splits["val"]) == sorted(CAPTIONS)
+    assert len(splits["val"]) == 1
+    assert read_photo_folder(root, seed=1).splits == splits
+    assert any(read_photo_folder(root, seed=s).splits != splits for s in range(2, 6))
+
+
+def test_a_test_list_is_used_when_there(root):
+    write_lists(
+        root, {"train": SPLITS["train"][:7], "val": SPLITS["val"], "test": SPLITS["train"][7:]}
+    )
+    assert read_photo_folder(root).splits["test"] == SPLITS["train"][7:]
+
+
+def test_tokenize():
+    assert tokenize('A dog , "Rex" , isn\'t running -- 2 dogs are!') == (
+        "a dog rex isn't running 2 dogs are".split()
+    )
+    assert tokenize(" ' . ") == []
+
+
+def test_a_data_folder_is_made(root, tmp_path):
+    done = prepare_small(root, tmp_path / "data")
+    assert done["images"] == {"train": 9, "val": 3}
+    data = load_coco_data(tmp_path / "data")
+    assert data["train_features"].shape == (9, 4)
+    captions = decode_captions(data["val_captions"], data["idx_to_word"])
+    assert captions[:2] == ["a dog number <UNK> runs fast", "the dog isn't sitting <UNK>"]
+    assert "9" not in data["word_to_idx"], "a word of the validation captions is in the vocabulary"
+    assert data["extractor"]["preprocessing"]["size"] == 224
+    picture = data["image_root"] / data["val_urls"][0]
+    assert picture == (root / "Images" / "009.jpg").resolve()
+
+
+def test_pca_is_fitted_on_training_photos_alone(root, tmp_path):
+    prepare_small(root, tmp_path / "one")
+    for name in SPLITS["val"]:
+        Image.new("RGB", (30, 30), "white").save(root / "Images" / name)
+    prepare_small(root, tmp_path / "two")
+    one, two = (load_coco_data(tmp_path / name) for name in ("one", "two"))
+    np.testing.assert_array_equal(one["train_features"], two["train_features"])
+    assert not np.array_equal(one["val_features"], two["val_features"])
+
+
+def test_no_pca(root, tmp_path):
+    prepare_small(root, tmp_path / "data", pca=0)
+    assert load_coco_data(tmp_path / "data")["train_features"].shape == (9, 512)
+
+
+def test_two_runs_give_the_same_bytes(root, tmp_path):
+    for name in ("one", "two"):
+        prepare_small(root, tmp_path / name)
+    for path in (tmp_path / "one").iterdir():
+        other = (tmp_path / "two" / path.name).read_bytes()
+        assert path.read_bytes().replace(b'"one"', b'"two"') == other
+
+
+def test_fraction_takes_that_part_of_each_split(root, tmp_path):
+    done = prepare_small(root, tmp_path / "data", share=0.5)
+    assert done["images"] == {"train": 4, "val": 2}
+    assert take_fraction({"train": list("abcdefgh"), "val": []}, 0.25) == {
+        "train": ["a", "e"],
+        "val": [],
+    }
+
+
+def test_an_unreadable_photo_is_skipped_and_named(root, tmp_path, monkeypatch):
+    (root / "Images" / "004.jpg").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"more than 1% .* 004\.jpg"):
+        prepare_small(root, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+    monkeypatch.setattr("core.flickr8k._MOST_UNREADABLE", 0.1)
+    done = prepare_small(root, tmp_path / "data")
+    assert len(done["skipped"]) == 1
+    assert "004.jpg" in done["skipped"][0]
+    data = load_coco_data(tmp_path / "data")
+    assert len(data["train_features"]) == 8
+    assert "004.jpg" not in data["train_urls"]
+    number = [url.removesuffix(".jpg") for url in data["train_urls"]].index("005")
+    at = data["train_captions"][data["train_image_idxs"] == number][0]
+    assert decode_captions(at, data["idx_to_word"]).startswith("a dog number")
+
+
+ARGUMENTS = ("core.flickr8k", "--weights", "random", "--pca", 4)
+
+
+def test_command(root, tmp_path, command):
+    out = tmp_path / "data"
+    code, text, error = command(*ARGUMENTS, "--root", root, "--out", out)
+    assert code == 0, error
+    assert "train: 9 photos, 18 captions" in text
+    code, text, error = command(
+        "training.py",
+        "--model",
+        "lstm",
+        "--data",
+        out,
+        "--num_epochs",
+        2,
+        "--out",
+        tmp_path / "run",
+    )
+    assert code == 0, error
+    photo = root / "Images" / "000.jpg"
+    code, text, error = command("inference.py", "--checkpoint", tmp_path / "run", "--image", photo)
+    assert code == 0, error
+    assert str(photo) in text
+
+
+def test_a_photo_gets_the_features_of_its_preparation(root, tmp_path):
+    from core.encoders import Extractor
+    from core.image_utils import load_image
+
+    # Without PCA: it would blow up the rounding of a random network, whose features hardly vary.
+    prepare_small(root, tmp_path / "data", pca=0)
+    data = load_coco_data(tmp_path / "data")
+    extractor = Extractor.rebuild(data["extractor"], data["extractor_arrays"])
+    features = extractor([load_image(root / "Images" / "010.jpg")])[0]
+    np.testing.assert_allclose(features, data["val_features"][1], rtol=1e-3, atol=1e-6)
+
+
+DAMAGE = {
+    "no folder": (lambda r: os.rename(r, r.with_name("gone")), "no such folder"),
+    "no captions": (lambda r: (r / "captions.txt").unlink(), "has none of captions.txt"),
+    "no header": (
+        lambda r: (r / "captions.txt").write_text("000.jpg,A dog\n"),
+        "header image,caption",
+    ),
+    "no caption in a line": (
+        lambda r: (r / "captions.txt").write_text("image,caption\n000.jpg\n"),
+        "line 2 has no caption",
+    ),
+    "nothing but the header": (
+        lambda r: (r / "captions.txt").write_text("image,caption\n"),
+        "no captions",
+    ),
+    "no photos": (lambda r: os.rename(r / "Images", r.with_name("gone")), "000.jpg"),
+    "an image in two splits": (
+        lambda r: write_lists(r, {"train": ["000.jpg"], "val": ["000.jpg"]}),
+        "is in the train split too",
+    ),
+    "no training images": (lambda r: write_lists(r, {"train": []}), "no training image"),
+    "too few photos for the PCA": (
+        lambda r: write_lists(r, {"train": ["000.jpg"], "val": SPLITS["val"]}),
+        "1 training photos only",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), DAMAGE.values(), ids=DAMAGE)
+def test_what_is_wrong_with_a_photo_folder_is_named(root, tmp_path, refuses, damage, words):
+    damage(root)
+    refuses(*ARGUMENTS, "--root", root, "--out", tmp_path / "data", says=(words,))
+    assert not (tmp_path / "data").exists()
+
+
+def test_other_forms_that_are_wrong(tmp_path, refuses):
+    for number, (name, text, words) in enumerate(
+        (
+            ("Flickr8k.token.txt", "000.jpg A dog\n", "line 1 is not"),
+            ("dataset_flickr8k.json", '{"images": [{"filename": 1}]}', "Karpathy"),
+            ("dataset_flickr8k.json", '{"images"', "not valid JSON"),
+        )
+    ):
+        root = make_photos(tmp_path / str(number))
+        (root / name).write_text(text)
+        refuses(*ARGUMENTS, "--root", root, "--out", tmp_path / "data", says=(name, words))
+
+
+def test_bad_options(root, tmp_path, refuses):
+    out = tmp_path / "data"
+    base = ("core.flickr8k", "--root", root, "--out", out)
+    refuses(*base, "--weights", "random", "--fraction", "2", says=("--fraction", "'2'"))
+    refuses(*base, "--weights", "random", "--pca", "-1", says=("--pca", "-1"))
+    refuses(*base, "--pca", "4", "--weights", "nowhere.pth", says=("nowhere.pth",))
+    refuses(*base, "--weights", "random", "--encoder", "alexnet", says=("alexnet", "vgg16"))
+    out.mkdir()
+    (out / "mine").touch()
+    refuses(*base, "--pca", "4", "--weights", "random", says=("is there already",))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="Flickr8k is not here")
+def test_the_real_captions():
+    source = read_photo_folder(REAL)
+    assert {split: len(names) for split, names in source.splits.items()} == {
+        "train": 6000,
+        "val": 1000,
+    }
+    assert {len(several) for several in source.captions.values()} == {5}
+    lengths = [len(tokenize(c)) for several in source.captions.values() for c in several]
+    assert len(lengths) == 35000
+    assert (min(lengths), int(np.median(lengths)), max(lengths)) == (2, 10, 37)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="Flickr8k is not here")
+def test_some_real_photos(tmp_path):
+    weights = SHARED / "weights" / "squeezenet1_1_features.pth"
+    done = prepare(REAL, tmp_path / "data", "squeezenet1_1", str(weights), pca=16, share=0.005)
+    assert done["images"] == {"train": 30, "val": 5}
+    assert 0.5 < done["explained"] < 1
+    with h5py.File(tmp_path / "data" / "train2014_squeezenet1_1_pooled_pca.h5") as file:
+        assert np.isfinite(file["features"]).all()

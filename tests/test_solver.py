@@ -1,0 +1,343 @@
+"""The solver: validation, best epoch, patience, decay, clipping; resuming bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from core.captioning_solver import CaptioningSolver
+from core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from core.coco_utils import load_coco_data
+from core.models import CaptioningRNN, build_model
+
+
+def make_solver(data, **options):
+    model = CaptioningRNN(data["word_to_idx"], 6, 5, 7, "lstm", rng=np.random.default_rng(0))
+    return CaptioningSolver(model, data, verbose=False, batch_size=5, **options)
+
+
+@pytest.fixture
+def data(tiny_folder):
+    return load_coco_data(tiny_folder)
+
+
+def test_losses_are_nats_a_token(data):
+    """With all parameters 0 every word costs log V, whatever the lengths and batches are."""
+    solver = make_solver(data, num_epochs=1)
+    for parameter in solver.model.params.values():
+        parameter[:] = 0
+    assert solver.evaluate("val") == pytest.approx(np.log(9), rel=1e-6)
+    assert solver.evaluate("train") == pytest.approx(np.log(9), rel=1e-6)
+
+
+def test_history_and_loss_history(data):
+    solver = make_solver(data, num_epochs=3, optim_config={"learning_rate": 1e-2}, lr_decay=0.5)
+    history = solver.train()
+    assert len(solver.loss_history) == 3 * 5
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert [row["learning_rate"] for row in history] == pytest.approx([1e-2, 5e-3, 2.5e-3])
+    for row in history:
+        assert row["val_perplexity"] == pytest.approx(np.exp(row["val_loss"]))
+        assert row["tokens_per_second"] > 0
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+def test_default_learning_rate_is_that_of_the_rule(data):
+    assert make_solver(data, num_epochs=1).train()[0]["learning_rate"] == 1e-3
+
+
+def test_patience_counts_from_the_best_epoch(data):
+    solver = make_solver(data, num_epochs=50, patience=3)
+    scores = iter([3.0, 2.0, 2.5, 2.4, 2.3, 1.0])
+    solver.evaluate = lambda split: next(scores)
+    history = solver.train()
+    assert len(history) == 5
+    assert solver.best_epoch == 2
+
+
+def test_without_validation_data_the_training_loss_decides(data):
+    data = {name: value for name, value in data.items() if not name.startswith("val")}
+    solver = make_solver(data, num_epochs=2)
+    assert solver.train()[-1]["val_loss"] is None
+    assert solver.best_epoch == 2
+
+
+def test_clipping_bounds_the_step(data):
+    for clip_norm in (None, 1e-3):
+        solver = make_solver(
+            data,
+            num_epochs=1,
+            update_rule="sgd",
+            optim_config={"learning_rate": 1.0},
+            clip_norm=clip_norm,
+        )
+        before = {name: value.copy() for name, value in solver.model.params.items()}
+        solver._step(np.ones((2, 6)), data["train_captions"][:2])
+        moved = np.sqrt(
+            sum(np.sum((solver.model.params[name] - before[name]) ** 2) for name in before)
+        )
+        assert (moved <= 1.001e-3) == (clip_norm is not None)
+
+
+def test_a_loss_that_is_no_number_is_an_error(data):
+    solver = make_solver(data, num_epochs=1)
+    solver.model.params["W_vocab"][0, 0] = np.inf
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(ValueError, match=r"loss is nan.*--learning_rate"),
+    ):
+        solver.train()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"update_rule": "adagrad"}, "adagrad"),
+        ({"select": "bleu"}, "bleu"),
+        ({"num_epochs": 0}, "at least 1"),
+    ],
+)
+def test_impossible_options(data, option, words):
+    with pytest.raises(ValueError, match=words):
+        make_solver(data, **option)
+
+
+def test_dropout_is_off_in_validation_and_sampling(data):
+    model = CaptioningRNN(
+        data["word_to_idx"], 6, 5, 7, "lstm", rng=np.random.default_rng(0), dropout=0.5
+    )
+    features, captions = np.asarray(data["val_features"]), data["val_captions"][:5]
+    state = model.rng.bit_generator.state
+    assert model.evaluate(features, captions) == model.evaluate(features, captions)
+    np.testing.assert_array_equal(model.sample(features, 5), model.sample(features, 5))
+    assert model.rng.bit_generator.state == state
+    assert model.loss(features, captions)[0] != model.loss(features, captions)[0]
+
+
+# ---------------------------------------------------------------------------------------------
+# The model, word by word
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell_type", ["rnn", "lstm"])
+def test_loss_equals_the_log_probabilities_of_the_steps(data, cell_type):
+    model = CaptioningRNN(
+        data["word_to_idx"], 6, 5, 7, cell_type, np.float64, np.random.default_rng(0)
+    )
+    features, captions = np.asarray(data["val_features"]), data["val_captions"][::2]
+    total, state = 0.0, model.begin(features)
+    for t in range(captions.shape[1] - 1):
+        log_probs, state = model.step(state, captions[:, t])
+        np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1)
+        right = captions[:, t + 1]
+        total -= np.sum(np.where(right != 0, log_probs[np.arange(len(right)), right], 0))
+    assert model.evaluate(features, captions) == pytest.approx(total / len(captions), rel=1e-12)
+
+
+def test_select_reorders_and_repeats_rows(data):
+    model = make_solver(data).model
+    features = np.asarray(data["val_features"])
+    rows = np.array([3, 0, 0])
+    chosen = model.select(model.begin(features), rows)
+    for got, want in zip(chosen, model.begin(features[rows]), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_greedy_never_says_special_words_and_ends(data):
+    model = make_solver(data).model
+    features = np.asarray(data["val_features"])
+    model.params["b_vocab"][[0, 1, 3]] = 100  # <NULL>, <START> and <UNK> would win
+    captions = model.sample(features, max_length=6)
+    assert captions.shape == (5, 6)
+    assert not np.isin(captions, [1, 3]).any()
+    assert (captions[:, 0] != 0).all()
+    model.params["b_vocab"][2] = 1000
+    captions = model.sample(features, max_length=6)
+    assert (captions[:, 0] == 2).all()
+    assert not captions[:, 1:].any()
+
+
+def test_sampling_needs_start_and_end():
+    model = CaptioningRNN({"<NULL>": 0, "cat": 1}, 2, 3, 4)
+    with pytest.raises(ValueError, match="needs <START> and <END>"):
+        model.sample(np.ones((1, 2)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_model_keeps_its_dtype(data, dtype):
+    model = CaptioningRNN(data["word_to_idx"], 6, 5, 7, "lstm", dtype, dropout=0.3)
+    loss, grads = model.loss(np.ones((2, 6)), data["train_captions"][:2])
+    assert loss.dtype == dtype
+    assert all(gradient.dtype == dtype for gradient in grads.values())
+    log_probs, state = model.step(model.begin(np.ones((2, 6))), np.array([1, 1]))
+    assert log_probs.dtype == state[0].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"cell_type": "gru"}, "gru"),
+        ({"hidden_dim": 0}, "hidden_dim: found 0"),
+        ({"word_to_idx": {"cat": 0}}, "<NULL>"),
+    ],
+)
+def test_impossible_models(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        CaptioningRNN(**({"word_to_idx": {"<NULL>": 0}} | arguments))
+
+
+def test_inputs_that_do_not_fit(data):
+    model = make_solver(data).model
+    captions = data["train_captions"][:2]
+    for features, caps, words in (
+        (np.ones((2, 5)), captions, r"features: found shape \(2, 5\), expected \(N, 6\)"),
+        (np.ones((3, 6)), captions, r"captions: found shape"),
+        (np.ones((2, 6)), captions[:, :1], r"captions: found shape"),
+        (np.ones((2, 6)), captions + 9, "word id"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.loss(features, caps)
+
+
+# ---------------------------------------------------------------------------------------------
+# Checkpoints and resuming
+# ---------------------------------------------------------------------------------------------
+
+
+def train_in_process(folder, *options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, ROOT / "training.py", "--out", folder, *map(str, options)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def assert_same_run(one, two):
+    """Equal parameters, optimizer and generator states, bit for bit; equal losses."""
+    for name in ("last.npz", "best.npz"):
+        a, b = load_checkpoint(one / name), load_checkpoint(two / name)
+        assert a.params.keys() == b.params.keys()
+        for key in a.params:
+            np.testing.assert_array_equal(a.params[key], b.params[key])
+        for key, config in a.optimizer.items():
+            for entry, value in config.items():
+                np.testing.assert_array_equal(value, b.optimizer[key][entry])
+        for key in ("shuffling", "dropout", "loss_history", "epoch"):
+            assert a.training.get(key) == b.training.get(key)
+    rows = [[json.loads(line) for line in open(run / "metrics.jsonl")] for run in (one, two)]
+    for a, b in zip(*rows, strict=True):
+        for key in ("epoch", "train_loss", "val_loss", "learning_rate"):
+            assert a[key] == b[key]
+
+
+def test_resume_after_sigkill_equals_an_uninterrupted_run(shapes_folder, tmp_path):
+    options = "--model lstm --num_samples 40 --num_epochs 25 --hidden_dim 64 --dropout 0.2".split()
+    options += ["--lr_decay", "0.97", "--update_rule", "adamw"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train_in_process(whole, *options).wait() == 0
+
+    process = train_in_process(killed, *options)
+    kills = 0
+    for epochs in (3, 9, 16):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            path = killed / "metrics.jsonl"
+            if path.exists() and len(path.read_text().splitlines()) >= epochs:
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.002)
+        process.wait()
+        process = train_in_process(killed, "--resume")
+    assert process.wait() == 0, process.stderr.read()
+    assert kills >= 1
+    assert_same_run(whole, killed)
+    assert not list(killed.glob(".*part*")), "what a killed process left was not cleared away"
+
+
+def test_resume_when_killed_between_the_files_of_an_epoch(command, shapes_folder, tmp_path):
+    """best.npz and metrics.jsonl may be of another epoch than last.npz."""
+    options = ["training.py", "--model", "rnn", "--num_samples", 30, "--hidden_dim", 32]
+    for name, epochs in (("whole", 6), ("cut", 4)):
+        assert command(*options, "--num_epochs", epochs, "--out", tmp_path / name)[0] == 0
+    os.replace(tmp_path / "whole" / "best.npz", tmp_path / "kept.npz")
+    (tmp_path / "cut" / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    code, out, error = command(
+        "training.py", "--resume", "--num_epochs", 6, "--out", tmp_path / "cut"
+    )
+    assert code == 0, error
+    assert "resumed after epoch 4" in out
+    os.replace(tmp_path / "kept.npz", tmp_path / "whole" / "best.npz")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_resume_before_the_first_epoch_starts_anew(command, shapes_folder, tmp_path):
+    run = tmp_path / "run"
+    options = ["training.py", "--model", "rnn", "--num_samples", 30, "--num_epochs", 2]
+    assert command(*options, "--out", run)[0] == 0
+    for name in ("last.npz", "best.npz", "metrics.jsonl", "loss.png"):
+        (run / name).unlink()
+    assert command("training.py", "--resume", "--out", run)[0] == 0
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_checkpoint_holds_everything_and_is_not_pickled(tmp_path):
+    rng = np.random.default_rng(0)
+    checkpoint = Checkpoint(
+        "lstm",
+        {"input_dim": 2},
+        ["<NULL>", "é"],
+        {"W": rng.standard_normal((2, 3)).astype(np.float32)},
+        {"encoder": "fixed_cnn"},
+        {"pca_mean": np.arange(3.0)},
+        {"seed": 1},
+        {"epoch": 3, "state": rng.bit_generator.state},
+        {"W": {"learning_rate": 0.1, "t": 4, "m": np.ones(2)}},
+    )
+    path = tmp_path / "c.npz"
+    save_checkpoint(path, checkpoint)
+    loaded = load_checkpoint(path)
+    for name in ("model", "config", "idx_to_word", "extractor", "settings", "training"):
+        assert getattr(loaded, name) == getattr(checkpoint, name)
+    np.testing.assert_array_equal(loaded.params["W"], checkpoint.params["W"])
+    assert loaded.params["W"].dtype == np.float32
+    np.testing.assert_array_equal(loaded.extractor_arrays["pca_mean"], np.arange(3.0))
+    assert loaded.optimizer["W"]["t"] == 4
+    np.testing.assert_array_equal(loaded.optimizer["W"]["m"], np.ones(2))
+    assert [p.name for p in tmp_path.iterdir()] == ["c.npz"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "c.npz"
+    save_checkpoint(path, Checkpoint("rnn", {}, [], {"W": np.ones(2)}))
+
+    def torn(file, **arrays):
+        file.write(b"half of it")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez", torn)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(path, Checkpoint("rnn", {}, [], {"W": np.zeros(2)}))
+    assert load_checkpoint(path).params["W"].all()
+    assert [p.name for p in tmp_path.iterdir()] == ["c.npz"]
+
+
+def test_build_model_refuses_parameters_of_another_model():
+    words = ["<NULL>", "<START>", "<END>"]
+    config = {"input_dim": 2, "wordvec_dim": 3, "hidden_dim": 4, "cell_type": "rnn"}
+    params = build_model("rnn", config, words).params
+    with pytest.raises(ValueError, match=r"parameter Wh: found shape \(4, 4\), expected \(4, 16\)"):
+        build_model("lstm", config | {"cell_type": "lstm"}, words, {"Wh": params["Wh"], **params})
+    with pytest.raises(ValueError, match="parameter b: found shape None"):
+        build_model("rnn", config, words, {k: v for k, v in params.items() if k != "b"})
+    with pytest.raises(ValueError, match="gru"):
+        build_model("gru", config, words)
