@@ -159,7 +159,7 @@ def test_fraction_takes_that_part_of_each_split(root, tmp_path):
 
 def test_an_unreadable_photo_is_skipped_and_named(root, tmp_path, monkeypatch):
     (root / "Images" / "004.jpg").write_bytes(b"torn")
-    with pytest.raises(ValueError, match=r"more than 1% .* 004\.jpg"):
+    with pytest.raises(ValueError, match=r"more than 1% .*004\.jpg"):
         prepare_small(root, tmp_path / "data")
     assert not (tmp_path / "data").exists()
     monkeypatch.setattr("core.flickr8k._MOST_UNREADABLE", 0.1)

@@ -1,0 +1,329 @@
+"""training.py and inference.py as a user calls them, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, WORDS, make_tiny_folder
+from PIL import Image
+
+from core.checkpoint import load_checkpoint
+
+
+@pytest.fixture
+def tiny_run(tiny_folder, command, tmp_path):
+    """A short run on the tiny data; its folder."""
+    code, _, error = command(
+        "training.py",
+        *("--model", "lstm", "--data", tiny_folder, "--num_epochs", 2),
+        *("--hidden_dim", 8, "--wordvec_dim", 8, "--out", tmp_path / "run"),
+    )
+    assert code == 0, error
+    return tmp_path / "run"
+
+
+# ---------------------------------------------------------------------------------------------
+# The promise: small data are said back
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["rnn", "lstm"])
+def test_fifty_captions_are_said_back(command, shapes_folder, tmp_path, model):
+    """The seed project's commands, as written, without any further option."""
+    code, out, error = command("training.py", "--model", model, "--num_samples", 50)
+    assert code == 0, error
+    assert f"run folder runs/{model}" in out
+    code, out, error = command(
+        "inference.py",
+        *("--model", model, "--split", "train"),
+        *("--out", "captions.json", "--figure", "grid.png"),
+    )
+    assert code == 0, error
+    assert "said back word for word: 50 of 50 (100%)" in out
+    rows = json.loads((tmp_path / "captions.json").read_text())
+    assert len(rows) == 50
+    for row in rows:
+        assert row.keys() == {"image_id", "file_name", "caption", "references"}
+        assert row["references"] == [row["caption"]]
+        assert (shapes_folder / row["file_name"]).is_file()
+    assert Image.open(tmp_path / "grid.png").width > 500
+
+    run = tmp_path / "runs" / model
+    assert {path.name for path in run.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "last.npz",
+        "best.npz",
+        "loss.png",
+    }
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {"epoch", "train_loss", "val_loss", "tokens_per_second"} <= metrics[0].keys()
+    assert json.loads((run / "config.json").read_text())["num_samples"] == 50
+
+    photo = shapes_folder / rows[0]["file_name"]
+    code, out, error = command("inference.py", "--model", model, "--image", photo)
+    assert code == 0, error
+    assert rows[0]["caption"] in out, "the picture file was captioned otherwise than its features"
+
+
+def test_the_same_command_gives_the_same_run(command, shapes_folder, tmp_path):
+    options = ["--model", "rnn", "--num_samples", 20, "--num_epochs", 3, "--dropout", 0.2]
+    for out in ("one", "two"):
+        assert command("training.py", *options, "--out", out)[0] == 0
+    assert command("training.py", *options, "--seed", 1, "--out", "three")[0] == 0
+    one, two, three = (load_checkpoint(tmp_path / n / "last.npz") for n in ("one", "two", "three"))
+    for name, parameter in one.params.items():
+        np.testing.assert_array_equal(parameter, two.params[name])
+    assert not np.array_equal(one.params["Wh"], three.params["Wh"])
+
+
+def test_a_numpy_run_never_imports_torch(shapes_folder, tmp_path):
+    """Poisoned: importing torch would end the command."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    commands = (
+        ("training.py", "--model", "rnn", "--num_samples", "5", "--num_epochs", "1"),
+        ("inference.py", "--model", "rnn", "--split", "train"),
+        ("inference.py", "--model", "rnn", "--image", str(shapes_folder / "images/val/00001.png")),
+    )
+    for name, *options in commands:
+        done = subprocess.run(
+            [sys.executable, ROOT / name, *options],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import runpy, sys; sys.argv = ['training.py', '--help']\n"
+        "try: runpy.run_path('training.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'torch', 'matplotlib', 'h5py'} & sys.modules.keys()\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--num_samples" in done.stdout
+
+
+def test_float64_run(tiny_folder, command, tmp_path):
+    options = ["--model", "rnn", "--data", tiny_folder, "--num_epochs", 1, "--dtype", "float64"]
+    assert command("training.py", *options, "--out", "run")[0] == 0
+    checkpoint = load_checkpoint(tmp_path / "run" / "last.npz")
+    assert {p.dtype for p in checkpoint.params.values()} == {np.dtype(np.float64)}
+
+
+def test_grid_of_a_validation_split(tiny_run, command):
+    code, out, error = command("inference.py", "--checkpoint", tiny_run, "--figure", "g.png")
+    assert code == 0, error
+    assert "val0.png" in out
+    assert "reference" in out
+    code, out, error = command("inference.py", "--checkpoint", tiny_run / "last.npz")
+    assert code == 0, error
+
+
+# ---------------------------------------------------------------------------------------------
+# Nothing is lost
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_moves_the_first_aside(tiny_run, tiny_folder, command):
+    before = (tiny_run / "last.npz").read_bytes()
+    options = ["--model", "rnn", "--data", tiny_folder, "--num_epochs", 1, "--out", tiny_run]
+    for number in (1, 2):
+        code, out, _ = command("training.py", *options)
+        assert code == 0
+        assert f"{tiny_run}.old{number}" in out
+    assert (tiny_run.with_name("run.old1") / "last.npz").read_bytes() == before
+
+
+def test_a_folder_with_other_files_is_spared(refuses, tiny_folder, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.txt").write_text("long work")
+    options = ["training.py", "--model", "rnn", "--data", tiny_folder]
+    refuses(*options, "--out", tmp_path / "thesis", says=("thesis", "holds files that are no run"))
+    refuses(
+        *options, "--out", tmp_path / "thesis" / "chapter1.txt", says=("chapter1.txt", "is a file")
+    )
+    assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter1.txt"]
+
+
+def test_a_failed_start_leaves_the_old_run(tiny_run, refuses):
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in tiny_run.iterdir())
+    refuses(
+        "training.py", "--model", "rnn", "--data", "nowhere", "--out", tiny_run, says=("nowhere",)
+    )
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in tiny_run.iterdir()) == before
+
+
+# ---------------------------------------------------------------------------------------------
+# Usage errors
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--model", "gru"], ("--model", "gru", "lstm")),
+        ([], ("--model", "rnn")),
+        (["--model", "rnn", "--num_samples", "0"], ("--num_samples", "'0'", "at least 1")),
+        (["--model", "rnn", "--num_samples", "-5"], ("--num_samples", "-5")),
+        (["--model", "rnn", "--num_samples", "ten"], ("--num_samples", "'ten'")),
+        (["--model", "rnn", "--num_samples", "1.5"], ("--num_samples", "'1.5'")),
+        (["--model", "rnn", "--num_epochs", "0"], ("--num_epochs",)),
+        (["--model", "rnn", "--batch_size", "x"], ("--batch_size",)),
+        (["--model", "rnn", "--hidden_dim", "0"], ("--hidden_dim",)),
+        (["--model", "rnn", "--wordvec_dim", "-1"], ("--wordvec_dim",)),
+        (["--model", "rnn", "--learning_rate", "nan"], ("--learning_rate", "'nan'")),
+        (["--model", "rnn", "--learning_rate", "inf"], ("--learning_rate", "'inf'")),
+        (["--model", "rnn", "--learning_rate", "0"], ("--learning_rate",)),
+        (["--model", "rnn", "--lr_decay", "1.5"], ("--lr_decay",)),
+        (["--model", "rnn", "--clip_norm", "-1"], ("--clip_norm",)),
+        (["--model", "rnn", "--dropout", "1"], ("--dropout", "below 1")),
+        (["--model", "rnn", "--dropout", "nan"], ("--dropout",)),
+        (["--model", "rnn", "--patience", "0"], ("--patience",)),
+        (["--model", "rnn", "--seed", "-1"], ("--seed",)),
+        (["--model", "rnn", "--dtype", "float16"], ("--dtype", "float16")),
+        (["--model", "rnn", "--update_rule", "lion"], ("--update_rule", "lion")),
+        (["--model", "rnn", "--nonsense"], ("--nonsense",)),
+        (["--model", "rnn", "--num_samples", "100000"], ("100000", "2000 images")),
+        (["--resume"], ("--model",)),
+        (["--model", "rnn", "--resume"], ("runs/rnn", "no run to resume")),
+    ],
+    ids=" ".join,
+)
+def test_training_refuses(refuses, shapes_folder, tmp_path, options, says):
+    refuses("training.py", *options, says=says)
+    assert not (tmp_path / "runs").exists(), "something was written"
+
+
+def test_resume_refuses_other_settings_by_name(tiny_run, refuses, command):
+    for option, value in (("--hidden_dim", 16), ("--learning_rate", 0.5), ("--model", "rnn")):
+        refuses(
+            "training.py", "--resume", "--out", tiny_run, option, value, says=(option, str(value))
+        )
+    code, _, error = command("training.py", "--resume", "--out", tiny_run, "--num_epochs", 3)
+    assert code == 0, error
+    assert len((tiny_run / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_another_vocabulary_is_refused(tiny_run, refuses, tmp_path, tiny_folder):
+    other = make_tiny_folder(tmp_path / "other", [*WORDS, "zebra"])
+    refuses(
+        "inference.py",
+        *("--checkpoint", tiny_run, "--data", other),
+        says=("other", "another vocabulary", "10 words", "9 words"),
+    )
+    tiny_folder.rename(tmp_path / "moved")
+    other.rename(tiny_folder)
+    refuses(
+        "training.py",
+        *("--resume", "--num_epochs", 9, "--out", tiny_run),
+        says=("last.npz", "another vocabulary"),
+    )
+
+
+def test_features_of_another_extractor_are_refused(tiny_run, refuses, tiny_folder):
+    info = json.loads((tiny_folder / "dataset.json").read_text())
+    info["extractors"]["pooled"]["preprocessing"]["size"] = 32
+    (tiny_folder / "dataset.json").write_text(json.dumps(info))
+    refuses("inference.py", "--checkpoint", tiny_run, says=("extractor",))
+
+
+@pytest.mark.parametrize("name", ["best.npz", "last.npz"])
+@pytest.mark.parametrize("share", [0, 0.3, 0.99])
+def test_a_torn_checkpoint_is_named(tiny_run, refuses, name, share):
+    path = tiny_run / name
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    if name == "best.npz":
+        refuses(
+            "inference.py", "--checkpoint", tiny_run, says=("best.npz", "not a whole checkpoint")
+        )
+    else:
+        refuses(
+            "training.py",
+            *("--resume", "--num_epochs", 9, "--out", tiny_run),
+            says=("last.npz", "not a whole checkpoint"),
+        )
+
+
+def test_a_damaged_byte_is_noticed(tiny_run, refuses):
+    content = bytearray((tiny_run / "best.npz").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tiny_run / "best.npz").write_bytes(content)
+    refuses("inference.py", "--checkpoint", tiny_run, says=("best.npz",))
+
+
+def test_files_that_are_no_checkpoint(refuses, tmp_path):
+    np.savez(tmp_path / "other.npz", a=np.ones(3))
+    np.savez(tmp_path / "pickled.npz", meta=np.array([{"format": 1}], dtype=object))
+    (tmp_path / "text.npz").write_text("hello")
+    for name in ("other.npz", "pickled.npz", "text.npz"):
+        refuses(
+            "inference.py", "--checkpoint", tmp_path / name, says=(name, "not a whole checkpoint")
+        )
+
+
+def test_a_broken_config_is_named(tiny_run, refuses):
+    (tiny_run / "config.json").write_text("{")
+    refuses("training.py", "--resume", "--out", tiny_run, says=("config.json", "not valid JSON"))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], ("--model", "--checkpoint")),
+        (["--model", "gru"], ("gru",)),
+        (["--model", "rnn"], ("runs/rnn", "training.py --model rnn")),
+        (["--checkpoint", "nowhere.npz"], ("nowhere.npz",)),
+        (["--checkpoint", "RUN", "--split", "test"], ("--split test", "no such split")),
+        (["--checkpoint", "RUN", "--image", "no.jpg"], ("no.jpg", "no such picture")),
+        (["--checkpoint", "RUN", "--image", "torn.jpg"], ("torn.jpg", "cannot be read")),
+        (["--checkpoint", "RUN", "--images", "nowhere"], ("--images nowhere", "no such folder")),
+        (["--checkpoint", "RUN", "--images", "empty"], ("--images empty", "no pictures")),
+        (["--checkpoint", "RUN", "--num_samples", "0"], ("--num_samples",)),
+        (["--checkpoint", "RUN", "--out", "captions.txt"], ("--out captions.txt", ".json")),
+        (["--checkpoint", "RUN", "--out", "no/such/c.json"], ("--out", "no folder no/such")),
+        (["--checkpoint", "RUN", "--figure", "f.exe"], ("--figure f.exe", ".png")),
+        (["--checkpoint", "RUN", "--data", "nowhere"], ("nowhere", "no such data folder")),
+        (["--checkpoint", "RUN", "--image", "a.jpg", "--split", "val"], ("not allowed with",)),
+    ],
+    ids=" ".join,
+)
+def test_inference_refuses(refuses, tiny_run, tmp_path, options, says):
+    (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
+    (tmp_path / "empty").mkdir()
+    refuses(
+        "inference.py",
+        *[str(tiny_run) if option == "RUN" else option for option in options],
+        says=says,
+    )
+    assert not list(tmp_path.glob("captions*"))
+
+
+def test_a_run_without_an_epoch(refuses, tiny_run):
+    (tiny_run / "best.npz").unlink()
+    refuses("inference.py", "--checkpoint", tiny_run, says=("best.npz", "not finished an epoch"))
+
+
+def test_published_features_cannot_caption_a_photo(command, refuses, tmp_path):
+    from test_coco_utils import make_published
+
+    folder = make_published(tmp_path / "coco")
+    options = ["--model", "rnn", "--data", folder, "--num_epochs", 1, "--out", "run"]
+    code, _, error = command("training.py", *options)
+    assert code == 0, error
+    code, out, error = command("inference.py", "--checkpoint", "run")
+    assert code == 0, error
+    Image.new("RGB", (50, 50)).save(tmp_path / "p.png")
+    refuses(
+        "inference.py", "--checkpoint", "run", "--image", "p.png", says=("not known", "flickr8k")
+    )
