@@ -95,7 +95,7 @@ def split_items(arguments, checkpoint) -> tuple[list[Item], object]:
         references.setdefault(image, []).append(caption)
 
     count = arguments.num_samples
-    if count is None and not (arguments.out or split == "train" and overfit):
+    if count is None and not (arguments.out or (split == "train" and overfit)):
         count = _SHOWN_WITHOUT_FILE
     chosen = sorted(references)[:count]
     urls = data[f"{split}_urls"]
@@ -122,8 +122,9 @@ def check_extractor(data: dict, checkpoint) -> None:
         np.array_equal(arrays[name], others[name]) for name in arrays
     ):
         raise ValueError(
-            f"{data['folder']}: its features were not made by the extractor that the checkpoint was "
-            "trained with (encoder, preprocessing, weights or PCA differ); train again on this data"
+            f"{data['folder']}: its features were not made by the extractor that the checkpoint "
+            "was trained with (encoder, preprocessing, weights or PCA differ); "
+            "train again on this data"
         )
 
 

@@ -226,8 +226,9 @@ def main() -> None:
     count = sum(parameter.size for parameter in model.params.values())
     samples = len(data["train_captions"])
     print(
-        f"{settings['model']}: {count:,} parameters, {samples:,} captions of {data['folder'].name}, "
-        f"vocabulary of {len(data['idx_to_word']):,} words, run folder {folder}"
+        f"{settings['model']}: {count:,} parameters, {samples:,} captions of "
+        f"{data['folder'].name}, vocabulary of {len(data['idx_to_word']):,} words, "
+        f"run folder {folder}"
     )
     if solver.epoch:
         print(f"resumed after epoch {solver.epoch}")

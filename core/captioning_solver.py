@@ -1,7 +1,7 @@
 """Trains a captioning model: minibatches, update rule, validation, checkpoints.
 
-The solver asks a model for ``loss(features, captions) -> loss, grads``, ``evaluate``, ``params`` and
-``rng``, and knows nothing else of it.
+The solver asks a model for ``loss(features, captions) -> loss, grads``, ``evaluate``, ``params``
+and ``rng``, and knows nothing else of it.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class CaptioningSolver:
             raise ValueError(f"select: found {select!r}, expected 'val_loss' or 'train_loss'")
         if batch_size < 1 or num_epochs < 1:
             raise ValueError(
-                f"batch_size and num_epochs: found {batch_size} and {num_epochs}, expected at least 1"
+                f"batch_size and num_epochs: found {batch_size} and {num_epochs}, "
+                "expected at least 1"
             )
         self.model, self.data = model, data
         self.rule = optim.RULES[update_rule]

@@ -1,7 +1,7 @@
 """A trained model in one ``.npz`` file: everything needed to caption with it, and to train it on.
 
-Arrays stand under names such as ``params/W_embed``; all else is JSON text under ``meta``. Nothing is
-pickled, so loading a file runs no code. Files appear whole or not at all.
+Arrays stand under names such as ``params/W_embed``; all else is JSON text under ``meta``. Nothing
+is pickled, so loading a file runs no code. Files appear whole or not at all.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ A folder in this layout holds
     train2014_urls.txt, ...   one line per image: a URL, or a path below the image folder
     train2014_vgg16_fc7_pca.h5, ...   features (n_images, D) float32
 
-The published archive (CS231n's coco_captioning.zip) is such a folder. What this project prepares has
-a ``dataset.json`` too, which names the feature files, the extractor that made them (encoder,
+The published archive (CS231n's coco_captioning.zip) is such a folder. What this project prepares
+has a ``dataset.json`` too, which names the feature files, the extractor that made them (encoder,
 preprocessing, PCA) and the folder of the pictures.
 """
 
@@ -160,7 +160,8 @@ def _read_captions(path: Path, vocabulary_size: int) -> dict[str, Array]:
                 wrong = captions.min() if captions.min() < 0 else captions.max()
                 raise ValueError(
                     f"{path}: {names[0]} holds word id {wrong}, but the vocabulary has "
-                    f"{vocabulary_size} words; do the captions and {VOCABULARY_FILE} belong together?"
+                    f"{vocabulary_size} words; do the captions and {VOCABULARY_FILE} "
+                    "belong together?"
                 )
             arrays[names[0]], arrays[names[1]] = captions, idxs
     return arrays

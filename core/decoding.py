@@ -5,7 +5,7 @@ A decoder is all that this file knows of a model:
     model.begin(features)      -> state                     encodes the images once
     model.step(state, tokens)  -> log_probs (N, V), state   one more word
     model.select(state, rows)  -> state                     reorders or repeats rows, for beams
-    model.null, .start, .end, .unknown                      ids of the special words (None: not there)
+    model.null, .start, .end, .unknown                      ids of the special words, or None
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from pathlib import Path
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; moves it there when the block ends well.
 
-    The temporary name keeps the suffix, which some writers read the format from. It is the same every
-    time, so that what a killed process left is overwritten by the next.
+    The temporary name keeps the suffix, which some writers read the format from. It is the same
+    every time, so that what a killed process left is overwritten by the next.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
@@ -33,14 +33,10 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yields an empty temporary folder beside ``path``; moves it there when the block ends well.
 
-    Raises FileExistsError, before anything is written, when ``path`` is there already and is not an
-    empty folder.
+    Raises FileExistsError, before anything is written, when ``path`` is taken.
     """
     path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(
-            f"{path}: is there already; remove it, or choose another place to write to"
-        )
+    require_free(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -49,6 +45,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_free(path: str | Path) -> None:
+    """Raises FileExistsError unless a folder can be made at ``path``: nothing there, or empty."""
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path}: is there already; remove it, or choose another folder")
 
 
 def write_text(path: str | Path, text: str) -> None:

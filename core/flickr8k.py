@@ -1,16 +1,17 @@
 """A folder of photos with captions becomes a data folder: tokens, vocabulary, features, splits.
 
-    python -m core.flickr8k --root Flickr8k --out datasets/flickr8k --encoder squeezenet1_1 --weights FILE
+    python -m core.flickr8k --root Flickr8k --out datasets/flickr8k --weights squeezenet1_1.pth
 
-Made for Flickr8k (Hodosh, Young and Hockenmaier, JAIR 2013) in the three forms in which copies of it
-come, and fit for anybody's photos in one of these forms:
+Made for Flickr8k (Hodosh, Young and Hockenmaier, JAIR 2013) in the three forms in which copies of
+it come, and fit for anybody's photos in one of these forms:
 
     captions.txt           CSV with the header image,caption
     Flickr8k.token.txt     name.jpg#0<TAB>caption
     dataset_flickr8k.json  Karpathy's splits: images with sentences and a split
 
-The first two need split lists (``Flickr_8k.trainImages.txt``, ``.devImages.txt``, and ``.testImages.txt``
-if there is one); without any list the images are split at random, 90 % for training.
+The first two need split lists (``Flickr_8k.trainImages.txt``, ``.devImages.txt``, and
+``.testImages.txt`` if there is one); without any list the images are split at random, 90 % for
+training.
 """
 
 from __future__ import annotations
@@ -271,10 +272,10 @@ def prepare(
     from core.coco_utils import build_vocabulary, save_coco_data
     from core.encoders import OUTPUTS, Extractor
     from core.encoders.pca import fit_pca
+    from core.files import require_free
 
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"--out {out}: is there already; remove it or choose another folder")
+    require_free(out)
     source = read_photo_folder(root, seed)
     splits = take_fraction(source.splits, share)
     if pca > len(splits["train"]):

@@ -1,18 +1,21 @@
 """What is checked: each hand-written layer and model beside the same function in PyTorch.
 
-The PyTorch side is written from PyTorch's own parts (``torch.nn.functional``, ``nn.LSTM``), never by
-translating ours, so that the two share no mistake. Inputs are drawn with sizes that all differ, so a
-transposed axis cannot hide; masks have gaps and a fully masked row; words repeat and one is unused.
+The PyTorch side is written from PyTorch's own parts (``torch.nn.functional``, ``nn.LSTM``), never
+by translating ours, so that the two share no mistake. Inputs are drawn with sizes that all differ,
+so a transposed axis cannot hide; masks have gaps and a fully masked row; words repeat and one is
+unused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from core import models, rnn_layers, transformer_layers
-from core.gradient_check import Case
+
+Array = np.ndarray
 
 _MODULES = (rnn_layers, transformer_layers, models)
 
@@ -20,6 +23,34 @@ _MODULES = (rnn_layers, transformer_layers, models)
 def our_function(name: str) -> Callable:
     """The function or class of ``core`` with this name."""
     return next(getattr(module, name) for module in _MODULES if hasattr(module, name))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to check.
+
+    - name: what ``--layer`` takes
+    - functions: names of the hand-written functions it exercises, forward first
+    - sizes: the dimension letters that ``make`` takes
+    - make: (generator, sizes by letter) -> inputs by name, in the order of the arguments
+    - differentiable: names of the inputs that get a gradient, in the order of the backward
+    - outputs: names of the outputs that get an upstream gradient; () when the function returns a
+      loss together with its gradients
+    - run: (functions by name, inputs, upstream gradients or None) -> (outputs, gradients);
+      the gradients are None when upstream is None
+    - torch: (inputs as tensors) -> outputs as tensors, written independently
+    - gates: whether the last axis of the weights holds the gates of an LSTM, for the hints
+    """
+
+    name: str
+    functions: tuple[str, ...]
+    sizes: str
+    make: Callable[..., dict]
+    differentiable: tuple[str, ...]
+    outputs: tuple[str, ...]
+    run: Callable
+    torch: Callable
+    gates: bool = False
 
 
 def _layer(
@@ -134,7 +165,7 @@ _SPECIAL_WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, "<UNK>": 3}
 
 
 def _make_captions(rng, N: int, T: int, V: int) -> np.ndarray:
-    """(N, T + 1) word ids: repeated words, <NULL> in the middle and, where N > 1, a caption of <NULL>."""
+    """(N, T + 1) word ids: a repeated word, <NULL> in the middle, and one caption of <NULL>."""
     captions = rng.integers(1, V, size=(N, T + 1))
     captions[:, -1] = captions[:, 1]
     if T > 2:

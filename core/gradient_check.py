@@ -7,10 +7,10 @@
 This file measures and reports; what is checked, and PyTorch's version of it, stands in
 ``core/gradient_cases.py``. Exit code 0 when every gradient holds, 1 when one does not.
 
-The objective is ``sum(out * dout)`` for a random ``dout``. Upstream gradients of ones would let wrong
-code pass: the gradient of a softmax under ones is 0, whatever the backward does. Errors are
-norm-relative, ``|got - expected| / |expected|`` over the whole array; an element-wise relative error
-calls right code wrong wherever a true gradient is close to 0.
+The objective is ``sum(out * dout)`` for a random ``dout``. Upstream gradients of ones would let
+wrong code pass: the gradient of a softmax under ones is 0, whatever the backward does. Errors are
+norm-relative, ``|got - expected| / |expected|`` over the whole array; an element-wise relative
+error calls right code wrong wherever a true gradient is close to 0.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from types import ModuleType
 import numpy as np
 
 from core.command_line import ArgumentParser, run_command, seed_int
+from core.gradient_cases import CASES, Case, our_function
 
 Array = np.ndarray
 
@@ -118,34 +119,6 @@ class Row:
 
 class ImplementationError(Exception):
     """Something a learner's function did, as a sentence for its author."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One thing to check.
-
-    - name: what ``--layer`` takes
-    - functions: names of the hand-written functions it exercises, forward first
-    - sizes: the dimension letters that ``make`` takes
-    - make: (generator, sizes by letter) -> inputs by name, in the order of the arguments
-    - differentiable: names of the inputs that get a gradient, in the order of the backward
-    - outputs: names of the outputs that get an upstream gradient; () when the function returns a
-      loss together with its gradients
-    - run: (functions by name, inputs, upstream gradients or None) -> (outputs, gradients);
-      the gradients are None when upstream is None
-    - torch: (inputs as tensors) -> outputs as tensors, written independently
-    - gates: whether the last axis of the weights holds the gates of an LSTM, for the hints
-    """
-
-    name: str
-    functions: tuple[str, ...]
-    sizes: str
-    make: Callable[..., dict]
-    differentiable: tuple[str, ...]
-    outputs: tuple[str, ...]
-    run: Callable
-    torch: Callable
-    gates: bool = False
 
 
 def check_case(
@@ -345,8 +318,6 @@ class _Functions(dict):
     """
 
     def __missing__(self, name: str) -> Callable:
-        from core.gradient_cases import our_function
-
         return our_function(name)
 
     def call(self, name: str, *arguments, returns: int | None = None, **options):
@@ -416,8 +387,6 @@ def load_implementation(path: str | Path) -> dict[str, Callable]:
 
 
 def main() -> int:
-    from core.gradient_cases import CASES
-
     cases = {case.name: case for case in CASES}
     parser = ArgumentParser(
         prog="python -m core.gradient_check", description=__doc__.split("\n")[0]
@@ -485,7 +454,8 @@ def main() -> int:
     worst_torch = max(row.torch_error for row in rows)
     print(
         f"all {len(rows)} hold: worst error {worst_difference:.1e} against finite differences "
-        f"(limit {DIFFERENCE_TOLERANCE:g}), {worst_torch:.1e} against torch (limit {TORCH_TOLERANCE:g})"
+        f"(limit {DIFFERENCE_TOLERANCE:g}), {worst_torch:.1e} against torch "
+        f"(limit {TORCH_TOLERANCE:g})"
     )
     return 0
 

@@ -1,8 +1,8 @@
 """Update rules: from a parameter and its gradient to the next parameter.
 
-Every rule is ``rule(w, dw, config) -> next_w, config``. ``config`` holds the rule's numbers, filled in
-with defaults, and what it remembers between steps; it is updated and returned. Neither w nor dw is
-written to. Step by step the rules equal their namesakes in ``torch.optim``.
+Every rule is ``rule(w, dw, config) -> next_w, config``. ``config`` holds the rule's numbers,
+filled in with defaults, and what it remembers between steps; it is updated and returned. Neither w
+nor dw is written to. Step by step the rules equal their namesakes in ``torch.optim``.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def adam(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]:
 def adamw(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]:
     """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019, algorithm 2).
 
-    ``w`` shrinks by the factor ``1 - learning_rate * weight_decay``, then takes the step of Adam; the
-    decay does not pass through the means m and v.
+    ``w`` shrinks by the factor ``1 - learning_rate * weight_decay``, then takes the step of Adam;
+    the decay does not pass through the means m and v.
 
     config: as for ``adam``, and weight_decay (1e-2).
     """

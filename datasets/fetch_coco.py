@@ -20,7 +20,7 @@ import h5py
 
 from core.coco_utils import CAPTIONS_FILE, DEFAULT_FOLDER, VOCABULARY_FILE
 from core.command_line import ArgumentParser, progress, run_command
-from core.files import atomic_folder, read_json
+from core.files import atomic_folder, read_json, require_free
 
 URL = "http://cs231n.stanford.edu/coco_captioning.zip"
 ARCHIVE_NAME = "coco_captioning.zip"
@@ -162,8 +162,7 @@ def main() -> None:
     parser.add_argument("--url", default=URL, help="another address of the archive")
     options = parser.parse_args()
     folder = Path(options.out)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"--out {folder}: is not empty; remove it or choose another folder")
+    require_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     archive = Path(options.archive) if options.archive else folder.parent / ARCHIVE_NAME
     if options.archive and not archive.is_file():

@@ -1,4 +1,4 @@
-"""The data layout: the published archive loads as it is, and what is wrong with a folder is named."""
+"""The data layout: the published archive loads as it is; what is wrong with a folder is named."""
 
 from __future__ import annotations
 

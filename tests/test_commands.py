@@ -321,7 +321,7 @@ def test_published_features_cannot_caption_a_photo(command, refuses, tmp_path):
     options = ["--model", "rnn", "--data", folder, "--num_epochs", 1, "--out", "run"]
     code, _, error = command("training.py", *options)
     assert code == 0, error
-    code, out, error = command("inference.py", "--checkpoint", "run")
+    code, _, error = command("inference.py", "--checkpoint", "run")
     assert code == 0, error
     Image.new("RGB", (50, 50)).save(tmp_path / "p.png")
     refuses(

@@ -171,6 +171,6 @@ def test_the_folder_is_taken(refuses, archive, tmp_path):
         tmp_path / "coco",
         "--archive",
         archive,
-        says=("is not empty",),
+        says=("is there already",),
     )
     refuses("datasets.fetch_coco", "--archive", "no.zip", "--out", tmp_path / "d", says=("no.zip",))

@@ -13,7 +13,8 @@ from PIL import Image
 from core import shapes
 from core.coco_utils import decode_captions, load_coco_data
 from core.encoders import Extractor
-from core.shapes import COLOURS, KINDS, RADII, Shape, caption_is_true
+from core.scenes import COLOURS, KINDS, RADII, Shape, draw_scene
+from core.shapes import caption_is_true
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +209,7 @@ def test_wrong_captions(caption):
 def test_a_caption_of_another_picture_is_seldom_true(seed):
     """Whatever is described, changing every colour makes every caption false."""
     rng = np.random.default_rng(seed)
-    scene = shapes.draw_scene(rng)
+    scene = draw_scene(rng)
     names = list(COLOURS)
     other = tuple(
         Shape(s.kind, names[(names.index(s.colour) + 1) % 5], s.size, s.x, s.y, s.radius)

@@ -233,7 +233,10 @@ def assert_same_run(one, two):
                 np.testing.assert_array_equal(value, b.optimizer[key][entry])
         for key in ("shuffling", "dropout", "loss_history", "epoch"):
             assert a.training.get(key) == b.training.get(key)
-    rows = [[json.loads(line) for line in open(run / "metrics.jsonl")] for run in (one, two)]
+    rows = [
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (one, two)
+    ]
     for a, b in zip(*rows, strict=True):
         for key in ("epoch", "train_loss", "val_loss", "learning_rate"):
             assert a[key] == b[key]

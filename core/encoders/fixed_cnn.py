@@ -1,7 +1,7 @@
 """A small CNN that nobody trained: its filters are written down.
 
-It plays the part of a pretrained encoder for the embedded pictures, in NumPy, so that the first steps
-need neither PyTorch nor a download. Layer by layer::
+It plays the part of a pretrained encoder for the embedded pictures, in NumPy, so that the first
+steps need neither PyTorch nor a download. Layer by layer::
 
     colours      1 x 1 convolution and softmax: which colour of the palette is this pixel?
     silhouettes  13 x 13 convolution, at half the size: how well does this colour fill the outline
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from core.shapes import COLOURS, IMAGE_SIZE, KINDS, RADII, silhouette
+from core.scenes import COLOURS, IMAGE_SIZE, KINDS, RADII, silhouette
 
 Array = np.ndarray
 
@@ -30,8 +30,8 @@ def grid_features(images: Array) -> Array:
     Inputs:
     - images: (N, 64, 64, 3) uint8
 
-    Returns (N, 64, C) float32; cells in reading order. The channels are the responses to each colour,
-    kind and size, the share of each colour in the cell, and the cell's position.
+    Returns (N, 64, C) float32; cells in reading order. The channels are the responses to each
+    colour, kind and size, the share of each colour in the cell, and the cell's position.
 
     Raises ValueError for pictures of another size.
     """

@@ -51,5 +51,5 @@ class SqueezeNet(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(), nn.Conv2d(512, 1000, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, 224, 224) normalised pictures -> (N, 512): ``features.12`` averaged over 13 x 13."""
+        """(N, 3, 224, 224) normalised pictures -> (N, 512): the mean of ``features.12``."""
         return self.features(x).mean(dim=(2, 3))

@@ -36,6 +36,6 @@ class VGG16(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, 224, 224) normalised pictures -> fc7, (N, 4096): the second hidden layer, after ReLU."""
+        """(N, 3, 224, 224) normalised pictures -> (N, 4096): fc7, after its ReLU."""
         x = self.features(x).flatten(1)
         return self.classifier[:6](x)

@@ -1,8 +1,8 @@
 """A captioner with a recurrent decoder: vanilla RNN or LSTM over one feature vector per image.
 
 The image sets the first hidden state; each step reads the word before and scores the next one
-(Vinyals et al., "Show and Tell", CVPR 2015; Karpathy and Fei-Fei, CVPR 2015). Builds on the layers of
-``core/rnn_layers.py``.
+(Vinyals et al., "Show and Tell", CVPR 2015; Karpathy and Fei-Fei, CVPR 2015). Builds on the layers
+of ``core/rnn_layers.py``.
 """
 
 from __future__ import annotations
@@ -186,13 +186,13 @@ class CaptioningRNN:
     # -- one word at a time, for core/decoding.py ---------------------------------------------
 
     def begin(self, features: Array) -> tuple[Array, Array]:
-        """Encodes images, (N, D) features -> state (h, c), each (N, H); a vanilla RNN leaves c at 0."""
+        """Encodes images: (N, D) features -> the state h, c, each (N, H); an RNN leaves c at 0."""
         features = self._checked_features(features)
         h, _ = affine_forward(features, self.params["W_proj"], self.params["b_proj"])
         return h, np.zeros_like(h)
 
     def step(self, state: tuple[Array, Array], tokens: Array) -> tuple[Array, tuple[Array, Array]]:
-        """Reads one word a row, (N,) ids -> log-probabilities (N, V) of the next word, and the state."""
+        """Reads one word a row: (N,) ids -> log-probabilities (N, V) of the next, and the state."""
         p = self.params
         h, c = state
         words, _ = word_embedding_forward(tokens, p["W_embed"])
