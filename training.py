@@ -16,10 +16,10 @@ from core.command_line import (
     dropout_rate,
     fraction,
     non_negative_float,
+    non_negative_int,
     positive_float,
     positive_int,
     run_command,
-    seed_int,
 )
 
 # What a run was made with is what it goes on with, but for these.
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--hidden_dim", positive_int, "width of the hidden state", metavar="H")
     option("--patience", positive_int, "stop after E epochs without a better score", metavar="E")
     option("--dtype", str, "of all computation", choices=["float32", "float64"])
-    option("--seed", seed_int, "of samples, parameters, shuffling and dropout", metavar="S")
+    option("--seed", non_negative_int, "of samples, parameters, shuffling and dropout", metavar="S")
     option("--out", str, "run folder (default: runs/MODEL)", metavar="DIR")
     parser.add_argument(
         "--no_pca",

@@ -20,12 +20,17 @@ class ArgumentParser(argparse.ArgumentParser):
     """An ``argparse`` parser whose errors are one line (``--help`` shows the usage)."""
 
     def __init__(self, **options):
-        super().__init__(
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **options
-        )
+        super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message}; see {self.prog} --help")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of an option, where it has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def fail(message: str) -> NoReturn:
@@ -56,7 +61,7 @@ def positive_int(text: str) -> int:
     return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
 
 
-def seed_int(text: str) -> int:
+def non_negative_int(text: str) -> int:
     """Option type: a whole number of at least 0."""
     return _number(text, int, lambda value: value >= 0, "a whole number of at least 0")
 

@@ -15,12 +15,6 @@ import numpy as np
 Array = np.ndarray
 
 
-def log_softmax(scores: Array) -> Array:
-    """``log(softmax(scores))`` over the last axis, without overflow."""
-    shifted = scores - scores.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
 def greedy(model, features: Array, max_length: int = 30) -> Array:
     """The most probable word at every step, until <END>.
 
@@ -44,8 +38,9 @@ def greedy(model, features: Array, max_length: int = 30) -> Array:
     state = model.begin(features)
     for t in range(max_length):
         log_probs, state = model.step(state, tokens)
-        log_probs[:, never] = -np.inf
-        tokens = log_probs.argmax(axis=1)
+        allowed = log_probs.copy()
+        allowed[:, never] = -np.inf
+        tokens = allowed.argmax(axis=1)
         captions[rows, t] = tokens
         goes_on = np.flatnonzero(tokens != model.end)
         if len(goes_on) == 0:

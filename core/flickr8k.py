@@ -28,10 +28,10 @@ import numpy as np
 from core.command_line import (
     ArgumentParser,
     fraction,
+    non_negative_int,
     positive_int,
     progress,
     run_command,
-    seed_int,
 )
 
 Array = np.ndarray
@@ -342,11 +342,11 @@ def main() -> None:
         "--weights", required=True, metavar="FILE", help="a state dict, 'download' or 'random'"
     )
     parser.add_argument(
-        "--pca", type=seed_int, default=512, metavar="K", help="components; 0: none"
+        "--pca", type=non_negative_int, default=512, metavar="K", help="components; 0: none"
     )
     parser.add_argument("--min_count", type=positive_int, default=5, help="rarer words are <UNK>")
     parser.add_argument("--fraction", type=fraction, default=1.0, help="part of the images to take")
-    parser.add_argument("--seed", type=seed_int, default=0, help="of a random split")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="of a random split")
     options = parser.parse_args()
     done = prepare(
         options.root,

@@ -37,7 +37,7 @@ class Case:
     - outputs: names of the outputs that get an upstream gradient; () when the function returns a
       loss together with its gradients
     - run: (functions by name, inputs, upstream gradients or None) -> (outputs, gradients);
-      the gradients are None when upstream is None
+      without upstream only the outputs matter
     - torch: (inputs as tensors) -> outputs as tensors, written independently
     - gates: whether the last axis of the weights holds the gates of an LSTM, for the hints
     """
@@ -128,7 +128,7 @@ def _make_temporal_affine(rng, N, T, D, V):
     return _normal(rng, x=(N, T, D), w=(D, V), b=(V,))
 
 
-def mask_with_gaps(rng, N: int, T: int) -> np.ndarray:
+def _mask_with_gaps(rng, N: int, T: int) -> np.ndarray:
     """A boolean (N, T) mask with holes and, where N > 1, a row with no True at all."""
     mask = rng.random((N, T)) < 0.7
     mask[:, 0] = True
@@ -143,7 +143,7 @@ def _make_temporal_softmax_loss(rng, N, T, V):
     return {
         "x": rng.standard_normal((N, T, V)),
         "y": rng.integers(0, V, size=(N, T)),
-        "mask": mask_with_gaps(rng, N, T),
+        "mask": _mask_with_gaps(rng, N, T),
     }
 
 

@@ -20,14 +20,13 @@ import itertools
 import json
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
-from core.command_line import ArgumentParser, run_command, seed_int
+from core.command_line import ArgumentParser, non_negative_int, run_command
 from core.gradient_cases import CASES, Case, our_function
 
 Array = np.ndarray
@@ -88,12 +87,12 @@ def eval_numerical_gradient_array(
     return eval_numerical_gradient(lambda x: np.sum(f(x) * df), x, h=h)
 
 
-def relative_error(got: Array, expected: Array) -> float:
-    """``|got - expected| / |expected|`` in the Euclidean norm; 0 when both are 0."""
+def relative_error(got: Array, expected: Array, floor: float = 0.0) -> float:
+    """``|got - expected| / max(|expected|, floor)`` in the Euclidean norm; 0 when both are equal."""
     difference = float(np.linalg.norm(np.asarray(got) - np.asarray(expected)))
     if difference == 0:
         return 0.0
-    return difference / max(float(np.linalg.norm(expected)), 1e-300)
+    return difference / max(float(np.linalg.norm(expected)), floor, 1e-300)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -142,56 +141,78 @@ def check_case(
     drawn = rng.permutation(np.arange(3, 3 + len(case.sizes))).tolist()
     inputs = case.make(rng, **{**dict(zip(case.sizes, drawn, strict=True)), **sizes})
     functions = _Functions(functions or {})
+    rows: list[Row] = []
     try:
-        return _compare(case, rng, functions, inputs)
+        for row in _compare(case, rng, functions, inputs):
+            rows.append(row)
     except ImplementationError as error:
-        return [Row(case.name, "-", None, None, False, str(error))]
+        rows.append(Row(case.name, "-", None, None, False, str(error)))
+    return rows
 
 
-def _compare(case: Case, rng, functions, inputs: dict) -> list[Row]:
+def _compare(case: Case, rng, functions: _Functions, inputs: dict) -> Iterator[Row]:
     torch_outputs, upstream, torch_gradients = _autograd(case, inputs, rng)
+    named_upstream = {f"d{name}": dout for name, dout in zip(case.outputs, upstream, strict=False)}
+    before = {name: np.array(value) for name, value in {**inputs, **named_upstream}.items()}
+
     outputs, _ = case.run(functions, inputs, None)
-    rows = []
+    _refuse_writes(case, {**inputs, **named_upstream}, before)
     for name, out, expected in zip(case.outputs or ("loss",), outputs, torch_outputs, strict=True):
-        _check_array(out, expected.shape, case.functions[0], name)
+        if malformed := _malformed(out, expected.shape):
+            raise ImplementationError(f"{case.functions[0]} returned {malformed} for {name}")
         error = relative_error(out, expected)
         passed = error <= TORCH_TOLERANCE
         problem = None if passed else "the forward pass itself differs" + _worst(out, expected)
-        rows.append(Row(case.name, name, None, error, passed, problem))
+        yield Row(case.name, name, None, error, passed, problem)
+    if functions.forward_only(case):
+        return
 
-    before = {name: np.array(value) for name, value in inputs.items()}
-    kept_upstream = [np.array(dout) for dout in upstream]
     _, gradients = case.run(functions, inputs, upstream)
-    written = [name for name, value in before.items() if not np.array_equal(inputs[name], value)]
-    written += [
-        f"d{name}"
-        for name, dout, kept in zip(case.outputs, upstream, kept_upstream, strict=False)
-        if not np.array_equal(dout, kept)
-    ]
+    _refuse_writes(case, {**inputs, **named_upstream}, before)
+
+    def objective(_):
+        outputs, _ = case.run(functions, inputs, None)
+        return sum(np.sum(out * dout) for out, dout in zip(outputs, upstream, strict=True))
+
+    # A gradient that is 0 but for rounding is measured against the others.
+    floor = 1e-4 * max(float(np.linalg.norm(g)) for g in torch_gradients.values())
+    for name, got in zip(case.differentiable, gradients, strict=True):
+        if malformed := _malformed(got, inputs[name].shape):
+            problem = f"{case.functions[-1]} returned {malformed} for d{name}"
+            yield Row(case.name, f"d{name}", None, None, False, problem)
+            continue
+        expected = torch_gradients[name]
+        numerical = eval_numerical_gradient(objective, inputs[name])
+        difference_error = relative_error(got, numerical, floor)
+        torch_error = relative_error(got, expected, floor)
+        # not (a > b) would let NaN through
+        passed = difference_error <= DIFFERENCE_TOLERANCE and torch_error <= TORCH_TOLERANCE
+        problem = None
+        if not passed:
+            problem = diagnose(got, expected, gates=case.gates) + _worst(got, expected)
+        yield Row(case.name, f"d{name}", difference_error, torch_error, passed, problem)
+
+
+def _refuse_writes(case: Case, arrays: dict, before: dict) -> None:
+    written = [name for name in before if not np.array_equal(arrays[name], before[name])]
     if written:
         raise ImplementationError(
             f"{' or '.join(case.functions)} writes into {', '.join(written)}: "
             "the caller's arrays must stay as they are; work on a copy"
         )
 
-    def objective(_):
-        outputs, _ = case.run(functions, inputs, None)
-        return sum(np.sum(out * dout) for out, dout in zip(outputs, upstream, strict=True))
 
-    for name, got in zip(case.differentiable, gradients, strict=True):
-        _check_array(got, inputs[name].shape, case.functions[-1], f"d{name}")
-        numerical = eval_numerical_gradient(objective, inputs[name])
-        expected = torch_gradients[name]
-        difference_error = relative_error(got, numerical)
-        torch_error = relative_error(got, expected)
-        # not (a > b) would let NaN through
-        passed = difference_error <= DIFFERENCE_TOLERANCE and torch_error <= TORCH_TOLERANCE
-        problem = None
-        if not passed:
-            hint = diagnose(got, expected, gates=case.gates)
-            problem = f"{hint}{_worst(got, expected)}"
-        rows.append(Row(case.name, f"d{name}", difference_error, torch_error, passed, problem))
-    return rows
+def _malformed(got, shape: tuple) -> str | None:
+    """What is wrong with a value that should be an array of floating-point numbers, or None."""
+    if got is None:
+        return "None (is it computed yet?)"
+    if not isinstance(got, np.ndarray | np.generic | float):
+        return f"a {type(got).__name__}, expected a NumPy array,"
+    if np.shape(got) != tuple(shape):
+        return f"shape {np.shape(got)}, expected {tuple(shape)},"
+    if not np.issubdtype(np.asarray(got).dtype, np.floating):
+        return f"{np.asarray(got).dtype} numbers, expected floating-point ones,"
+    return None
 
 
 def _autograd(case: Case, inputs: dict, rng) -> tuple[list[Array], list[Array], dict[str, Array]]:
@@ -218,18 +239,6 @@ def _autograd(case: Case, inputs: dict, rng) -> tuple[list[Array], list[Array], 
             for name, gradient in zip(case.differentiable, gradients, strict=True)
         },
     )
-
-
-def _check_array(got, shape: tuple, function: str, name: str) -> None:
-    if got is None:
-        raise ImplementationError(f"{function} returned None for {name}; is it computed yet?")
-    found = np.shape(got)
-    if found != tuple(shape):
-        raise ImplementationError(f"{function} returned {name} of shape {found}, expected {shape}")
-    if not np.issubdtype(np.asarray(got).dtype, np.floating):
-        raise ImplementationError(
-            f"{function} returned {name} that holds no floating-point numbers"
-        )
 
 
 def _worst(got: Array, expected: Array) -> str:
@@ -265,9 +274,9 @@ def diagnose(got: Array, expected: Array, gates: bool = False) -> str:
         return "has the wrong sign"
     ratio = float(np.vdot(expected, got) / np.vdot(expected, expected))
     if same(got, ratio * expected):
-        if ratio == round(ratio, 9):
-            return f"is {ratio:g} times too large: is a term counted twice, or a mean a sum?"
-        return f"is {ratio:.4g} times the right value: a constant factor (averaged over the batch?)"
+        if ratio > 1:
+            return f"is {ratio:.4g} times too large: is a term counted twice, or a mean a sum?"
+        return f"is {ratio:.4g} times the right value: a factor lost, or a sum averaged?"
     if expected.ndim == 2 and expected.shape[0] == expected.shape[1] and same(got, expected.T):
         return "is transposed: check the order and the .T of the product"
     wrong = ~np.isclose(got, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
@@ -320,6 +329,10 @@ class _Functions(dict):
     def __missing__(self, name: str) -> Callable:
         return our_function(name)
 
+    def forward_only(self, case: Case) -> bool:
+        """Whether the forward of a pair is given without its backward: nothing reads its cache."""
+        return case.functions[0] in self and case.functions[-1] not in self
+
     def call(self, name: str, *arguments, returns: int | None = None, **options):
         """Calls a function by its name; ``returns`` is how many values it must give back."""
         return self.guard(name, self[name], *arguments, returns=returns, **options)
@@ -333,7 +346,11 @@ class _Functions(dict):
         try:
             result = function(*arguments, **options)
         except Exception as error:
-            raise ImplementationError(f"{name} raised {_sentence(error)}") from error
+            message = f"{name} raised {_sentence(error)}"
+            forward = name.replace("_backward", "_forward")
+            if forward != name and forward not in self:
+                message += f"; the cache that it got is that of core's {forward}, see its docstring"
+            raise ImplementationError(message) from error
         if returns is not None:
             if result is None:
                 raise ImplementationError(f"{name} returned None; does it end with a return?")
@@ -367,10 +384,10 @@ def load_implementation(path: str | Path) -> dict[str, Callable]:
     spec = importlib.util.spec_from_file_location("learner_implementation", path)
     if spec is None:
         raise ValueError(f"{path}: not a Python file; --impl takes a name that ends in .py")
-    module = ModuleType(spec.name)
-    module.__file__ = str(path)
-    # As for a script, files beside it can be imported.
-    sys.path.insert(0, str(path.resolve().parent))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    search_path = sys.path.copy()
+    sys.path.insert(0, str(path.resolve().parent))  # as for a script: files beside it are found
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
@@ -378,7 +395,7 @@ def load_implementation(path: str | Path) -> dict[str, Callable]:
     except (Exception, SystemExit) as error:
         raise ValueError(f"{path}: could not be imported: {_sentence(error)}") from error
     finally:
-        sys.path.pop(0)
+        sys.path[:] = search_path
     return {
         name: value
         for name, value in vars(module).items()
@@ -395,12 +412,14 @@ def main() -> int:
     parser.add_argument(
         "--impl", metavar="FILE.py", help="check the functions of this file instead"
     )
-    parser.add_argument("--seed", type=seed_int, default=0, help="seed of the random inputs")
+    parser.add_argument(
+        "--seed", type=non_negative_int, default=0, help="seed of the random inputs"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
 
     chosen = [cases[arguments.layer]] if arguments.layer else list(CASES)
-    functions, skipped, ignored = {}, [], []
+    functions, forward_only, skipped, ignored = {}, [], [], []
     if arguments.impl:
         functions = load_implementation(arguments.impl)
         known = {name for case in CASES for name in case.functions}
@@ -408,6 +427,7 @@ def main() -> int:
         ignored = sorted(functions.keys() - known)
         functions = {name: functions[name] for name in functions.keys() & known}
         chosen = [case for case in chosen if case.name not in skipped]
+        forward_only = [case.name for case in chosen if _Functions(functions).forward_only(case)]
         if not chosen:
             raise ValueError(
                 f"{arguments.impl}: defines none of the functions to check; "
@@ -428,7 +448,8 @@ def main() -> int:
     if arguments.json:
         report = {
             "passed": not failed,
-            "rows": [asdict(row) for row in rows],
+            "rows": [{k: _no_nan(v) for k, v in asdict(row).items()} for row in rows],
+            "forward_only": forward_only,
             "skipped": skipped,
             "ignored": ignored,
         }
@@ -438,6 +459,8 @@ def main() -> int:
     print()
     if arguments.impl:
         print(f"replaced by {arguments.impl}: {', '.join(sorted(functions))}")
+        if forward_only:
+            print(f"forward only, {arguments.impl} has no backward: {', '.join(forward_only)}")
         if skipped:
             print(f"skipped, not in {arguments.impl}: {', '.join(skipped)}")
         if ignored:
@@ -458,6 +481,11 @@ def main() -> int:
         f"(limit {TORCH_TOLERANCE:g})"
     )
     return 0
+
+
+def _no_nan(value):
+    """JSON knows no NaN and no infinity."""
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _print_rows(rows: list[Row], header: bool) -> None:

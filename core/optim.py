@@ -89,7 +89,8 @@ def adamw(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]
     """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019, algorithm 2).
 
     ``w`` shrinks by the factor ``1 - learning_rate * weight_decay``, then takes the step of Adam;
-    the decay does not pass through the means m and v.
+    the decay does not pass through the means m and v. (The paper's factor leaves the learning rate
+    out; this is PyTorch's.)
 
     config: as for ``adam``, and weight_decay (1e-2).
     """

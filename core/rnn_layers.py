@@ -73,11 +73,11 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, tuple]:
     """Looks up the vector of each word: ``out[n, t] = W[x[n, t]]``.
 
     Inputs:
-    - x: (N, T) integer word ids, each in 0 .. V-1
+    - x: (N, T), or any shape, of integer word ids in 0 .. V-1
     - W: (V, D) one vector per word
 
     Returns:
-    - out: (N, T, D)
+    - out: (N, T, D), the shape of x and D
     - cache: (x, W)
 
     Raises ValueError for an id outside 0 .. V-1 (NumPy would read -1 as the last word) and
@@ -92,7 +92,7 @@ def word_embedding_backward(dout: Array, cache: tuple) -> Array:
     """Undoes ``word_embedding_forward``: each word collects the gradient of all its uses.
 
     Inputs:
-    - dout: (N, T, D)
+    - dout: (N, T, D), the shape of out
     - cache: from ``word_embedding_forward``
 
     Returns:
@@ -106,9 +106,11 @@ def word_embedding_backward(dout: Array, cache: tuple) -> Array:
     # The same as np.add.at(dW, x, dout), a few times faster: sorted by word, the uses of one word
     # stand together, and reduceat sums each such run of rows.
     order = np.argsort(ids, kind="stable")
-    words, starts = np.unique(ids[order], return_index=True)
+    sorted_ids = ids[order]
+    starts = np.flatnonzero(np.diff(sorted_ids, prepend=-1))  # where another word begins
     # out[n, t] = W[x[n, t]]
-    dW[words] = np.add.reduceat(dout.reshape(ids.size, -1)[order], starts, axis=0)
+    uses = dout.reshape(ids.size, -1)[order]
+    dW[sorted_ids[starts]] = np.add.reduceat(uses, starts, axis=0)
     return dW
 
 
@@ -436,6 +438,16 @@ def temporal_affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, A
     return dx, dw, db
 
 
+def log_softmax(scores: Array) -> Array:
+    """``log(softmax(scores))`` over the last axis.
+
+    The largest score is subtracted first, so no exponential overflows, and no probability of 0
+    meets a logarithm.
+    """
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
 def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False):
     """Softmax cross-entropy of a batch of sequences, summed over time, averaged over the batch::
 
@@ -454,9 +466,8 @@ def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False
 
     Raises ValueError when an id that counts lies outside 0 .. V-1.
 
-    The gradient of the fused pair is ``softmax(x) - onehot(y)`` (Bishop, PRML 2006, eq. 4.109).
-    Log-softmax subtracts the largest score first, so no exponential overflows and no probability
-    of 0 meets a logarithm. Positions that do not count are never computed.
+    The gradient of the fused pair is ``softmax(x) - onehot(y)`` (Bishop, PRML 2006, section 4.3.4).
+    Positions that do not count are never computed.
     """
     N, T, V = x.shape
     weights = np.asarray(mask).reshape(N * T).astype(x.dtype)
@@ -465,15 +476,12 @@ def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False
     _check_word_ids(targets, V, "y")
     weights = weights[rows]
 
-    scores = x.reshape(N * T, V)[rows]  # a copy: fancy indexing
-    scores -= scores.max(axis=1, keepdims=True)
-    probabilities = np.exp(scores)
-    totals = probabilities.sum(axis=1, keepdims=True)
-    log_likelihood = scores[np.arange(len(rows)), targets] - np.log(totals[:, 0])
-    loss = x.dtype.type(-np.sum(weights * log_likelihood) / N)
+    log_probs = log_softmax(x.reshape(N * T, V)[rows])
+    right = np.arange(len(rows)), targets
+    loss = x.dtype.type(-np.sum(weights * log_probs[right]) / N)
 
-    dscores = np.divide(probabilities, totals, out=probabilities)
-    dscores[np.arange(len(rows)), targets] -= 1
+    dscores = np.exp(log_probs)
+    dscores[right] -= 1
     dscores *= weights[:, None] / N
     dx = np.zeros((N * T, V), dtype=x.dtype)
     dx[rows] = dscores

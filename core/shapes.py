@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.command_line import ArgumentParser, progress, run_command, seed_int
+from core.command_line import ArgumentParser, non_negative_int, progress, run_command
 from core.scenes import COLOURS, KINDS, RADII, Shape, draw_scene, relations, render
 
 Array = np.ndarray
@@ -290,7 +290,9 @@ def load_scenes(folder: str | Path, split: str) -> list[tuple[Shape, ...]]:
 def main() -> None:
     parser = ArgumentParser(prog="python -m core.shapes", description=__doc__.split("\n")[0])
     parser.add_argument("--out", metavar="DIR", default=str(DEFAULT_FOLDER), help="data folder")
-    parser.add_argument("--seed", type=seed_int, default=0, help="another seed, other pictures")
+    parser.add_argument(
+        "--seed", type=non_negative_int, default=0, help="another seed, other pictures"
+    )
     arguments = parser.parse_args()
     print(f"pictures and captions of shapes: {prepare(arguments.out, arguments.seed)}")
 

@@ -17,7 +17,8 @@ def dropout_forward(x: Array, p: float, rng: np.random.Generator, train: bool = 
     Inputs:
     - x: array of any shape
     - p: probability to DROP an entry, 0 <= p < 1
-    - rng: draws the mask; untouched when nothing is dropped
+    - rng: draws the mask: an entry is dropped where ``rng.random(x.shape, dtype=np.float32) < p``;
+      untouched when nothing is dropped
     - train: False (inference) passes x through
 
     Returns:

@@ -179,7 +179,8 @@ def test_every_parameter_of_a_model_must_have_a_gradient():
             return loss, grads
 
     wrong = wrong_rows(BY_NAME["captioning_lstm"], {"CaptioningRNN": Forgetful})
-    assert "None for db_proj" in wrong[0].problem
+    assert "None (is it computed yet?) for db_proj" in wrong[0].problem
+    assert len(wrong) == 1
 
 
 # ---------------------------------------------------------------------------------------------
@@ -205,7 +206,9 @@ def test_hints_name_the_mistake():
         (np.ones(3), np.zeros(3), False, "should be all zeros"),
         (-square, square, False, "wrong sign"),
         (2 * square, square, False, "2 times too large"),
-        (square / 7, square, False, "averaged over the batch"),
+        (square / 7, square, False, "a sum averaged"),
+        (square / 4, square, False, "0.25 times the right value"),
+        (-2 * square, square, False, "-2 times the right value"),
         (square.T, square, False, "transposed"),
         (np.roll(wide, 2, axis=1), wide, True, "gates swapped"),
         (gate, wide, True, "gate f alone"),
@@ -315,7 +318,53 @@ LEARNERS = {
     "returns None": ("def affine_forward(x, w, b):\n    pass", "affine_forward returned None"),
     "None gradient": (
         "def affine_backward(dout, cache):\n    x, w = cache\n    return None, w, w[0]",
-        "affine_backward returned None for dx",
+        "affine_backward returned None (is it computed yet?) for dx",
+    ),
+    "list for an array": (
+        "def affine_backward(dout, cache):\n    return [1.0], dout, dout",
+        "affine_backward returned a list, expected a NumPy array, for dx",
+    ),
+    "forward alone, with its own cache": (
+        """
+        import numpy as np
+        def rnn_step_forward(x, prev_h, Wx, Wh, b):
+            return np.tanh(x @ Wx - prev_h @ Wh + b), None
+        """,
+        "next_h the forward pass itself differs",
+    ),
+    "backward alone, with another cache": (
+        "def rnn_step_backward(dnext_h, cache):\n    x, h = cache",
+        "the cache that it got is that of core's rnn_step_forward",
+    ),
+    "forward that writes": (
+        """
+        import numpy as np
+        def affine_forward(x, w, b):
+            np.abs(b, out=b)
+            return x.reshape(len(x), -1) @ w + b, (x, w)
+        """,
+        "writes into b",
+    ),
+    "averaged over the batch": (
+        """
+        from core.rnn_layers import affine_backward as ours
+        def affine_backward(dout, cache):
+            dx, dw, db = ours(dout, cache)
+            return dx, dw / len(dout), db
+        """,
+        "affine: dw is 0.",
+    ),
+    "a dataclass and future annotations": (
+        """
+        from __future__ import annotations
+        from dataclasses import dataclass
+        @dataclass
+        class Cache:
+            x: int
+        def affine_backward(dout, cache):
+            return dout
+        """,
+        "affine_backward returned 1 values, expected 3",
     ),
     "too few gradients": (
         "def affine_backward(dout, cache):\n    return dout, dout",
@@ -323,7 +372,7 @@ LEARNERS = {
     ),
     "wrong shape": (
         "def affine_backward(dout, cache):\n    return dout, dout, dout",
-        "affine_backward returned dx of shape",
+        "affine_backward returned shape",
     ),
     "writes into its argument": (
         """
@@ -380,8 +429,10 @@ def test_a_right_file_passes_and_the_rest_is_listed(command, tmp_path):
     assert "skipped, not in" in out
     assert "lstm" in out.split("skipped")[1]
     assert "ignored, not a known name: helper" in out
+    assert "forward only, " in out
     code, out, _ = command("core.gradient_check", "--impl", path, "--json")
     assert json.loads(out)["ignored"] == ["helper"]
+    assert json.loads(out)["forward_only"] == ["affine"]
 
 
 @pytest.mark.parametrize(

@@ -38,15 +38,16 @@ def fit_pca(x: Array, width: int) -> PCA:
     - x: (n, D) one row a sample
     - width: K, number of components
 
-    Raises ValueError when there are fewer samples, or fewer columns, than components.
+    Raises ValueError when there are not more samples than components (n samples less their mean
+    span n - 1 dimensions), or fewer columns.
 
     The sign of each component is chosen so that its largest entry is positive: an eigenvector is
     known up to its sign, and a rerun should give the same features.
     """
     n, D = x.shape
-    if not 1 <= width <= min(n, D):
+    if not 1 <= width <= min(n - 1, D):
         raise ValueError(
-            f"PCA to {width} components needs at least as many samples and columns, "
+            f"PCA to {width} components needs more samples than that, at least as wide, "
             f"found {n} samples of width {D}; use more images or fewer components"
         )
     mean = x.mean(axis=0, dtype=np.float64)

@@ -1,6 +1,7 @@
 """The captioning models, hand-written in NumPy."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -8,7 +9,10 @@ from core.models.captioning_rnn import CaptioningRNN
 
 __all__ = ["MODELS", "CaptioningRNN", "build_model"]
 
-MODELS = {"rnn": CaptioningRNN, "lstm": CaptioningRNN}
+MODELS = {
+    "rnn": partial(CaptioningRNN, cell_type="rnn"),
+    "lstm": partial(CaptioningRNN, cell_type="lstm"),
+}
 
 
 def build_model(

@@ -1,8 +1,9 @@
 """A captioner with a recurrent decoder: vanilla RNN or LSTM over one feature vector per image.
 
-The image sets the first hidden state; each step reads the word before and scores the next one
-(Vinyals et al., "Show and Tell", CVPR 2015; Karpathy and Fei-Fei, CVPR 2015). Builds on the layers
-of ``core/rnn_layers.py``.
+The image sets the first hidden state; each step reads the word before and scores the next one: the
+"init-inject" model of Tanti, Gatt and Camilleri (Natural Language Engineering, 2018), and that of
+Stanford's course CS231n. ("Show and Tell", CVPR 2015, feeds the image as a first word instead.)
+Builds on the layers of ``core/rnn_layers.py``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from core import decoding
 from core.rnn_layers import (
     affine_backward,
     affine_forward,
+    log_softmax,
     lstm_backward,
     lstm_forward,
     lstm_step_forward,
@@ -109,19 +111,6 @@ class CaptioningRNN:
     def _normal(self, rows: int, columns: int, scale: float) -> Array:
         return (scale * self.rng.standard_normal((rows, columns))).astype(self.dtype)
 
-    @property
-    def config(self) -> dict:
-        """What rebuilds this model from its vocabulary: the other arguments of the constructor."""
-        D, H = self.params["W_proj"].shape
-        return {
-            "input_dim": D,
-            "wordvec_dim": self.params["W_embed"].shape[1],
-            "hidden_dim": H,
-            "cell_type": self.cell_type,
-            "dtype": self.dtype.name,
-            "dropout": self.dropout,
-        }
-
     def loss(self, features: Array, captions: Array) -> tuple[float, dict[str, Array]]:
         """The training loss of a batch, and the gradient of every parameter. Drops out.
 
@@ -152,7 +141,7 @@ class CaptioningRNN:
         return loss, grads
 
     def evaluate(self, features: Array, captions: Array) -> float:
-        """The loss of a batch as ``loss`` defines it, without dropout and without gradients."""
+        """The loss of a batch as ``loss`` defines it, without dropout and the backward pass."""
         return self._forward(features, captions, train=False)[0]
 
     def _forward(self, features: Array, captions: Array, train: bool):
@@ -201,7 +190,7 @@ class CaptioningRNN:
         else:
             h, c, _ = lstm_step_forward(words, h, c, p["Wx"], p["Wh"], p["b"])
         scores, _ = affine_forward(h, p["W_vocab"], p["b_vocab"])
-        return decoding.log_softmax(scores), (h, c)
+        return log_softmax(scores), (h, c)
 
     def select(self, state: tuple[Array, Array], rows: Array) -> tuple[Array, Array]:
         """The state of the given rows, in that order; a row may be repeated."""
