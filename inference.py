@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.command_line import ArgumentParser, positive_int, progress, run_command
+from core.runs import MODEL_NAMES, find_checkpoint, load_data
 
 _BATCH = 256
 _SHOWN_WITHOUT_FILE = 10  # images of a whole split, unless asked for more or for a file
@@ -35,7 +36,7 @@ class Item:
 def build_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(prog="inference.py", description="Caption images with a trained model.")
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--model", choices=["rnn", "lstm"], help="the run in runs/MODEL")
+    which.add_argument("--model", choices=MODEL_NAMES, help="the run in runs/MODEL")
     which.add_argument("--checkpoint", metavar="RUN_OR_FILE", help="a run folder or a .npz file")
     images = parser.add_mutually_exclusive_group()
     images.add_argument("--split", choices=["train", "val", "test"], help="images of the data set")
@@ -50,45 +51,28 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find_checkpoint(model: str | None, checkpoint: str | None) -> Path:
-    """The .npz file meant by --model or --checkpoint: of a run the best epoch."""
-    path = Path(checkpoint) if checkpoint else Path("runs") / str(model)
-    if path.is_dir():
-        if not (path / "best.npz").is_file():
-            raise FileNotFoundError(
-                f"{path / 'best.npz'}: no such checkpoint; the run has not finished an epoch yet"
-            )
-        return path / "best.npz"
-    if not path.exists():
-        name = model or "lstm"
-        raise FileNotFoundError(
-            f"{path}: no trained model there; first run: python training.py --model {name}"
-        )
-    return path
-
-
 def split_items(arguments, checkpoint) -> tuple[list[Item], object]:
     """The images of a split and their features, after checking that they fit the model."""
     import numpy as np
 
     from core.coco_utils import decode_captions, image_path
-    from training import load_data
 
     settings = dict(checkpoint.settings)
     if arguments.data:
         settings["data"] = arguments.data
     data = load_data(settings)
+    folder = data["source"]["folder"]
     if data["idx_to_word"] != checkpoint.idx_to_word:
         raise ValueError(
-            f"{data['folder']}: has another vocabulary ({len(data['idx_to_word'])} words) than the "
+            f"{folder}: has another vocabulary ({len(data['idx_to_word'])} words) than the "
             f"checkpoint ({len(checkpoint.idx_to_word)} words); give its own data with --data"
         )
-    check_extractor(data, checkpoint)
+    check_extractor(data["source"], checkpoint)
 
     overfit = settings["num_samples"] is not None
     split = arguments.split or ("train" if overfit else "val")
     if f"{split}_captions" not in data:
-        raise ValueError(f"--split {split}: {data['folder']} has no such split")
+        raise ValueError(f"--split {split}: {folder} has no such split")
     references: dict[int, list[str]] = {}
     captions = decode_captions(data[f"{split}_captions"], data["idx_to_word"])
     for image, caption in zip(data[f"{split}_image_idxs"].tolist(), captions, strict=True):
@@ -106,23 +90,23 @@ def split_items(arguments, checkpoint) -> tuple[list[Item], object]:
     return items, data[f"{split}_features"][np.array(chosen)]
 
 
-def check_extractor(data: dict, checkpoint) -> None:
+def check_extractor(source: dict, checkpoint) -> None:
     """Refuses features made in another way than those that the model was trained on."""
     import numpy as np
 
-    ours, theirs = checkpoint.extractor, data["extractor"]
+    ours, theirs = checkpoint.extractor, source["extractor"]
     if ours is None and theirs is None:
         return
     same = ours is not None and theirs is not None
     same = same and all(
         ours.get(key) == theirs.get(key) for key in ("encoder", "output", "preprocessing", "sha256")
     )
-    arrays, others = checkpoint.extractor_arrays, data["extractor_arrays"]
+    arrays, others = checkpoint.extractor_arrays, source["arrays"]
     if not (same and arrays.keys() == others.keys()) or not all(
         np.array_equal(arrays[name], others[name]) for name in arrays
     ):
         raise ValueError(
-            f"{data['folder']}: its features were not made by the extractor that the checkpoint "
+            f"{source['folder']}: its features were not made by the extractor that the checkpoint "
             "was trained with (encoder, preprocessing, weights or PCA differ); "
             "train again on this data"
         )

@@ -1,16 +1,18 @@
 """Trains a captioning model: minibatches, update rule, validation, checkpoints.
 
-The solver asks a model for ``loss(features, captions) -> loss, grads``, ``evaluate``, ``params``
-and ``rng``, and knows nothing else of it.
+The solver asks a model for ``loss(features, captions) -> loss, grads``, ``evaluate``, ``params``,
+``rng`` and ``null``, and knows nothing else of it.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +47,7 @@ class CaptioningSolver:
     - print_every: steps between updates of the figures beside the bar
     - rng: shuffles; ``default_rng(0)`` when None
     - run_folder: where checkpoints, ``metrics.jsonl`` and ``loss.png`` go; None writes nothing
-    - describe: () -> Checkpoint with what the solver does not know (vocabulary, extractor, ...);
+    - checkpoint: what the checkpoints say besides the training (model, vocabulary, extractor, ...);
       needed with run_folder
 
     After and during training:
@@ -74,7 +76,7 @@ class CaptioningSolver:
         print_every: int = 10,
         rng: np.random.Generator | None = None,
         run_folder: str | Path | None = None,
-        describe: Callable[[], Checkpoint] | None = None,
+        checkpoint: Checkpoint | None = None,
     ):
         if update_rule not in optim.RULES:
             expected = ", ".join(optim.RULES)
@@ -95,7 +97,7 @@ class CaptioningSolver:
         self.verbose, self.print_every = verbose, max(1, print_every)
         self.rng = rng if rng is not None else np.random.default_rng(0)
         self.run_folder = None if run_folder is None else Path(run_folder)
-        self.describe = describe
+        self.checkpoint = checkpoint
 
         self.epoch = 0
         self.loss_history: list[float] = []
@@ -118,7 +120,7 @@ class CaptioningSolver:
             disable=not on_terminal,
         )
         started, epochs_before = time.monotonic(), self.epoch
-        pictured = started
+        drawn = started
         with bar:
             while self.epoch < self.num_epochs and not self._out_of_patience():
                 row = self._train_epoch(bar)
@@ -134,9 +136,10 @@ class CaptioningSolver:
                     seconds = time.monotonic() - started
                     left = seconds / (self.epoch - epochs_before) * (self.num_epochs - self.epoch)
                     self._report(row, 0 if last else left, on_terminal, last)
-                if last or time.monotonic() - pictured > _SECONDS_BETWEEN_PICTURES:
+                if time.monotonic() - drawn > _SECONDS_BETWEEN_PICTURES:
                     self._draw()
-                    pictured = time.monotonic()
+                    drawn = time.monotonic()
+        self._draw()
         return self.history
 
     def _train_epoch(self, bar: tqdm) -> dict:
@@ -176,7 +179,7 @@ class CaptioningSolver:
         if not math.isfinite(loss):
             raise ValueError(
                 f"the loss is {loss} at step {len(self.loss_history) + 1}; "
-                "lower --learning_rate or set --clip_norm, then start again"
+                "lower learning_rate or set clip_norm, then start again"
             )
         if self.clip_norm is not None:
             grads, _ = optim.clip_gradient_norm(grads, self.clip_norm)
@@ -188,9 +191,14 @@ class CaptioningSolver:
         return loss
 
     def evaluate(self, split: str) -> float:
-        """The loss of a split in nats a token, without dropout."""
-        total_loss, total_tokens = 0.0, 0
-        for captions, features in minibatches(self.data, split, _EVALUATION_BATCH, self.model.null):
+        """The loss of a split in nats a token, without dropout.
+
+        On at most as many captions as are trained on, so that looking costs no more than training.
+        """
+        total_loss, total_tokens, most = 0.0, 0, len(self.data["train_captions"])
+        for captions, features in minibatches(
+            self.data, split, _EVALUATION_BATCH, self.model.null, most=most
+        ):
             total_loss += float(self.model.evaluate(features, captions)) * len(captions)
             total_tokens += self._count_tokens(captions)
         return total_loss / max(1, total_tokens)
@@ -225,31 +233,29 @@ class CaptioningSolver:
         if self.run_folder is None:
             return
         if self.best_epoch == self.epoch:
-            checkpoint = self._checkpoint()
-            checkpoint.optimizer, checkpoint.training = {}, {"epoch": self.epoch}
-            save_checkpoint(self.run_folder / "best.npz", checkpoint)
-        save_checkpoint(self.run_folder / "last.npz", self._checkpoint())
+            best = replace(
+                self.checkpoint, params=self.model.params, training={"epoch": self.epoch}
+            )
+            save_checkpoint(self.run_folder / "best.npz", best)
+        last = replace(
+            self.checkpoint,
+            params=self.model.params,
+            optimizer=self.optim_configs,
+            training={
+                "epoch": self.epoch,
+                "history": self.history,
+                "loss_history": self.loss_history,
+                "shuffling": self.rng.bit_generator.state,
+                "dropout": self.model.rng.bit_generator.state,
+            },
+        )
+        save_checkpoint(self.run_folder / "last.npz", last)
         self.write_metrics()
 
     def write_metrics(self) -> None:
         """metrics.jsonl from ``history``: a row an epoch."""
-        import json
-
         rows = "".join(json.dumps(row) + "\n" for row in self.history)
         write_text(self.run_folder / "metrics.jsonl", rows)
-
-    def _checkpoint(self) -> Checkpoint:
-        checkpoint = self.describe()
-        checkpoint.params = self.model.params
-        checkpoint.optimizer = self.optim_configs
-        checkpoint.training = {
-            "epoch": self.epoch,
-            "history": self.history,
-            "loss_history": self.loss_history,
-            "shuffling": self.rng.bit_generator.state,
-            "dropout": self.model.rng.bit_generator.state,
-        }
-        return checkpoint
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes back to where ``last.npz`` was written; ``train()`` then continues bit for bit.
@@ -268,7 +274,7 @@ class CaptioningSolver:
         self.optim_configs = checkpoint.optimizer
 
     def _draw(self) -> None:
-        if self.run_folder is not None:
+        if self.run_folder is not None and self.history:
             from core.plots import plot_losses
 
             plot_losses(self.history, self.run_folder / "loss.png")

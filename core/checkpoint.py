@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from core.files import atomic_file
 Array = np.ndarray
 
 FORMAT = 1
+# What a file that is no whole checkpoint makes the readers of zip, npy and JSON raise.
+_TORN = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError)
+_TORN += (zipfile.BadZipFile, zlib.error)
 
 
 @dataclass
@@ -32,7 +36,7 @@ class Checkpoint:
     - extractor, extractor_arrays: what turns photos into the features it reads, if known
       (``core.encoders.Extractor``)
     - settings: the options of the training run
-    - training: epoch, history and generator states; {} in a checkpoint that is only used
+    - training: the epoch; in last.npz also the history and the states of the generators
     - optimizer: for each parameter, the ``config`` of its update rule
     """
 
@@ -82,31 +86,28 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(str(arrays.pop("meta")))
-        known = meta["format"] == FORMAT
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        found = meta.pop("format")
+        optimizer = {
+            name: {**config, **_under(arrays, f"optimizer/{name}/")}
+            for name, config in meta.pop("optimizer").items()
+        }
+        checkpoint = Checkpoint(
+            **meta,
+            params=_under(arrays, "params/"),
+            extractor_arrays=_under(arrays, "extractor/"),
+            optimizer=optimizer,
+        )
+    except _TORN as error:
         raise ValueError(
             f"{path}: is not a whole checkpoint ({type(error).__name__}: {error}); "
             "train again, or use another file of the run"
         ) from error
-    if not known:
+    if found != FORMAT:
         raise ValueError(
-            f"{path}: has checkpoint format {meta['format']}, this version reads {FORMAT}; "
+            f"{path}: has checkpoint format {found}, this version reads {FORMAT}; "
             "use the version that wrote it"
         )
-    optimizer = {name: dict(config) for name, config in meta["optimizer"].items()}
-    for name, config in optimizer.items():
-        config.update(_under(arrays, f"optimizer/{name}/"))
-    return Checkpoint(
-        meta["model"],
-        meta["config"],
-        meta["idx_to_word"],
-        _under(arrays, "params/"),
-        meta["extractor"],
-        _under(arrays, "extractor/"),
-        meta["settings"],
-        meta["training"],
-        optimizer,
-    )
+    return checkpoint
 
 
 def _under(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:

@@ -63,8 +63,9 @@ def load_coco_data(
       indexed
     - ``train_urls`` (n_images,) array of str
 
-    and ``idx_to_word``, ``word_to_idx``, ``folder``, ``image_root`` (None when the pictures are not
-    at hand), ``extractor`` (None, or its specification and ``extractor_arrays``).
+    and ``idx_to_word``, ``word_to_idx``, and ``source``: a dict of the ``folder``, the
+    ``image_root`` below which the pictures lie (or None), the specification of the ``extractor``
+    that made the features (or None), and its ``arrays``.
 
     Raises FileNotFoundError for a missing folder or file, ValueError for a torn file, features with
     NaN or infinity, word ids outside the vocabulary and image indices out of range; each names the
@@ -78,11 +79,14 @@ def load_coco_data(
         raise ValueError(
             f"{folder}: has no {features} features, only {', '.join(info['features'])}"
         )
-    data: dict = {"folder": folder, **_read_vocabulary(folder / VOCABULARY_FILE)}
+    data: dict = _read_vocabulary(folder / VOCABULARY_FILE)
     data.update(_read_captions(folder / CAPTIONS_FILE, len(data["idx_to_word"])))
-    for split, name in info["features"][features].items():
-        if f"{split}_captions" not in data:
-            continue
+    for split in [split for split in SPLITS if f"{split}_captions" in data]:
+        name = info["features"][features].get(split)
+        if name is None:
+            raise ValueError(
+                f"{folder / DATASET_FILE}: names no {features} features of {split}; {_HOW_TO_MEND}"
+            )
         idxs = data[f"{split}_image_idxs"]
         table = open_features(folder / name)
         _check_features(folder / name, table, idxs)
@@ -99,11 +103,16 @@ def load_coco_data(
         data["train_image_idxs"] = data["train_image_idxs"][keep]
 
     root = info.get("image_root")
-    data["image_root"] = None if root is None else (folder / root).resolve()
-    data["extractor"] = info.get("extractors", {}).get(features)
-    data["extractor_arrays"] = {}
-    if data["extractor"] and data["extractor"].get("arrays"):
-        data["extractor_arrays"] = _read_arrays(folder / data["extractor"]["arrays"])
+    extractor = info.get("extractors", {}).get(features)
+    arrays = {}
+    if extractor and extractor.get("arrays"):
+        arrays = _read_arrays(folder / extractor["arrays"])
+    data["source"] = {
+        "folder": folder,
+        "image_root": None if root is None else (folder / root).resolve(),
+        "extractor": extractor,
+        "arrays": arrays,
+    }
     return data
 
 
@@ -111,7 +120,10 @@ def _read_info(folder: Path, pca_features: bool) -> dict:
     path = folder / DATASET_FILE
     if path.exists():
         info = read_json(path)
-        if not isinstance(info, dict) or not isinstance(info.get("features"), dict):
+        features = info.get("features") if isinstance(info, dict) else None
+        if not isinstance(features, dict) or not all(
+            isinstance(files, dict) for files in features.values()
+        ):
             raise ValueError(f"{path}: names no feature files; {_HOW_TO_MEND}")
         return info
     ending = "_pca.h5" if pca_features else ".h5"
@@ -303,7 +315,7 @@ def save_coco_data(
     features: Mapping[str, Mapping[str, Array]],
     extractors: Mapping[str, tuple[dict, Mapping[str, Array]]],
     image_root: str,
-    name: str,
+    about: Mapping[str, object],
     extra: Mapping[str, object] | None = None,
     pictures: Mapping[str, Array] | None = None,
 ) -> None:
@@ -317,7 +329,7 @@ def save_coco_data(
     - features: for each kind ('pooled', 'grid') and split, (n_images, ...) features
     - extractors: for each kind, the specification and the arrays of what made them
     - image_root: folder of the pictures, as seen from ``folder``, or absolute
-    - name: of the data set
+    - about: the name of the data set, and whatever else ``dataset.json`` should say first
     - extra: further JSON files by name
     - pictures: to store as PNG files, (h, w, 3) uint8 arrays by path below ``folder``
 
@@ -336,7 +348,7 @@ def save_coco_data(
         for split, lines in urls.items():
             write_text(temporary / f"{split}2014_urls.txt", "".join(f"{url}\n" for url in lines))
 
-        info: dict = {"name": name, "image_root": image_root, "features": {}, "extractors": {}}
+        info: dict = {**about, "image_root": image_root, "features": {}, "extractors": {}}
         for kind, by_split in features.items():
             spec, arrays = extractors[kind]
             stem = f"{spec['encoder']}_{spec['output']}" + ("_pca" if arrays else "")
@@ -399,8 +411,11 @@ def minibatches(
     batch_size: int,
     null: int,
     rng: np.random.Generator | None = None,
+    most: int | None = None,
 ) -> Iterator[tuple[Array, Array]]:
     """Every caption of a split once, in batches; shuffled when there is a generator.
+
+    With ``most``, that many captions at the most, evenly spaced over the split.
 
     Yields captions (N, T') and features (N, ...). T' is as long as the longest caption of the batch
     needs: columns that hold nothing but ``null`` add nothing to a loss and are cut.
@@ -408,6 +423,8 @@ def minibatches(
     captions, image_idxs = data[f"{split}_captions"], data[f"{split}_image_idxs"]
     features = data[f"{split}_features"]
     order = np.arange(len(captions)) if rng is None else rng.permutation(len(captions))
+    if most is not None and most < len(order):
+        order = order[np.arange(most) * len(order) // most]
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = captions[rows]
@@ -419,9 +436,6 @@ def minibatches(
 def take_samples(data: Mapping, count: int, rng: np.random.Generator) -> dict:
     """A copy of the data with ``count`` training captions of as many different images.
 
-    The validation split is cut to ``count`` captions too (the same ones whatever ``rng``), so that
-    looking at it costs no more than the training.
-
     Raises ValueError when there are fewer training images with a caption.
     """
     # One caption of each image: the first in a random order.
@@ -429,24 +443,21 @@ def take_samples(data: Mapping, count: int, rng: np.random.Generator) -> dict:
     _, firsts = np.unique(data["train_image_idxs"][shuffled], return_index=True)
     if count > len(firsts):
         raise ValueError(
-            f"--num_samples: found {count}, but there are captions of {len(firsts)} images only"
+            f"num_samples: found {count}, but there are captions of {len(firsts)} images only"
         )
     rows = rng.choice(shuffled[firsts], size=count, replace=False)
     taken = dict(data)
     taken["train_captions"] = data["train_captions"][rows]
     taken["train_image_idxs"] = data["train_image_idxs"][rows]
-    if "val_captions" in data:
-        step = max(1, len(data["val_captions"]) // count)
-        taken["val_captions"] = data["val_captions"][::step][:count]
-        taken["val_image_idxs"] = data["val_image_idxs"][::step][:count]
     return taken
 
 
 def image_path(data: Mapping, split: str, image_idx: int) -> Path | None:
     """The picture of an image on this machine, or None when there is no such file."""
-    if data.get("image_root") is None:
+    root = data["source"]["image_root"]
+    if root is None:
         return None
-    path = data["image_root"] / str(data[f"{split}_urls"][image_idx])
+    path = root / str(data[f"{split}_urls"][image_idx])
     return path if path.is_file() else None
 
 

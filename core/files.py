@@ -42,6 +42,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        if path.is_dir():
+            path.rmdir()  # it is empty; not every system replaces a folder by another
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -17,7 +17,6 @@ training.
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,12 +65,12 @@ class PhotoFolder:
 
 
 def tokenize(caption: str) -> list[str]:
-    """A caption as words: lower case; letters, digits and apostrophes kept, all else dropped.
+    """A caption as words: runs of letters and digits, in lower case; punctuation dropped.
 
-    What the COCO tools do to captions (PTB tokens without punctuation), but for contractions, which
-    stay in one piece.
+    As the COCO tools do (PTB tokens without punctuation), but that contractions stay whole
+    ("isn't", not "is n't") and that words joined by a hyphen are two ("t shirt").
     """
-    return [word for word in re.findall(r"[a-z0-9']+", caption.lower()) if word.strip("'")]
+    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", caption.lower())
 
 
 def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
@@ -86,7 +85,7 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"--root {root}: no such folder")
+        raise FileNotFoundError(f"{root}: no such folder")
     karpathy = root / "dataset_flickr8k.json"
     splits: dict[str, list[str]] = {}
     if karpathy.is_file():
@@ -97,14 +96,14 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
         captions = _read_tokens(root / "Flickr8k.token.txt")
     else:
         raise FileNotFoundError(
-            f"--root {root}: has none of captions.txt, Flickr8k.token.txt, dataset_flickr8k.json"
+            f"{root}: has none of captions.txt, Flickr8k.token.txt, dataset_flickr8k.json"
         )
     if not captions:
-        raise ValueError(f"--root {root}: its caption file holds no captions")
+        raise ValueError(f"{root}: its caption file holds no captions")
     image_folder = _find_images(root, captions)
     splits = splits or _read_split_lists(root, captions) or _random_splits(captions, seed)
     if not splits.get("train"):
-        raise ValueError(f"--root {root}: its lists name no training image")
+        raise ValueError(f"{root}: its lists name no training image")
     return PhotoFolder(captions, splits, image_folder)
 
 
@@ -187,9 +186,7 @@ def _find_images(root: Path, captions: Mapping) -> Path:
     for folder in folders:
         if any((folder / name).is_file() for name in names):
             return folder
-    raise FileNotFoundError(
-        f"--root {root}: no folder in it holds {names[0]} or the photos after it"
-    )
+    raise FileNotFoundError(f"{root}: no folder in it holds {names[0]} or the photos after it")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -270,7 +267,7 @@ def prepare(
     training photos than components; FileExistsError when ``out`` is taken.
     """
     from core.coco_utils import build_vocabulary, save_coco_data
-    from core.encoders import OUTPUTS, Extractor
+    from core.encoders import OUTPUTS, WIDTHS, Extractor
     from core.encoders.pca import fit_pca
     from core.files import require_free
 
@@ -278,13 +275,14 @@ def prepare(
     require_free(out)
     source = read_photo_folder(root, seed)
     splits = take_fraction(source.splits, share)
-    if pca > len(splits["train"]):
+    output = OUTPUTS[encoder][0]
+    if pca >= len(splits["train"]) or pca > WIDTHS[output]:
         raise ValueError(
-            f"--pca {pca}: there are {len(splits['train'])} training photos only; "
-            "a PCA needs at least as many photos as components, so take more photos or fewer "
-            "components (--pca 0: none)"
+            f"pca: found {pca} components for {len(splits['train'])} training photos with "
+            f"{WIDTHS[output]} features each; a PCA needs more photos than components and at least "
+            "as many features, so take more photos or fewer components (0: none)"
         )
-    extractor = Extractor(encoder, OUTPUTS[encoder][0], weights)
+    extractor = Extractor(encoder, output, weights)
 
     features, urls, skipped = {}, {}, []
     total = sum(map(len, splits.values()))
@@ -294,7 +292,7 @@ def prepare(
         skipped += unreadable
         if len(skipped) > _MOST_UNREADABLE * total:
             raise ValueError(
-                f"--root {root}: more than {_MOST_UNREADABLE:.0%} of the photos cannot be read, "
+                f"{root}: more than {_MOST_UNREADABLE:.0%} of the photos cannot be read, "
                 f"for example {skipped[0]}; is the copy complete?"
             )
         if kept:
@@ -321,8 +319,8 @@ def prepare(
         urls,
         {"pooled": features},
         {"pooled": (extractor.specification, extractor.arrays)},
-        image_root=os.path.relpath(source.image_folder.resolve(), out.resolve()),
-        name=out.name,
+        image_root=str(source.image_folder.resolve()),
+        about={"name": out.name},
     )
     return {
         "images": {split: len(names) for split, names in urls.items()},

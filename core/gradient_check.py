@@ -88,7 +88,7 @@ def eval_numerical_gradient_array(
 
 
 def relative_error(got: Array, expected: Array, floor: float = 0.0) -> float:
-    """``|got - expected| / max(|expected|, floor)`` in the Euclidean norm; 0 when both are equal."""
+    """``|got - expected| / max(|expected|, floor)`` by the Euclidean norm; 0 when equal."""
     difference = float(np.linalg.norm(np.asarray(got) - np.asarray(expected)))
     if difference == 0:
         return 0.0

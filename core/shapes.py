@@ -21,6 +21,7 @@ from core.scenes import COLOURS, KINDS, RADII, Shape, draw_scene, relations, ren
 
 Array = np.ndarray
 
+VERSION = 1  # of what is drawn and said: raised when a seed gives other data than before
 SPLIT_SIZES = {"train": 2000, "val": 300, "test": 300}
 CAPTIONS_PER_IMAGE = 5
 DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "shapes"
@@ -164,7 +165,7 @@ def prepare(
     """Draws the data set and writes it to a folder, whole or not at all; about ten seconds.
 
     Inputs:
-    - folder: where to; nothing is done when the data set is there already
+    - folder: where to; nothing is done when this very data set is there already
     - seed: the same seed gives the same bytes
     - sizes: number of pictures in each split; at least 512 in train, for the PCA
 
@@ -172,7 +173,7 @@ def prepare(
     ``scenes.json``: for each split and picture its ``shapes`` (kind, colour, size) and their
     ``boxes`` (left, top, right, bottom, in pixels).
 
-    Raises FileExistsError when the folder holds something else.
+    Raises FileExistsError when the folder holds something else, another seed's pictures included.
     """
     from core.coco_utils import DATASET_FILE, build_vocabulary, save_coco_data
     from core.encoders import Extractor, fixed_cnn
@@ -181,7 +182,8 @@ def prepare(
 
     folder = Path(folder)
     marker = folder / DATASET_FILE
-    if marker.exists() and read_json(marker).get("name") == "shapes":
+    about = {"name": "shapes", "version": VERSION, "seed": seed, "sizes": dict(sizes)}
+    if marker.exists() and about.items() <= read_json(marker).items():
         return folder
     require_free(folder)
 
@@ -224,7 +226,7 @@ def prepare(
             features,
             extractors,
             image_root=".",
-            name="shapes",
+            about=about,
             extra={"scenes.json": {split: list(map(_as_json, scenes[split])) for split in scenes}},
             pictures={
                 url: picture

@@ -1,7 +1,7 @@
 """Fetches the published COCO captioning archive and unpacks it to datasets/coco_captioning.
 
-    python -m datasets.fetch_coco
-    python -m datasets.fetch_coco --archive coco_captioning.zip      when it is already here
+    python datasets/fetch_coco.py
+    python datasets/fetch_coco.py --archive coco_captioning.zip      when it is already here
 
 The archive is that of Stanford's course CS231n: captions and VGG16 features of MS COCO 2014 (Lin et
 al., ECCV 2014). A download that breaks off is resumed by the next call.
@@ -14,6 +14,7 @@ import shutil
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 import h5py
@@ -117,7 +118,7 @@ def unpack(archive: Path, folder: Path) -> None:
                             file.write(block)
                             bar.update(len(block))
             verify(temporary)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(
             f"{archive}: is not a whole zip archive ({error}); remove it and fetch it again"
         ) from error
@@ -148,15 +149,14 @@ def verify(folder: Path) -> None:
         for key, shape in datasets.items():
             if shapes.get(key) != shape:
                 raise ValueError(f"{name}: {key} is {shapes.get(key)}, expected {shape}")
-    words = len(read_json(folder / VOCABULARY_FILE)["idx_to_word"])
+    vocabulary = read_json(folder / VOCABULARY_FILE)
+    words = len(vocabulary.get("idx_to_word", ())) if isinstance(vocabulary, dict) else 0
     if words != _VOCABULARY_SIZE:
         raise ValueError(f"{VOCABULARY_FILE}: has {words} words, expected {_VOCABULARY_SIZE}")
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        prog="python -m datasets.fetch_coco", description=__doc__.split("\n")[0]
-    )
+    parser = ArgumentParser(prog="datasets/fetch_coco.py", description=__doc__.split("\n")[0])
     parser.add_argument("--out", metavar="DIR", default=str(DEFAULT_FOLDER), help="data folder")
     parser.add_argument("--archive", metavar="FILE", help="a copy that is already here")
     parser.add_argument("--url", default=URL, help="another address of the archive")

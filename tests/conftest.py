@@ -57,7 +57,7 @@ def make_tiny_folder(folder: Path, words=WORDS) -> Path:
         {"pooled": features},
         {"pooled": (specification, {})},
         image_root=".",
-        name="tiny",
+        about={"name": "tiny"},
     )
     return folder
 

@@ -162,7 +162,6 @@ def test_samples_are_of_distinct_images_and_drawn_from_the_seed(tiny_folder):
     assert len(np.unique(taken["train_image_idxs"])) == len(taken["train_captions"]) == 8
     again = take_samples(data, 8, np.random.default_rng(3))
     np.testing.assert_array_equal(taken["train_captions"], again["train_captions"])
-    assert len(taken["val_captions"]) == 8
     assert len(data["train_captions"]) == 24, "the data given were changed"
     with pytest.raises(ValueError, match="found 13, but there are captions of 12 images"):
         take_samples(data, 13, np.random.default_rng(3))
@@ -286,6 +285,18 @@ DAMAGE = {
         lambda f: (f / "dataset.json").write_text('{"features": '),
         "dataset.json",
         "not valid JSON",
+    ),
+    "description without val": (
+        lambda f: (f / "dataset.json").write_text(
+            json.dumps({"features": {"pooled": {"train": FEATURES}}})
+        ),
+        "dataset.json",
+        "no pooled features of val",
+    ),
+    "description of another kind": (
+        lambda f: (f / "dataset.json").write_text('{"features": {"pooled": "x"}}'),
+        "dataset.json",
+        "names no",
     ),
     "empty description": (
         lambda f: (f / "dataset.json").write_text("{}"),

@@ -264,9 +264,11 @@ def test_a_damaged_byte_is_noticed(tiny_run, refuses):
 
 def test_files_that_are_no_checkpoint(refuses, tmp_path):
     np.savez(tmp_path / "other.npz", a=np.ones(3))
+    np.savez(tmp_path / "little.npz", meta=np.array('{"format": 1}'))
+    np.savez(tmp_path / "list.npz", meta=np.array("[1]"))
     np.savez(tmp_path / "pickled.npz", meta=np.array([{"format": 1}], dtype=object))
     (tmp_path / "text.npz").write_text("hello")
-    for name in ("other.npz", "pickled.npz", "text.npz"):
+    for name in ("other.npz", "little.npz", "list.npz", "pickled.npz", "text.npz"):
         refuses(
             "inference.py", "--checkpoint", tmp_path / name, says=(name, "not a whole checkpoint")
         )
@@ -275,6 +277,25 @@ def test_files_that_are_no_checkpoint(refuses, tmp_path):
 def test_a_broken_config_is_named(tiny_run, refuses):
     (tiny_run / "config.json").write_text("{")
     refuses("training.py", "--resume", "--out", tiny_run, says=("config.json", "not valid JSON"))
+    for text in ("{}", "[]", "3", '{"model": "rnn"}'):
+        (tiny_run / "config.json").write_text(text)
+        refuses(
+            "training.py", "--resume", "--out", tiny_run, says=("config.json", "settings of a run")
+        )
+
+
+def test_a_run_can_be_used_from_another_folder(tiny_folder, command, tmp_path, monkeypatch):
+    options = ["--model", "rnn", "--num_epochs", 1, "--out", tmp_path / "run"]
+    code, _, error = command("training.py", *options, "--data", tiny_folder.relative_to(tmp_path))
+    assert code == 0, error
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, out, error = command("inference.py", "--checkpoint", tmp_path / "run")
+    assert code == 0, error
+    code, _, error = command(
+        "training.py", "--resume", "--out", "../run", "--data", f"{tiny_folder}/", "--num_epochs", 2
+    )
+    assert code == 0, error
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from core.captioning_solver import CaptioningSolver
 from core.coco_utils import decode_captions, load_coco_data, sample_coco_minibatch
 from core.gradient_check import eval_numerical_gradient, eval_numerical_gradient_array
+from core.image_utils import image_from_url
 from core.models import CaptioningRNN
 from core.rnn_layers import lstm_step_forward, rnn_forward, rnn_step_backward, rnn_step_forward
 
@@ -46,20 +47,57 @@ def test_known_losses(cell_type, first, last, expected):
     assert abs(loss - expected) < 1e-11
 
 
-def test_known_rnn_step():
+def test_known_steps():
+    """The course's own inputs and answers, eight digits each."""
     N, D, H = 3, 10, 4
-    x = np.linspace(-0.4, 0.7, num=N * D).reshape(N, D)
-    prev_h = np.linspace(-0.2, 0.5, num=N * H).reshape(N, H)
-    Wx = np.linspace(-0.1, 0.9, num=D * H).reshape(D, H)
-    Wh = np.linspace(-0.3, 0.7, num=H * H).reshape(H, H)
-    b = np.linspace(-0.2, 0.4, num=H)
-    next_h, _ = rnn_step_forward(x, prev_h, Wx, Wh, b)
-    expected = np.tanh(x.dot(Wx) + prev_h.dot(Wh) + b)
-    assert rel_error(expected, next_h) < 1e-12
-    next_h, next_c, _ = lstm_step_forward(
-        x, prev_h, prev_h, np.tile(Wx, 4), np.tile(Wh, 4), np.tile(b, 4)
+    next_h, _ = rnn_step_forward(
+        np.linspace(-0.4, 0.7, num=N * D).reshape(N, D),
+        np.linspace(-0.2, 0.5, num=N * H).reshape(N, H),
+        np.linspace(-0.1, 0.9, num=D * H).reshape(D, H),
+        np.linspace(-0.3, 0.7, num=H * H).reshape(H, H),
+        np.linspace(-0.2, 0.4, num=H),
     )
-    assert next_h.shape == next_c.shape == (N, H)
+    expected = [
+        [-0.58172089, -0.50182032, -0.41232771, -0.31410098],
+        [0.66854692, 0.79562378, 0.87755553, 0.92795967],
+        [0.97934501, 0.99144213, 0.99646691, 0.99854353],
+    ]
+    np.testing.assert_allclose(next_h, expected, atol=1e-8)
+
+    N, D, H = 3, 4, 5
+    next_h, next_c, _ = lstm_step_forward(
+        np.linspace(-0.4, 1.2, num=N * D).reshape(N, D),
+        np.linspace(-0.3, 0.7, num=N * H).reshape(N, H),
+        np.linspace(-0.4, 0.9, num=N * H).reshape(N, H),
+        np.linspace(-2.1, 1.3, num=4 * D * H).reshape(D, 4 * H),
+        np.linspace(-0.7, 2.2, num=4 * H * H).reshape(H, 4 * H),
+        np.linspace(0.3, 0.7, num=4 * H),
+    )
+    expected_h = [
+        [0.24635157, 0.28610883, 0.32240467, 0.35525807, 0.38474904],
+        [0.49223563, 0.55611431, 0.61507696, 0.66844003, 0.7159181],
+        [0.56735664, 0.66310127, 0.74419266, 0.80889665, 0.858299],
+    ]
+    expected_c = [
+        [0.32986176, 0.39145139, 0.451556, 0.51014116, 0.56717407],
+        [0.66382255, 0.76674007, 0.87195994, 0.97902709, 1.08751345],
+        [0.74192008, 0.90592151, 1.07717006, 1.25120233, 1.42395676],
+    ]
+    np.testing.assert_allclose(next_h, expected_h, atol=1e-8)
+    np.testing.assert_allclose(next_c, expected_c, atol=1e-8)
+
+
+def test_the_first_cell_prints_every_entry_of_the_data(shapes_folder):
+    for name, value in load_coco_data(base_dir=shapes_folder).items():
+        if type(value) is np.ndarray:
+            assert value.shape, name
+        else:
+            assert len(value) > 0, name
+
+
+def test_a_picture_that_is_gone_does_not_stop_a_notebook():
+    with pytest.warns(UserWarning, match="no picture"):
+        assert image_from_url("http://127.0.0.1:9/gone.jpg").shape[2] == 3
 
 
 def test_gradient_checks_as_the_notebooks_write_them():

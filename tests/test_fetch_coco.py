@@ -6,11 +6,11 @@ import http.server
 import threading
 import zipfile
 
+import fetch_coco
 import pytest
 from test_coco_utils import make_published
 
 from core.coco_utils import load_coco_data
-from datasets import fetch_coco
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def server(archive):
 
 def test_fetches_unpacks_and_verifies(command, server, tmp_path):
     out = tmp_path / "data" / "coco"
-    code, text, error = command("datasets.fetch_coco", "--out", out, "--url", server.url)
+    code, text, error = command("fetch_coco", "--out", out, "--url", server.url)
     assert code == 0, error
     assert str(out) in text
     assert load_coco_data(out)["train_features"].shape == (40, 512)
@@ -85,10 +85,10 @@ def test_a_download_that_broke_off_is_resumed(command, refuses, server, tmp_path
     out = tmp_path / "coco"
     server.knows_ranges = knows_ranges
     server.break_after = 1000
-    refuses("datasets.fetch_coco", "--out", out, "--url", server.url, says=("same command again",))
+    refuses("fetch_coco", "--out", out, "--url", server.url, says=("same command again",))
     assert (tmp_path / "coco_captioning.zip.part").stat().st_size == 1000
     server.break_after = None
-    code, _, error = command("datasets.fetch_coco", "--out", out, "--url", server.url)
+    code, _, error = command("fetch_coco", "--out", out, "--url", server.url)
     assert code == 0, error
     assert server.ranges == [None, "bytes=1000-"]
     assert load_coco_data(out)["val_captions"].shape == (50, 17)
@@ -96,14 +96,14 @@ def test_a_download_that_broke_off_is_resumed(command, refuses, server, tmp_path
 
 def test_a_download_that_was_whole_but_not_yet_renamed(command, server, archive, tmp_path):
     (tmp_path / "coco_captioning.zip.part").write_bytes(archive.read_bytes())
-    code, _, error = command("datasets.fetch_coco", "--out", tmp_path / "coco", "--url", server.url)
+    code, _, error = command("fetch_coco", "--out", tmp_path / "coco", "--url", server.url)
     assert code == 0, error
 
 
 def test_no_answer_says_what_to_do(refuses, tmp_path):
     url = "http://127.0.0.1:9/coco_captioning.zip"
     refuses(
-        "datasets.fetch_coco",
+        "fetch_coco",
         "--out",
         tmp_path / "coco",
         "--url",
@@ -116,7 +116,7 @@ def test_a_full_disk_is_noticed_before_the_download(refuses, server, tmp_path, m
     usage = type("Usage", (), {"free": 10})
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
     refuses(
-        "datasets.fetch_coco",
+        "fetch_coco",
         "--out",
         tmp_path / "coco",
         "--url",
@@ -131,9 +131,7 @@ def test_paths_that_leave_the_folder_are_refused(refuses, archive, tmp_path, nam
     with zipfile.ZipFile(archive, "a") as zipped:
         zipped.writestr(name, "evil")
     out = tmp_path / "deep" / "coco"
-    refuses(
-        "datasets.fetch_coco", "--out", out, "--archive", archive, says=(name, "leaves the folder")
-    )
+    refuses("fetch_coco", "--out", out, "--archive", archive, says=(name, "leaves the folder"))
     assert not out.exists()
     assert not list(tmp_path.rglob("evil.txt"))
     assert archive.exists(), "the user's own archive was removed"
@@ -143,7 +141,7 @@ def test_a_torn_archive(refuses, archive, tmp_path):
     content = archive.read_bytes()
     archive.write_bytes(content[: len(content) // 2])
     out = tmp_path / "coco"
-    refuses("datasets.fetch_coco", "--out", out, "--archive", archive, says=("not a whole zip",))
+    refuses("fetch_coco", "--out", out, "--archive", archive, says=("not a whole zip",))
     assert not out.exists()
 
 
@@ -158,7 +156,7 @@ def test_a_torn_archive(refuses, archive, tmp_path):
 def test_other_contents_are_refused(refuses, archive, tmp_path, monkeypatch, contents, words):
     monkeypatch.setattr(fetch_coco, "CONTENTS", contents)
     out = tmp_path / "coco"
-    refuses("datasets.fetch_coco", "--out", out, "--archive", archive, says=(words,))
+    refuses("fetch_coco", "--out", out, "--archive", archive, says=(words,))
     assert not out.exists()
 
 
@@ -166,11 +164,11 @@ def test_the_folder_is_taken(refuses, archive, tmp_path):
     (tmp_path / "coco").mkdir()
     (tmp_path / "coco" / "mine").touch()
     refuses(
-        "datasets.fetch_coco",
+        "fetch_coco",
         "--out",
         tmp_path / "coco",
         "--archive",
         archive,
         says=("is there already",),
     )
-    refuses("datasets.fetch_coco", "--archive", "no.zip", "--out", tmp_path / "d", says=("no.zip",))
+    refuses("fetch_coco", "--archive", "no.zip", "--out", tmp_path / "d", says=("no.zip",))

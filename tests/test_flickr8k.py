@@ -110,6 +110,15 @@ def test_tokenize():
         "a dog rex isn't running 2 dogs are".split()
     )
     assert tokenize(" ' . ") == []
+    assert tokenize("The 'stop' sign of a Café_bar") == [
+        "the",
+        "stop",
+        "sign",
+        "of",
+        "a",
+        "café",
+        "bar",
+    ]
 
 
 def test_a_data_folder_is_made(root, tmp_path):
@@ -120,8 +129,8 @@ def test_a_data_folder_is_made(root, tmp_path):
     captions = decode_captions(data["val_captions"], data["idx_to_word"])
     assert captions[:2] == ["a dog number <UNK> runs fast", "the dog isn't sitting <UNK>"]
     assert "9" not in data["word_to_idx"], "a word of the validation captions is in the vocabulary"
-    assert data["extractor"]["preprocessing"]["size"] == 224
-    picture = data["image_root"] / data["val_urls"][0]
+    assert data["source"]["extractor"]["preprocessing"]["size"] == 224
+    picture = data["source"]["image_root"] / data["val_urls"][0]
     assert picture == (root / "Images" / "009.jpg").resolve()
 
 
@@ -149,7 +158,7 @@ def test_two_runs_give_the_same_bytes(root, tmp_path):
 
 
 def test_fraction_takes_that_part_of_each_split(root, tmp_path):
-    done = prepare_small(root, tmp_path / "data", share=0.5)
+    done = prepare_small(root, tmp_path / "data", share=0.5, pca=3)
     assert done["images"] == {"train": 4, "val": 2}
     assert take_fraction({"train": list("abcdefgh"), "val": []}, 0.25) == {
         "train": ["a", "e"],
@@ -207,7 +216,7 @@ def test_a_photo_gets_the_features_of_its_preparation(root, tmp_path):
     # Without PCA: it would blow up the rounding of a random network, whose features hardly vary.
     prepare_small(root, tmp_path / "data", pca=0)
     data = load_coco_data(tmp_path / "data")
-    extractor = Extractor.rebuild(data["extractor"], data["extractor_arrays"])
+    extractor = Extractor.rebuild(data["source"]["extractor"], data["source"]["arrays"])
     features = extractor([load_image(root / "Images" / "010.jpg")])[0]
     np.testing.assert_allclose(features, data["val_features"][1], rtol=1e-3, atol=1e-6)
 
@@ -235,7 +244,7 @@ DAMAGE = {
     "no training images": (lambda r: write_lists(r, {"train": []}), "no training image"),
     "too few photos for the PCA": (
         lambda r: write_lists(r, {"train": ["000.jpg"], "val": SPLITS["val"]}),
-        "1 training photos only",
+        "4 components for 1 training photos",
     ),
 }
 

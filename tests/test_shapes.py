@@ -151,7 +151,7 @@ def test_colour_kind_and_position_can_be_read_from_the_pooled_features(data, sce
 
 
 def test_a_stored_picture_gives_the_stored_features(shapes_folder, data):
-    extractor = Extractor.rebuild(data["extractor"], data["extractor_arrays"])
+    extractor = Extractor.rebuild(data["source"]["extractor"], data["source"]["arrays"])
     picture = np.asarray(Image.open(shapes_folder / data["val_urls"][7]))
     np.testing.assert_allclose(extractor([picture])[0], data["val_features"][7], atol=1e-4)
 

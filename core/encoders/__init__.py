@@ -30,6 +30,7 @@ OUTPUTS = {
     "squeezenet1_1": ("pooled",),
     "vgg16": ("fc7",),
 }
+WIDTHS = {"pooled": 512, "fc7": 4096}
 PREPROCESSING = {"fixed_cnn": {"size": 64}, "squeezenet1_1": IMAGENET, "vgg16": IMAGENET}
 
 
@@ -122,17 +123,20 @@ class Extractor:
         )
 
 
-def _identify(encoder: str, weights: str | None, sha256: str | None) -> tuple[str, str | None]:
+def _identify(encoder: str, weights: str | None, sha256: str | None) -> tuple[str, str]:
     """The weights by their full path, and their hash; refuses a file with another hash."""
     if weights is None:
-        raise ValueError(f"--weights: {encoder} needs a weight file, 'download' or 'random'")
-    if weights in ("download", "random"):
-        return weights, None
+        raise ValueError(f"weights: {encoder} needs a weight file, 'download' or 'random'")
+    if weights == "random":
+        return weights, "random"
+    if weights == "download":
+        from core.encoders.weights import download
+
+        weights = download(encoder)
     path = Path(weights).resolve()
     if not path.is_file():
         raise FileNotFoundError(
-            f"{weights}: no such weight file; --weights takes a state dict of {encoder}, "
-            "'download' or 'random'"
+            f"{weights}: no such weight file; give a state dict of {encoder} with --weights"
         )
     digest = hashlib.sha256()
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""SqueezeNet 1.1 without its classifier (Iandola et al., arXiv:1602.07360).
+"""SqueezeNet 1.1 (Iandola et al., arXiv:1602.07360).
 
 Key names and shapes are those of torchvision's published checkpoint, so it loads unchanged.
 """
@@ -29,7 +29,9 @@ def _pool() -> nn.Module:
 
 
 class SqueezeNet(nn.Module):
-    """SqueezeNet 1.1, its 1,000-class classifier included."""
+    """SqueezeNet 1.1; its 1,000-class classifier is there to load checkpoints, not computed."""
+
+    UNUSED = "classifier."
 
     def __init__(self):
         super().__init__()

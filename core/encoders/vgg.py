@@ -12,7 +12,9 @@ _CHANNELS += (512, 512, 512, "pool", 512, 512, 512, "pool")
 
 
 class VGG16(nn.Module):
-    """VGG16; its 1,000-class output layer is there to load checkpoints, and is not computed."""
+    """VGG16; its 1,000-class output layer is there to load checkpoints, not computed."""
+
+    UNUSED = "classifier.6."
 
     def __init__(self):
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,18 +26,18 @@ def load_network(encoder: str, weights: str) -> Callable[[Array], Array]:
 
     Inputs:
     - encoder: 'squeezenet1_1' or 'vgg16'
-    - weights: a file with a state dict (read without unpickling code), 'download' or 'random'
+    - weights: a file with a state dict (read without running code in it), or 'random'
 
     Returns a function from (N, h, w, 3) float32 normalised pictures to (N, D) float32 features.
 
-    Raises ValueError when the weights do not fit or cannot be fetched.
+    Raises ValueError when the weights do not fit.
     """
     # Random weights are the same ones every time, and leave torch's own generator alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = _NETWORKS[encoder]()
     if weights != "random":
-        _load(network, _read(encoder, weights), encoder, weights)
+        _load(network, _read(weights), encoder, weights)
     network.eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
@@ -48,17 +49,26 @@ def load_network(encoder: str, weights: str) -> Callable[[Array], Array]:
     return encode
 
 
-def _read(encoder: str, weights: str) -> dict:
-    if weights == "download":
+def download(encoder: str) -> str:
+    """Fetches the published weights, unless they are in torch's cache; returns the file.
+
+    Raises ValueError when they cannot be fetched.
+    """
+    url = _URLS[encoder]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not path.is_file():
         try:
-            return torch.hub.load_state_dict_from_url(
-                _URLS[encoder], map_location="cpu", check_hash=True, weights_only=True
-            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=url[-12:-4])
         except (OSError, RuntimeError) as error:
             raise ValueError(
-                f"--weights download: {_URLS[encoder]} could not be fetched ({error}); "
+                f"{url}: could not be fetched ({error}); "
                 "fetch it by hand and give the file with --weights"
             ) from error
+    return str(path)
+
+
+def _read(weights: str) -> dict:
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:  # torn zip, foreign pickle, no state dict: torch raises many kinds
@@ -70,9 +80,9 @@ def _read(encoder: str, weights: str) -> dict:
 
 
 def _load(network: torch.nn.Module, state: dict, encoder: str, weights: str) -> None:
-    """Loads strictly, but for the final classifier, which is not used and may be absent."""
+    """Loads strictly, but for the layers that are not computed: they may be absent."""
     own = network.state_dict()
-    unused = [key for key in own if key.startswith("classifier.") and encoder != "vgg16"]
+    unused = [key for key in own if key.startswith(network.UNUSED)]
     missing = [key for key in own if key not in state and key not in unused]
     unknown = [key for key in state if key not in own]
     wrong = [key for key in state if key in own and state[key].shape != own[key].shape]

@@ -1,0 +1,128 @@
+"""A training run: its settings, its data, its folder.
+
+What ``training.py`` and ``inference.py`` have in common. Importing it is light, so that ``--help``
+answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MODEL_NAMES = ("rnn", "lstm")
+UPDATE_RULES = ("sgd", "sgd_momentum", "rmsprop", "adam", "adamw")
+
+# Settings that a resumed run may change; what else it was started with stays.
+_MAY_CHANGE = {"num_epochs", "patience"}
+DEFAULTS = {
+    "data": "shapes",
+    "num_samples": None,
+    "num_epochs": 15,
+    "batch_size": 64,
+    "update_rule": "adam",
+    "learning_rate": 2e-3,
+    "lr_decay": 1.0,
+    "clip_norm": 5.0,
+    "dropout": 0.0,
+    "wordvec_dim": 128,
+    "hidden_dim": 256,
+    "patience": None,
+    "no_pca": False,
+    "dtype": "float32",
+    "seed": 0,
+}
+OVERFIT_DEFAULTS = {"num_epochs": 120, "batch_size": 25}  # with num_samples
+
+
+def resolve_settings(given: dict, folder: Path, resume: bool) -> dict:
+    """All settings of a run: those given, else those of the run that is resumed, else defaults.
+
+    Inputs:
+    - given: settings by name, 'model' among them unless the run is resumed
+    - folder: the run folder
+    - resume: whether to go on with the run there
+
+    Raises FileNotFoundError when there is no run to resume, ValueError when it is asked to go on
+    with other settings, or when its config.json is none.
+    """
+    if given.get("data", "shapes") != "shapes":
+        given = given | {"data": str(Path(given["data"]).resolve())}
+    if not resume:
+        overfit = OVERFIT_DEFAULTS if given.get("num_samples") is not None else {}
+        return DEFAULTS | overfit | given
+
+    from core.files import read_json
+
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no run to resume there; start it without --resume")
+    settings = read_json(path)
+    if not isinstance(settings, dict) or settings.keys() != {"model", *DEFAULTS}:
+        raise ValueError(f"{path}: does not hold the settings of a run; start another run")
+    for name, value in given.items():
+        if name not in _MAY_CHANGE and settings[name] != value:
+            raise ValueError(
+                f"--{name}: the run in {folder} has {settings[name]}, found {value}; "
+                "leave the option out, or start another run with another --out"
+            )
+    return settings | given
+
+
+def load_data(settings: dict) -> dict:
+    """The data of a run: the embedded data (made when absent) or a folder; samples taken.
+
+    Raises as ``core.coco_utils.load_coco_data`` does.
+    """
+    import numpy as np
+
+    from core import shapes
+    from core.coco_utils import load_coco_data, take_samples
+
+    folder = shapes.prepare() if settings["data"] == "shapes" else Path(settings["data"])
+    data = load_coco_data(folder, pca_features=not settings["no_pca"])
+    if settings["num_samples"] is not None:
+        rng = np.random.default_rng([settings["seed"], 0])
+        data = take_samples(data, settings["num_samples"], rng)
+    return data
+
+
+def check_run_folder(folder: Path) -> None:
+    """Raises ValueError for a file, and for a folder that holds something that is no run."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder}: is a file, expected a folder for the run")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise ValueError(f"--out {folder}: holds files that are no run; choose another folder")
+
+
+def make_room(folder: Path) -> Path | None:
+    """Makes an empty run folder. A run that is there already is moved aside, never overwritten.
+
+    Returns where the earlier run is now, or None when there was none.
+    """
+    aside = None
+    if (folder / "config.json").is_file():
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+            number += 1
+        folder.rename(aside)
+    folder.mkdir(parents=True, exist_ok=True)
+    return aside
+
+
+def find_checkpoint(model: str | None, checkpoint: str | None) -> Path:
+    """The .npz file meant by the name of a model (runs/MODEL) or by a run folder: its best epoch.
+
+    Raises FileNotFoundError when there is none.
+    """
+    path = Path(checkpoint) if checkpoint else Path("runs") / str(model)
+    if path.is_dir():
+        if not (path / "best.npz").is_file():
+            raise FileNotFoundError(
+                f"{path / 'best.npz'}: no such checkpoint; the run has not finished an epoch yet"
+            )
+        return path / "best.npz"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: no trained model there; first run: "
+            f"python training.py --model {model or MODEL_NAMES[-1]}"
+        )
+    return path
