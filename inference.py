@@ -9,12 +9,13 @@ python inference.py --checkpoint runs/lstm/last.npz --out captions.json --figure
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.command_line import ArgumentParser, positive_int, progress, run_command
-from core.runs import MODEL_NAMES, find_checkpoint, load_data
+from core.runs import DEFAULTS, MODEL_NAMES, check_same_data, find_checkpoint, load_data
 
 _BATCH = 256
 _SHOWN_WITHOUT_FILE = 10  # images of a whole split, unless asked for more or for a file
@@ -57,22 +58,16 @@ def split_items(arguments, checkpoint) -> tuple[list[Item], object]:
 
     from core.coco_utils import decode_captions, image_path
 
-    settings = dict(checkpoint.settings)
+    settings = DEFAULTS | checkpoint.settings
     if arguments.data:
         settings["data"] = arguments.data
     data = load_data(settings)
-    folder = data["source"]["folder"]
-    if data["idx_to_word"] != checkpoint.idx_to_word:
-        raise ValueError(
-            f"{folder}: has another vocabulary ({len(data['idx_to_word'])} words) than the "
-            f"checkpoint ({len(checkpoint.idx_to_word)} words); give its own data with --data"
-        )
-    check_extractor(data["source"], checkpoint)
+    check_same_data(checkpoint, data)
 
     overfit = settings["num_samples"] is not None
     split = arguments.split or ("train" if overfit else "val")
     if f"{split}_captions" not in data:
-        raise ValueError(f"--split {split}: {folder} has no such split")
+        raise ValueError(f"--split {split}: {data['source']['folder']} has no such split")
     references: dict[int, list[str]] = {}
     captions = decode_captions(data[f"{split}_captions"], data["idx_to_word"])
     for image, caption in zip(data[f"{split}_image_idxs"].tolist(), captions, strict=True):
@@ -88,28 +83,6 @@ def split_items(arguments, checkpoint) -> tuple[list[Item], object]:
         for i in chosen
     ]
     return items, data[f"{split}_features"][np.array(chosen)]
-
-
-def check_extractor(source: dict, checkpoint) -> None:
-    """Refuses features made in another way than those that the model was trained on."""
-    import numpy as np
-
-    ours, theirs = checkpoint.extractor, source["extractor"]
-    if ours is None and theirs is None:
-        return
-    same = ours is not None and theirs is not None
-    same = same and all(
-        ours.get(key) == theirs.get(key) for key in ("encoder", "output", "preprocessing", "sha256")
-    )
-    arrays, others = checkpoint.extractor_arrays, source["arrays"]
-    if not (same and arrays.keys() == others.keys()) or not all(
-        np.array_equal(arrays[name], others[name]) for name in arrays
-    ):
-        raise ValueError(
-            f"{source['folder']}: its features were not made by the extractor that the checkpoint "
-            "was trained with (encoder, preprocessing, weights or PCA differ); "
-            "train again on this data"
-        )
 
 
 def photo_items(arguments, checkpoint) -> tuple[list[Item], object]:
@@ -191,6 +164,8 @@ def check_output(option: str, name: str | None, suffixes: tuple[str, ...]) -> No
         raise ValueError(f"{option} {name}: is a folder, expected a file name")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{option} {name}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{option} {name}: the folder {path.parent} cannot be written to")
 
 
 def caption_all(model, features, max_length: int) -> Iterator[str]:
@@ -219,6 +194,8 @@ def main() -> None:
         checkpoint.model, checkpoint.config, checkpoint.idx_to_word, checkpoint.params
     )
     own_photos = arguments.image or arguments.images
+    if own_photos and arguments.data:
+        raise ValueError("--data: does not go with photos of your own, leave it out")
     items, features = (photo_items if own_photos else split_items)(arguments, checkpoint)
     for item, caption in zip(
         items, caption_all(model, features, arguments.max_length), strict=True

@@ -9,6 +9,7 @@ python training.py --resume --out runs/lstm            go on where a run was sto
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from core.command_line import (
@@ -27,6 +28,8 @@ from core.runs import (
     OVERFIT_DEFAULTS,
     UPDATE_RULES,
     check_run_folder,
+    check_same_data,
+    check_same_settings,
     load_data,
     make_room,
     resolve_settings,
@@ -130,12 +133,8 @@ def main() -> None:
 
     if resume and (folder / "last.npz").is_file():
         last = load_checkpoint(folder / "last.npz")
-        if last.idx_to_word != data["idx_to_word"]:
-            raise ValueError(
-                f"{folder / 'last.npz'}: was trained with another vocabulary "
-                f"({len(last.idx_to_word)} words) than {data['source']['folder']} has "
-                f"({len(data['idx_to_word'])} words); resume with the data it was trained on"
-            )
+        check_same_settings(last, settings, folder)
+        check_same_data(last, data)
         build_model(settings["model"], config, last.idx_to_word, last.params)  # checks the shapes
         solver.restore(last)
         solver.write_metrics()
@@ -157,7 +156,7 @@ def main() -> None:
         f"loss curve in {folder / 'loss.png'}"
     )
     split = "train" if overfit else "val"
-    print(f"next: python inference.py --checkpoint {folder} --split {split}")
+    print(f"next: python inference.py --checkpoint {shlex.quote(str(folder))} --split {split}")
 
 
 if __name__ == "__main__":

@@ -121,7 +121,8 @@ class CaptioningSolver:
         )
         started, epochs_before = time.monotonic(), self.epoch
         drawn = started
-        with bar:
+        # A loss that overflows ends the run with an error of its own, without NumPy's warnings.
+        with bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             while self.epoch < self.num_epochs and not self._out_of_patience():
                 row = self._train_epoch(bar)
                 if "val_captions" in self.data:

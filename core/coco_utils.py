@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from core.files import atomic_folder, read_json, write_json, write_text
+from core.files import atomic_folder, read_json, read_text, write_json, write_text
 
 Array = np.ndarray
 
@@ -90,6 +90,12 @@ def load_coco_data(
         idxs = data[f"{split}_image_idxs"]
         table = open_features(folder / name)
         _check_features(folder / name, table, idxs)
+        expected = data.get("train_features", table).shape[1:]
+        if table.shape[1:] != expected:
+            raise ValueError(
+                f"{folder / name}: features of shape {table.shape[1:]}, "
+                f"but those of train are {expected}; do the two files belong together?"
+            )
         data[f"{split}_features"] = table
         data[f"{split}_urls"] = _read_urls(folder / f"{split}2014_urls.txt", len(table))
 
@@ -122,9 +128,18 @@ def _read_info(folder: Path, pca_features: bool) -> dict:
         info = read_json(path)
         features = info.get("features") if isinstance(info, dict) else None
         if not isinstance(features, dict) or not all(
-            isinstance(files, dict) for files in features.values()
+            isinstance(files, dict) and all(isinstance(name, str) for name in files.values())
+            for files in features.values()
         ):
             raise ValueError(f"{path}: names no feature files; {_HOW_TO_MEND}")
+        extractors = info.get("extractors", {})
+        if not isinstance(extractors, dict) or not all(
+            isinstance(extractor, dict) and isinstance(extractor.get("arrays", ""), str)
+            for extractor in extractors.values()
+        ):
+            raise ValueError(f"{path}: 'extractors' describes none; {_HOW_TO_MEND}")
+        if not isinstance(info.get("image_root"), str | None):
+            raise ValueError(f"{path}: 'image_root' is no path; {_HOW_TO_MEND}")
         return info
     ending = "_pca.h5" if pca_features else ".h5"
     names = {split: f"{split}2014_vgg16_fc7{ending}" for split in SPLITS}
@@ -160,10 +175,11 @@ def _read_captions(path: Path, vocabulary_size: int) -> dict[str, Array]:
             if len(present) < 2:
                 raise ValueError(f"{path}: has no {' or no '.join(set(names) - set(present))}")
             captions, idxs = (np.asarray(file[name]) for name in names)
-            if captions.ndim != 2 or idxs.shape != captions.shape[:1] or 0 in captions.shape:
+            fit = captions.ndim == 2 and idxs.shape == captions.shape[:1]
+            if not fit or len(captions) < 1 or captions.shape[1] < 2:
                 raise ValueError(
                     f"{path}: {names[0]} {captions.shape} and {names[1]} {idxs.shape} do not fit; "
-                    "expected (M, T) and (M,) with at least one caption"
+                    "expected (M, T) and (M,) with at least one caption of two words"
                 )
             for name, values in zip(names, (captions, idxs), strict=True):
                 if not np.issubdtype(values.dtype, np.integer):
@@ -189,7 +205,7 @@ def open_features(path: str | Path) -> Array:
     """
     path = Path(path)
     with _open_h5(path) as file:
-        if "features" not in file:
+        if not isinstance(file.get("features"), h5py.Dataset):
             raise ValueError(f"{path}: has no 'features'; {_HOW_TO_MEND}")
         dataset = file["features"]
         if dataset.ndim not in (2, 3) or dataset.dtype.kind != "f":
@@ -247,7 +263,7 @@ def _check_features(path: Path, features: Array, image_idxs: Array) -> None:
 
 def _read_urls(path: Path, count: int) -> Array:
     _require(path)
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     urls = np.array([line.strip() for line in lines if line.strip()])
     if len(urls) != count:
         raise ValueError(f"{path}: has {len(urls)} lines for {count} images; {_HOW_TO_MEND}")
@@ -257,7 +273,10 @@ def _read_urls(path: Path, count: int) -> Array:
 def _read_arrays(path: Path) -> dict[str, Array]:
     _require(path)
     with _open_h5(path) as file:
-        return {name: np.asarray(file[name]) for name in file}
+        arrays = {name: np.asarray(file[name]) for name in file}
+    if arrays.keys() != {"pca_mean", "pca_components"}:
+        raise ValueError(f"{path}: is no projection; {_HOW_TO_MEND}")
+    return arrays
 
 
 def _require(path: Path) -> None:

@@ -57,8 +57,8 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
 
 
 def positive_int(text: str) -> int:
-    """Option type: a whole number of at least 1."""
-    return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
+    """Option type: a whole number of at least 1, and no absurd one."""
+    return _number(text, int, lambda value: 1 <= value <= 10**9, "a whole number of at least 1")
 
 
 def non_negative_int(text: str) -> int:

@@ -67,9 +67,17 @@ def write_json(path: str | Path, value) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_text(path: str | Path) -> str:
+    """Reads a text file in UTF-8, with or without a byte order mark; else a ValueError."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not text in UTF-8 ({error}); convert it first") from error
+
+
 def read_json(path: str | Path):
     """Reads a JSON file; raises ValueError that names it when it is torn or no JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # broken JSON, or bytes that are no UTF-8
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path}: is not valid JSON ({error}); is the file complete?") from error

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from core.command_line import (
     progress,
     run_command,
 )
+from core.files import read_json, read_text, require_free
 
 Array = np.ndarray
 
@@ -108,40 +110,38 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
 
 
 def _read_karpathy(path: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    from core.files import read_json
-
     captions: dict[str, list[str]] = {}
     splits: dict[str, list[str]] = {}
     try:
         for image in read_json(path)["images"]:
             name = image["filename"]
-            captions[name] = [sentence["raw"] for sentence in image["sentences"]]
+            captions[str(name)] = [sentence["raw"].strip() for sentence in image["sentences"]]
             splits.setdefault(_KARPATHY_SPLITS[image["split"]], []).append(name)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: is not in the form of Karpathy's splits ({error!r})") from error
     return captions, splits
 
 
 def _read_csv(path: Path) -> dict[str, list[str]]:
     captions: dict[str, list[str]] = {}
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
+    rows = csv.reader(read_text(path).splitlines(keepends=True))
+    try:
         header = next(rows, None)
         if header is None or [field.strip() for field in header] != ["image", "caption"]:
             raise ValueError(f"{path}: line 1 is {header}, expected the header image,caption")
-        for row in rows:
-            if not row:
-                continue
+        for row in filter(None, rows):
             if len(row) < 2:
                 raise ValueError(f"{path}: line {rows.line_num} has no caption")
             # Commas outside of quotes are part of the caption.
             captions.setdefault(row[0].strip(), []).append(",".join(row[1:]))
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {rows.line_num}: {error}; a quote left open?") from error
     return captions
 
 
 def _read_tokens(path: Path) -> dict[str, list[str]]:
     captions: dict[str, list[str]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         name, tab, caption = line.partition("\t")
@@ -158,7 +158,7 @@ def _read_split_lists(root: Path, captions: Mapping) -> dict[str, list[str]]:
         path = root / name
         if not path.is_file():
             continue
-        lines = path.read_text(encoding="utf-8").split()
+        lines = [line.strip() for line in read_text(path).splitlines()]
         splits[split] = [line for line in dict.fromkeys(lines) if line in captions]
         for image in splits[split]:
             if owner.setdefault(image, split) != split:
@@ -269,7 +269,6 @@ def prepare(
     from core.coco_utils import build_vocabulary, save_coco_data
     from core.encoders import OUTPUTS, WIDTHS, Extractor
     from core.encoders.pca import fit_pca
-    from core.files import require_free
 
     out = Path(out)
     require_free(out)
@@ -363,7 +362,7 @@ def main() -> None:
     print(f"vocabulary: {done['vocabulary']:,} words, the four special ones included")
     if done["explained"] is not None:
         print(f"PCA: {options.pca} components keep {done['explained']:.1%} of the variance")
-    print(f"next: python training.py --model lstm --data {options.out}")
+    print(f"next: python training.py --model lstm --data {shlex.quote(options.out)}")
 
 
 if __name__ == "__main__":

@@ -157,8 +157,8 @@ class _FrozenGenerator:
     def __init__(self, seed: int):
         self.seed = seed
 
-    def random(self, *arguments, **options):
-        return np.random.default_rng(self.seed).random(*arguments, **options)
+    def __getattr__(self, name: str):
+        return getattr(np.random.default_rng(self.seed), name)
 
 
 _SPECIAL_WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, "<UNK>": 3}
@@ -306,14 +306,14 @@ def _captioning(cell_type: str, torch_sequence: Callable) -> Case:
     def run(functions, inputs, upstream):
         (D, H), (V, W) = inputs["W_proj"].shape, inputs["W_embed"].shape
         vocabulary = {f"word{i}": i for i in range(len(_SPECIAL_WORDS), V)} | _SPECIAL_WORDS
-        model = functions.call(
-            "CaptioningRNN", vocabulary, D, W, H, cell_type=cell_type, dtype=np.float64
-        )
-        model.params = {name: inputs[name] for name in names}
-        loss, gradients = functions.guard(
-            "CaptioningRNN.loss", model.loss, inputs["features"], inputs["captions"], returns=2
-        )
-        return [loss], [gradients.get(name) for name in names]
+
+        def loss_and_gradients(build):
+            model = build(vocabulary, D, W, H, cell_type=cell_type, dtype=np.float64)
+            model.params = {name: inputs[name] for name in names}
+            loss, gradients = model.loss(inputs["features"], inputs["captions"])
+            return [loss], [gradients.get(name) for name in names]
+
+        return functions.guard("CaptioningRNN", loss_and_gradients, functions["CaptioningRNN"])
 
     return Case(
         name=f"captioning_{cell_type}",

@@ -15,12 +15,13 @@ error calls right code wrong wherever a true gradient is close to 0.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -60,11 +61,13 @@ def eval_numerical_gradient(
     gradient = np.zeros_like(x)
     for index in np.ndindex(x.shape):
         original = x[index]
-        x[index] = original + h
-        above = f(x)
-        x[index] = original - h
-        below = f(x)
-        x[index] = original
+        try:
+            x[index] = original + h
+            above = f(x)
+            x[index] = original - h
+            below = f(x)
+        finally:
+            x[index] = original
         gradient[index] = (above - below) / (2 * h)
         if verbose:
             print(index, gradient[index])
@@ -160,6 +163,7 @@ def _compare(case: Case, rng, functions: _Functions, inputs: dict) -> Iterator[R
     for name, out, expected in zip(case.outputs or ("loss",), outputs, torch_outputs, strict=True):
         if malformed := _malformed(out, expected.shape):
             raise ImplementationError(f"{case.functions[0]} returned {malformed} for {name}")
+        out = np.asarray(out)
         error = relative_error(out, expected)
         passed = error <= TORCH_TOLERANCE
         problem = None if passed else "the forward pass itself differs" + _worst(out, expected)
@@ -172,7 +176,8 @@ def _compare(case: Case, rng, functions: _Functions, inputs: dict) -> Iterator[R
 
     def objective(_):
         outputs, _ = case.run(functions, inputs, None)
-        return sum(np.sum(out * dout) for out, dout in zip(outputs, upstream, strict=True))
+        pairs = zip(outputs, upstream, strict=True)
+        return sum(np.sum(np.asarray(out) * dout) for out, dout in pairs)
 
     # A gradient that is 0 but for rounding is measured against the others.
     floor = 1e-4 * max(float(np.linalg.norm(g)) for g in torch_gradients.values())
@@ -181,7 +186,7 @@ def _compare(case: Case, rng, functions: _Functions, inputs: dict) -> Iterator[R
             problem = f"{case.functions[-1]} returned {malformed} for d{name}"
             yield Row(case.name, f"d{name}", None, None, False, problem)
             continue
-        expected = torch_gradients[name]
+        got, expected = np.asarray(got), torch_gradients[name]
         numerical = eval_numerical_gradient(objective, inputs[name])
         difference_error = relative_error(got, numerical, floor)
         torch_error = relative_error(got, expected, floor)
@@ -189,7 +194,9 @@ def _compare(case: Case, rng, functions: _Functions, inputs: dict) -> Iterator[R
         passed = difference_error <= DIFFERENCE_TOLERANCE and torch_error <= TORCH_TOLERANCE
         problem = None
         if not passed:
-            problem = diagnose(got, expected, gates=case.gates) + _worst(got, expected)
+            weights = [value for key, value in inputs.items() if key.startswith("W")]
+            hint = diagnose(got, expected, case.gates, name.lower().startswith("w"), weights)
+            problem = hint + _worst(got, expected)
         yield Row(case.name, f"d{name}", difference_error, torch_error, passed, problem)
 
 
@@ -253,12 +260,20 @@ def _worst(got: Array, expected: Array) -> str:
     )
 
 
-def diagnose(got: Array, expected: Array, gates: bool = False) -> str:
+def diagnose(
+    got: Array,
+    expected: Array,
+    gates: bool = False,
+    is_weight: bool = False,
+    weights: Sequence[Array] = (),
+) -> str:
     """A guess, in a few words, at the mistake that turns ``expected`` into ``got``.
 
     Inputs:
     - got, expected: arrays of one shape
-    - gates: whether the last axis holds the blocks of the gates i, f, o, g
+    - gates: whether the last axis of a weight holds the blocks of the gates i, f, o, g
+    - is_weight: whether this is the gradient of a weight matrix, a sum over samples and steps
+    - weights: the weight matrices of the layer; some gradients are a product with one of them
     """
     if not np.all(np.isfinite(got)):
         return "holds NaN or infinity"
@@ -270,6 +285,8 @@ def diagnose(got: Array, expected: Array, gates: bool = False) -> str:
     def same(a: Array, b: Array) -> bool:
         return relative_error(a, b) < 1e-6
 
+    if relative_error(got, expected) < 1e-5:
+        return "is right to a few digits only: is it computed in float32?"
     if same(got, -expected):
         return "has the wrong sign"
     ratio = float(np.vdot(expected, got) / np.vdot(expected, expected))
@@ -279,6 +296,11 @@ def diagnose(got: Array, expected: Array, gates: bool = False) -> str:
         return f"is {ratio:.4g} times the right value: a factor lost, or a sum averaged?"
     if expected.ndim == 2 and expected.shape[0] == expected.shape[1] and same(got, expected.T):
         return "is transposed: check the order and the .T of the product"
+    for W in weights:
+        square = W.ndim == 2 and W.shape[0] == W.shape[1] == expected.shape[-1]
+        # expected = da W.T, so da = expected W.T^-1
+        if square and same(got, expected @ np.linalg.inv(W.T) @ W):
+            return "comes from a transposed product: W where W.T belongs"
     wrong = ~np.isclose(got, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
     if gates and expected.shape[-1] % 4 == 0:
         blocks = np.split(expected, 4, axis=-1)
@@ -304,7 +326,7 @@ def diagnose(got: Array, expected: Array, gates: bool = False) -> str:
                 "is right at the last step only: does the gradient of the next step flow back "
                 "into this one?"
             )
-    if expected.ndim == 2:
+    if is_weight and expected.ndim == 2:
         # One sample at one step adds a product of a column and a row to a weight's gradient.
         rank, full = (np.linalg.matrix_rank(a, rtol=1e-9) for a in (got, expected))
         lost = np.linalg.matrix_rank(expected - got, rtol=1e-9)
@@ -340,12 +362,12 @@ class _Functions(dict):
     def guard(
         self, name: str, function: Callable, *arguments, returns: int | None = None, **options
     ):
-        """Calls a function, or the method ``Class.method`` of a given class."""
-        if name.partition(".")[0] not in self:
+        """Calls something that uses the function or class of that name."""
+        if name not in self:
             return function(*arguments, **options)  # ours: a bug in it must be seen
         try:
             result = function(*arguments, **options)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message = f"{name} raised {_sentence(error)}"
             forward = name.replace("_backward", "_forward")
             if forward != name and forward not in self:
@@ -362,7 +384,12 @@ class _Functions(dict):
 
 def _sentence(error: BaseException) -> str:
     """The error with its line of the learner's file, on one line."""
-    frames = traceback.extract_tb(error.__traceback__)
+    here = Path(__file__).parent
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not Path(frame.filename).is_relative_to(here)
+    ]
     place = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}{': ' + text if text else ''}{place}"
@@ -396,11 +423,15 @@ def load_implementation(path: str | Path) -> dict[str, Callable]:
         raise ValueError(f"{path}: could not be imported: {_sentence(error)}") from error
     finally:
         sys.path[:] = search_path
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if callable(value) and getattr(value, "__module__", None) == module.__name__
-    }
+    known = {name for case in CASES for name in case.functions}
+    functions = {}
+    for name, value in vars(module).items():
+        origin = str(getattr(value, "__module__", None))
+        # Under a known name anything callable counts that is not ours, imported from core.
+        is_own = origin == module.__name__ or (name in known and not origin.startswith("core."))
+        if callable(value) and is_own:
+            functions[name] = value
+    return functions
 
 
 def main() -> int:
@@ -429,17 +460,19 @@ def main() -> int:
         chosen = [case for case in chosen if case.name not in skipped]
         forward_only = [case.name for case in chosen if _Functions(functions).forward_only(case)]
         if not chosen:
+            wanted = sorted(cases[arguments.layer].functions if arguments.layer else known)
             raise ValueError(
                 f"{arguments.impl}: defines none of the functions to check; "
-                f"expected names such as {', '.join(sorted(known)[:4])}"
+                f"expected names such as {', '.join(wanted[:4])}"
             )
 
     rows = []
     for case in chosen:
         # Each case draws from its own stream, so that --layer sees what the full table saw.
-        case_rows = check_case(
-            case, np.random.default_rng([arguments.seed, *case.name.encode()]), functions
-        )
+        # A learner's prints must not get into the JSON.
+        with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+            rng = np.random.default_rng([arguments.seed, *case.name.encode()])
+            case_rows = check_case(case, rng, functions)
         rows += case_rows
         if not arguments.json:
             _print_rows(case_rows, header=case is chosen[0])
@@ -466,12 +499,10 @@ def main() -> int:
         if ignored:
             print(f"ignored, not a known name: {', '.join(ignored)}")
     if failed:
-        print(f"{len(failed)} of {len(rows)} wrong. In dataflow order, the first of each layer:")
-        for layer in dict.fromkeys(row.layer for row in failed):
-            first = next(row for row in failed if row.layer == layer)
-            print(
-                f"  {layer}: {first.quantity + ' ' if first.quantity != '-' else ''}{first.problem}"
-            )
+        print(f"{len(failed)} of {len(rows)} wrong. In dataflow order, the first wrong one first:")
+        for row in failed:
+            quantity = "" if row.quantity == "-" else f"{row.quantity} "
+            print(f"  {row.layer}: {quantity}{row.problem}")
         return 1
     worst_difference = max(row.difference_error or 0 for row in rows)
     worst_torch = max(row.torch_error for row in rows)

@@ -29,18 +29,18 @@ def load_image(path: str | Path) -> Array:
 
 
 def resize_and_crop(image: Array, size: int) -> Array:
-    """Shrinks or enlarges the shorter side to ``size`` (bilinear, anti-aliased), crops the centre.
+    """The square in the centre, resized to ``size`` (bilinear, anti-aliased).
 
     (h, w, 3) uint8 -> (size, size, 3) uint8. A picture of that size passes unchanged.
     """
     h, w = image.shape[:2]
     if (h, w) == (size, size):
         return image
-    scale = size / min(h, w)
-    width, height = max(size, round(w * scale)), max(size, round(h * scale))
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(resized.crop((left, top, left + size, top + size)))
+    side = min(h, w)
+    left, top = (w - side) / 2, (h - side) / 2
+    square = (left, top, left + side, top + side)
+    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=square)
+    return np.asarray(resized)
 
 
 def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:

@@ -14,13 +14,23 @@ import numpy as np
 Array = np.ndarray
 
 
+def _filled_in(config: dict | None, **defaults: float) -> dict:
+    """The config with defaults for what it lacks, its numbers as Python floats.
+
+    A NumPy number of double precision would turn float32 parameters into float64 ones.
+    """
+    config = {} if config is None else config
+    for name, default in defaults.items():
+        config[name] = float(config.get(name, default))
+    return config
+
+
 def sgd(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]:
     """Stochastic gradient descent (Robbins and Monro 1951): ``w - learning_rate * dw``.
 
     config: learning_rate (1e-2).
     """
-    config = {} if config is None else config
-    config.setdefault("learning_rate", 1e-2)
+    config = _filled_in(config, learning_rate=1e-2)
     return w - config["learning_rate"] * dw, config
 
 
@@ -32,9 +42,7 @@ def sgd_momentum(w: Array, dw: Array, config: dict | None = None) -> tuple[Array
 
     config: learning_rate (1e-2), momentum (0.9), velocity (zeros).
     """
-    config = {} if config is None else config
-    config.setdefault("learning_rate", 1e-2)
-    config.setdefault("momentum", 0.9)
+    config = _filled_in(config, learning_rate=1e-2, momentum=0.9)
     velocity = config.get("velocity", np.zeros_like(w))
     config["velocity"] = config["momentum"] * velocity + dw
     return w - config["learning_rate"] * config["velocity"], config
@@ -48,10 +56,7 @@ def rmsprop(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dic
 
     config: learning_rate (1e-2), decay_rate (0.99), epsilon (1e-8), cache (zeros).
     """
-    config = {} if config is None else config
-    config.setdefault("learning_rate", 1e-2)
-    config.setdefault("decay_rate", 0.99)
-    config.setdefault("epsilon", 1e-8)
+    config = _filled_in(config, learning_rate=1e-2, decay_rate=0.99, epsilon=1e-8)
     decay = config["decay_rate"]
     cache = config.get("cache", np.zeros_like(w))
     config["cache"] = decay * cache + (1 - decay) * dw**2
@@ -72,11 +77,7 @@ def adam(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]:
     config: learning_rate (1e-3), beta1 (0.9), beta2 (0.999), epsilon (1e-8), m and v (zeros), t (0,
     the number of steps taken).
     """
-    config = {} if config is None else config
-    config.setdefault("learning_rate", 1e-3)
-    config.setdefault("beta1", 0.9)
-    config.setdefault("beta2", 0.999)
-    config.setdefault("epsilon", 1e-8)
+    config = _filled_in(config, learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8)
     beta1, beta2 = config["beta1"], config["beta2"]
     t = config["t"] = config.get("t", 0) + 1
     m = config["m"] = beta1 * config.get("m", np.zeros_like(w)) + (1 - beta1) * dw
@@ -94,9 +95,7 @@ def adamw(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]
 
     config: as for ``adam``, and weight_decay (1e-2).
     """
-    config = {} if config is None else config
-    config.setdefault("learning_rate", 1e-3)
-    config.setdefault("weight_decay", 1e-2)
+    config = _filled_in(config, learning_rate=1e-3, weight_decay=1e-2)
     return adam(w * (1 - config["learning_rate"] * config["weight_decay"]), dw, config)
 
 
@@ -118,7 +117,7 @@ def clip_gradient_norm(
     Returns the gradients (new arrays where they are scaled) and their norm before the clipping.
     """
     norm = float(np.sqrt(sum(float(np.vdot(g, g)) for g in grads.values())))
-    factor = max_norm / (norm + 1e-6)
+    factor = float(max_norm) / (norm + 1e-6)
     if factor >= 1:
         return dict(grads), norm
     return {name: gradient * factor for name, gradient in grads.items()}, norm

@@ -40,7 +40,7 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, tuple]:
     - out: (N, M)
     - cache: (x, w)
     """
-    out = x.reshape(len(x), -1) @ w + b
+    out = x.reshape(len(x), len(w)) @ w + b
     return out, (x, w)
 
 
@@ -59,7 +59,7 @@ def affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]:
     x, w = cache
     # out = x.reshape(N, D) @ w + b
     dx = (dout @ w.T).reshape(x.shape)
-    dw = x.reshape(len(x), -1).T @ dout
+    dw = x.reshape(len(x), len(w)).T @ dout
     db = dout.sum(axis=0)
     return dx, dw, db
 
@@ -224,7 +224,7 @@ def rnn_backward(dh: Array, cache: tuple):
         dprev_h = da[t] @ Wh.T
     # a = x_steps @ Wx + b; every step shares the weights, so their gradients sum over time too
     da = da.reshape(T * N, H)
-    dx = _batch_first((da @ Wx.T).reshape(T, N, -1))
+    dx = _batch_first((da @ Wx.T).reshape(T, N, len(Wx)))
     dWx = x_steps.T @ da
     dWh = states[:-1].reshape(T * N, H).T @ da
     db = da.sum(axis=0)
@@ -387,7 +387,7 @@ def lstm_backward(dh: Array, cache: tuple):
         dprev_h = da[t] @ Wh.T
     # gates = x_steps @ Wx + b; every step shares the weights, so their gradients sum over time too
     da = da.reshape(T * N, 4 * H)
-    dx = _batch_first((da @ Wx.T).reshape(T, N, -1))
+    dx = _batch_first((da @ Wx.T).reshape(T, N, len(Wx)))
     dWx = x_steps.T @ da
     dWh = h_states[:-1].reshape(T * N, H).T @ da
     db = da.sum(axis=0)
@@ -412,7 +412,7 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, tuple]
     - cache: (x, w)
     """
     N, T, D = x.shape
-    out = (x.reshape(N * T, D) @ w + b).reshape(N, T, -1)
+    out = (x.reshape(N * T, D) @ w + b).reshape(N, T, len(b))
     return out, (x, w)
 
 
@@ -430,7 +430,7 @@ def temporal_affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, A
     """
     x, w = cache
     N, T, D = x.shape
-    dout = dout.reshape(N * T, -1)
+    dout = dout.reshape(N * T, w.shape[1])
     # out = x.reshape(N * T, D) @ w + b
     dx = (dout @ w.T).reshape(N, T, D)
     dw = x.reshape(N * T, D).T @ dout

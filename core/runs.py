@@ -6,6 +6,7 @@ answers at once.
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 MODEL_NAMES = ("rnn", "lstm")
@@ -85,11 +86,55 @@ def load_data(settings: dict) -> dict:
     return data
 
 
+def check_same_data(checkpoint, data: dict) -> None:
+    """Raises ValueError unless the data have the vocabulary and the extractor of a checkpoint."""
+    import numpy as np
+
+    source = data["source"]
+    if data["idx_to_word"] != checkpoint.idx_to_word:
+        raise ValueError(
+            f"{source['folder']}: has another vocabulary ({len(data['idx_to_word'])} words) than "
+            f"the checkpoint ({len(checkpoint.idx_to_word)} words); use the data it was trained on"
+        )
+    # A weight file may lie elsewhere now; its hash tells whether it is the same.
+    ours, theirs = (
+        {key: value for key, value in (extractor or {}).items() if key not in ("weights", "arrays")}
+        for extractor in (checkpoint.extractor, source["extractor"])
+    )
+    same = ours == theirs and checkpoint.extractor_arrays.keys() == source["arrays"].keys()
+    if not same or not all(
+        np.array_equal(array, source["arrays"][name])
+        for name, array in checkpoint.extractor_arrays.items()
+    ):
+        raise ValueError(
+            f"{source['folder']}: its features were not made by the extractor that the checkpoint "
+            "was trained with (encoder, preprocessing, weights or PCA differ); "
+            "use the data it was trained on, or train again"
+        )
+
+
+def check_same_settings(checkpoint, settings: dict, folder: Path) -> None:
+    """Raises ValueError, by name, when config.json is not what a run's last.npz was made with."""
+    for name, value in checkpoint.settings.items():
+        if name not in _MAY_CHANGE and settings[name] != value:
+            raise ValueError(
+                f"{folder / 'config.json'}: has {name} {settings[name]}, "
+                f"but last.npz was made with {value}; put that back"
+            )
+    epochs = checkpoint.training.get("epoch", 0)
+    if settings["num_epochs"] < epochs:
+        raise ValueError(
+            f"--num_epochs: found {settings['num_epochs']}, but the run has done {epochs} already"
+        )
+
+
 def check_run_folder(folder: Path) -> None:
     """Raises ValueError for a file, and for a folder that holds something that is no run."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: is a file, expected a folder for the run")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+    if not folder.is_dir() or (folder / "config.json").is_file():
+        return
+    if any(not fnmatch(path.name, ".*.part.*") for path in folder.iterdir()):  # torn files apart
         raise ValueError(f"--out {folder}: holds files that are no run; choose another folder")
 
 
@@ -98,7 +143,7 @@ def make_room(folder: Path) -> Path | None:
 
     Returns where the earlier run is now, or None when there was none.
     """
-    aside = None
+    folder, aside = folder.resolve(), None
     if (folder / "config.json").is_file():
         number = 1
         while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():

@@ -10,6 +10,7 @@ al., ECCV 2014). A download that breaks off is resumed by the next call.
 from __future__ import annotations
 
 import http.client
+import shlex
 import shutil
 import urllib.error
 import urllib.request
@@ -118,7 +119,7 @@ def unpack(archive: Path, folder: Path) -> None:
                             file.write(block)
                             bar.update(len(block))
             verify(temporary)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ValueError(
             f"{archive}: is not a whole zip archive ({error}); remove it and fetch it again"
         ) from error
@@ -143,14 +144,15 @@ def verify(folder: Path) -> None:
     for name, datasets in CONTENTS.items():
         try:
             with h5py.File(folder / name, "r") as file:
-                shapes = {key: file[key].shape for key in file}
+                shapes = {key: getattr(file[key], "shape", None) for key in file}
         except OSError as error:
             raise ValueError(f"{name}: is not a whole HDF5 file ({error})") from error
         for key, shape in datasets.items():
             if shapes.get(key) != shape:
                 raise ValueError(f"{name}: {key} is {shapes.get(key)}, expected {shape}")
     vocabulary = read_json(folder / VOCABULARY_FILE)
-    words = len(vocabulary.get("idx_to_word", ())) if isinstance(vocabulary, dict) else 0
+    listed = vocabulary.get("idx_to_word") if isinstance(vocabulary, dict) else None
+    words = len(listed) if isinstance(listed, list) else 0
     if words != _VOCABULARY_SIZE:
         raise ValueError(f"{VOCABULARY_FILE}: has {words} words, expected {_VOCABULARY_SIZE}")
 
@@ -173,7 +175,7 @@ def main() -> None:
     if not options.archive:
         archive.unlink()
     print(f"COCO captions and features: {folder}")
-    print(f"next: python training.py --model lstm --data {folder}")
+    print(f"next: python training.py --model lstm --data {shlex.quote(str(folder))}")
 
 
 if __name__ == "__main__":

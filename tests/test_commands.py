@@ -226,7 +226,47 @@ def test_another_vocabulary_is_refused(tiny_run, refuses, tmp_path, tiny_folder)
     refuses(
         "training.py",
         *("--resume", "--num_epochs", 9, "--out", tiny_run),
-        says=("last.npz", "another vocabulary"),
+        says=("another vocabulary", "10 words", "9 words"),
+    )
+
+
+def test_resume_refuses_an_edited_config(tiny_run, refuses):
+    settings = json.loads((tiny_run / "config.json").read_text())
+    (tiny_run / "config.json").write_text(json.dumps(settings | {"hidden_dim": 16}))
+    refuses(
+        "training.py",
+        *("--resume", "--num_epochs", 3, "--out", tiny_run),
+        says=("config.json", "hidden_dim 16", "made with 8"),
+    )
+
+
+def test_resume_refuses_fewer_epochs_than_done(tiny_run, refuses):
+    refuses(
+        "training.py",
+        *("--resume", "--num_epochs", 1, "--out", tiny_run),
+        says=("--num_epochs", "found 1", "2 already"),
+    )
+
+
+def test_resuming_a_finished_run_draws_what_is_missing(tiny_run, command):
+    (tiny_run / "loss.png").unlink()
+    assert command("training.py", "--resume", "--out", tiny_run)[0] == 0
+    assert (tiny_run / "loss.png").is_file()
+
+
+def test_a_torn_file_of_a_killed_start_does_not_block_the_folder(tiny_folder, command, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.part.json").write_text("{")
+    options = ["--model", "rnn", "--data", tiny_folder, "--num_epochs", 1, "--out", "run"]
+    code, _, error = command("training.py", *options)
+    assert code == 0, error
+
+
+def test_a_diverging_run_ends_with_one_line(tiny_folder, refuses):
+    refuses(
+        "training.py",
+        *("--model", "rnn", "--data", tiny_folder, "--learning_rate", "1e300"),
+        says=("the loss is", "lower learning_rate"),
     )
 
 
@@ -235,6 +275,9 @@ def test_features_of_another_extractor_are_refused(tiny_run, refuses, tiny_folde
     info["extractors"]["pooled"]["preprocessing"]["size"] = 32
     (tiny_folder / "dataset.json").write_text(json.dumps(info))
     refuses("inference.py", "--checkpoint", tiny_run, says=("extractor",))
+    refuses(
+        "training.py", "--resume", "--num_epochs", 3, "--out", tiny_run, says=("extractor", "tiny")
+    )
 
 
 @pytest.mark.parametrize("name", ["best.npz", "last.npz"])
@@ -290,7 +333,7 @@ def test_a_run_can_be_used_from_another_folder(tiny_folder, command, tmp_path, m
     assert code == 0, error
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    code, out, error = command("inference.py", "--checkpoint", tmp_path / "run")
+    code, _, error = command("inference.py", "--checkpoint", tmp_path / "run")
     assert code == 0, error
     code, _, error = command(
         "training.py", "--resume", "--out", "../run", "--data", f"{tiny_folder}/", "--num_epochs", 2

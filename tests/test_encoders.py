@@ -108,6 +108,7 @@ def test_different_photos_get_different_features():
         ({}, "has no 'features.0.weight'"),
         ({"conv1.weight": torch.zeros(1)}, "has no"),
         ([1, 2], "expected a state dict"),
+        ({"features.0.weight": 3}, "is a int, expected a tensor"),
     ],
 )
 def test_weights_of_another_network_are_refused(tmp_path, state, words):

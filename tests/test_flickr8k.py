@@ -105,6 +105,17 @@ def test_a_test_list_is_used_when_there(root):
     assert read_photo_folder(root).splits["test"] == SPLITS["train"][7:]
 
 
+def test_names_with_spaces_and_a_byte_order_mark(root):
+    """As a spreadsheet saves it."""
+    text = (root / "captions.txt").read_text().replace("000.jpg", "my dog.jpg")
+    (root / "captions.txt").write_text(text, encoding="utf-8-sig")
+    (root / "Images" / "000.jpg").rename(root / "Images" / "my dog.jpg")
+    write_lists(root, {"train": ["my dog.jpg", *SPLITS["train"][1:]], "val": SPLITS["val"]})
+    source = read_photo_folder(root)
+    assert source.splits["train"][0] == "my dog.jpg"
+    assert source.captions["my dog.jpg"] == CAPTIONS["000.jpg"]
+
+
 def test_tokenize():
     assert tokenize('A dog , "Rex" , isn\'t running -- 2 dogs are!') == (
         "a dog rex isn't running 2 dogs are".split()
@@ -235,6 +246,16 @@ DAMAGE = {
     "nothing but the header": (
         lambda r: (r / "captions.txt").write_text("image,caption\n"),
         "no captions",
+    ),
+    "an open quote": (
+        lambda r: (r / "captions.txt").write_text('image,caption\n000.jpg,"' + "a\n" * 140_000),
+        "a quote left open",
+    ),
+    "another encoding": (
+        lambda r: (r / "captions.txt").write_bytes(
+            "image,caption\n000.jpg,caf\xe9\n".encode("latin-1")
+        ),
+        "not text in UTF-8",
     ),
     "no photos": (lambda r: os.rename(r / "Images", r.with_name("gone")), "000.jpg"),
     "an image in two splits": (

@@ -218,7 +218,7 @@ def test_hints_name_the_mistake():
         (x[1:].T @ da[1:], x.T @ da, False, "time step or a sample left out"),
         (rng.standard_normal((5, 5)), square, False, "wrong everywhere"),
     ):
-        assert words in diagnose(got, expected, gates), words
+        assert words in diagnose(got, expected, gates, is_weight=True), words
 
 
 # ---------------------------------------------------------------------------------------------
@@ -315,6 +315,43 @@ LEARNERS = {
         "def affine_forward(x, w, b):\n    return undefined",
         "affine_forward raised NameError",
     ),
+    "ends the program": (
+        "import sys\ndef affine_forward(x, w, b):\n    sys.exit(0)",
+        "affine_forward raised SystemExit",
+    ),
+    "transposed recurrent product": (
+        """
+        def rnn_step_backward(dnext_h, cache):
+            x, prev_h, Wx, Wh, next_h = cache
+            da = dnext_h * (1 - next_h ** 2)
+            return da @ Wx.T, da @ Wh, x.T @ da, prev_h.T @ da, da.sum(axis=0)
+        """,
+        "dprev_h comes from a transposed product",
+    ),
+    "float32": (
+        """
+        import numpy as np
+        from core.rnn_layers import affine_backward as ours
+        def affine_backward(dout, cache):
+            return tuple(g.astype(np.float32).astype(float) for g in ours(dout, cache))
+        """,
+        "computed in float32",
+    ),
+    "a partial of another function": (
+        """
+        from functools import partial
+        def scaled(factor, dout, cache):
+            x, w = cache
+            dx = factor * (dout @ w.T).reshape(x.shape)
+            return dx, x.reshape(len(x), -1).T @ dout, dout.sum(axis=0)
+        affine_backward = partial(scaled, 3.0)
+        """,
+        "dx is 3 times too large",
+    ),
+    "no model at all": (
+        "def CaptioningRNN(*arguments, **options):\n    return None",
+        "raised Attri",
+    ),
     "returns None": ("def affine_forward(x, w, b):\n    pass", "affine_forward returned None"),
     "None gradient": (
         "def affine_backward(dout, cache):\n    x, w = cache\n    return None, w, w[0]",
@@ -401,7 +438,7 @@ LEARNERS = {
             def loss(self, features, captions):
                 return self.nothing
         """,
-        "CaptioningRNN.loss raised AttributeError",
+        "CaptioningRNN raised AttributeError",
     ),
 }
 

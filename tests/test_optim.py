@@ -55,6 +55,15 @@ def test_arguments_stay_and_dtype_is_kept(name):
     assert np.all(dw == 0.5)
 
 
+@pytest.mark.parametrize("name", TORCH)
+def test_numpy_numbers_do_not_turn_float32_into_float64(name):
+    w = np.ones(3, np.float32)
+    after, _ = optim.RULES[name](w, w, {"learning_rate": np.float64(0.1)})
+    assert after.dtype == np.float32
+    clipped, _ = optim.clip_gradient_norm({"w": w}, np.float64(0.1))
+    assert clipped["w"].dtype == np.float32
+
+
 @pytest.mark.parametrize("max_norm", [0.1, 5.0, 1e6])
 def test_clipping_equals_torch(max_norm):
     rng = np.random.default_rng(0)

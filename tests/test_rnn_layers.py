@@ -190,6 +190,20 @@ class TestTemporalSoftmaxLoss:
         assert "(1, 2, 3)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("N", "T"), [(0, 3), (2, 0)])
+def test_empty_batches_and_sequences(N, T):
+    x, h0 = np.ones((N, T, 4)), np.ones((N, 5))
+    for cell, blocks in (("rnn", 1), ("lstm", 4)):
+        weights = np.ones((4, blocks * 5)), np.ones((5, blocks * 5)), np.ones(blocks * 5)
+        h, cache = getattr(layers, f"{cell}_forward")(x, h0, *weights)
+        assert h.shape == (N, T, 5)
+        dx, dh0, dWx, *_ = getattr(layers, f"{cell}_backward")(h, cache)
+        assert (dx.shape, dh0.shape) == (x.shape, h0.shape)
+        assert not dWx.any()
+    out, cache = layers.temporal_affine_forward(x, np.ones((4, 6)), np.ones(6))
+    assert layers.temporal_affine_backward(out, cache)[0].shape == x.shape
+
+
 def test_sigmoid_of_large_numbers():
     x = np.array([-1e4, 0.0, 1e4])
     np.testing.assert_allclose(layers.sigmoid(x), [0, 0.5, 1])

@@ -171,6 +171,23 @@ def test_sampling_needs_start_and_end():
         model.sample(np.ones((1, 2)))
 
 
+def test_gradients_hold_with_dropout(data):
+    """With the masks frozen, against central differences, every parameter."""
+    from core.gradient_check import eval_numerical_gradient
+
+    model = CaptioningRNN(data["word_to_idx"], 6, 5, 7, "lstm", np.float64, dropout=0.4)
+    features, captions = np.asarray(data["val_features"])[:3], data["val_captions"][:3]
+
+    def loss(_=None):
+        model.rng = np.random.default_rng(5)
+        return model.loss(features, captions)
+
+    _, grads = loss()
+    for name, gradient in grads.items():
+        numerical = eval_numerical_gradient(lambda _: loss()[0], model.params[name])
+        assert np.linalg.norm(gradient - numerical) <= 1e-6 * np.linalg.norm(numerical), name
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_model_keeps_its_dtype(data, dtype):
     model = CaptioningRNN(data["word_to_idx"], 6, 5, 7, "lstm", dtype, dropout=0.3)

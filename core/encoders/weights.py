@@ -72,10 +72,13 @@ def _read(weights: str) -> dict:
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:  # torn zip, foreign pickle, no state dict: torch raises many kinds
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{weights}: cannot be read as a PyTorch state dict ({reason})") from error
     if not isinstance(state, dict):
         raise ValueError(f"{weights}: holds a {type(state).__name__}, expected a state dict")
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"{weights}: {name} is a {type(value).__name__}, expected a tensor")
     return state
 
 
