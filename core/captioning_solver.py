@@ -83,9 +83,9 @@ class CaptioningSolver:
             raise ValueError(f"update_rule: found {update_rule!r}, expected one of {expected}")
         if select not in ("val_loss", "train_loss"):
             raise ValueError(f"select: found {select!r}, expected 'val_loss' or 'train_loss'")
-        if batch_size < 1 or num_epochs < 1:
+        if min(batch_size, num_epochs, patience or 1) < 1:
             raise ValueError(
-                f"batch_size and num_epochs: found {batch_size} and {num_epochs}, "
+                f"batch_size, num_epochs, patience: found {batch_size}, {num_epochs}, {patience}, "
                 "expected at least 1"
             )
         self.model, self.data = model, data
@@ -148,12 +148,12 @@ class CaptioningSolver:
         started = time.perf_counter()
         total_loss, total_tokens = 0.0, 0
         batches = minibatches(self.data, "train", self.batch_size, self.model.null, self.rng)
-        for step, (captions, features) in enumerate(batches, 1):
+        for captions, features in batches:
             loss = self._step(features, captions)
             total_loss += loss * len(captions)
             total_tokens += self._count_tokens(captions)
             bar.update()
-            if step % self.print_every == 0:
+            if len(self.loss_history) % self.print_every == 0:
                 rate = total_tokens / (time.perf_counter() - started)
                 bar.set_postfix_str(
                     f"epoch {self.epoch + 1}, loss {total_loss / total_tokens:.3f} nats a token, "
@@ -176,12 +176,7 @@ class CaptioningSolver:
     def _step(self, features: np.ndarray, captions: np.ndarray) -> float:
         """Loss, gradients, clipping, update."""
         loss, grads = self.model.loss(features, captions)
-        loss = float(loss)
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"the loss is {loss} at step {len(self.loss_history) + 1}; "
-                "lower learning_rate or set clip_norm, then start again"
-            )
+        loss = self._finite(loss)
         if self.clip_norm is not None:
             grads, _ = optim.clip_gradient_norm(grads, self.clip_norm)
         for name, gradient in grads.items():
@@ -200,9 +195,17 @@ class CaptioningSolver:
         for captions, features in minibatches(
             self.data, split, _EVALUATION_BATCH, self.model.null, most=most
         ):
-            total_loss += float(self.model.evaluate(features, captions)) * len(captions)
+            total_loss += self._finite(self.model.evaluate(features, captions)) * len(captions)
             total_tokens += self._count_tokens(captions)
         return total_loss / max(1, total_tokens)
+
+    def _finite(self, loss: float) -> float:
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss} after {len(self.loss_history)} steps; "
+                "lower learning_rate or set clip_norm, then start again"
+            )
+        return float(loss)
 
     def _count_tokens(self, captions: np.ndarray) -> int:
         """Words that are scored: all but the first column, without <NULL>."""
@@ -221,7 +224,7 @@ class CaptioningSolver:
         return int(np.argmin(scores)) + 1 if scores else 0
 
     def _out_of_patience(self) -> bool:
-        return self.patience is not None and self.epoch - self.best_epoch >= self.patience > 0
+        return self.patience is not None and self.epoch - self.best_epoch >= self.patience
 
     # -- files --------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from core import optim
+from core.models import MODELS
+from core.runs import MODEL_NAMES, UPDATE_RULES
 
 TORCH = {
     "sgd": lambda p, lr: torch.optim.SGD(p, lr),
@@ -17,8 +19,10 @@ TORCH = {
 }
 
 
-def test_every_rule_has_its_namesake():
+def test_every_rule_has_its_namesake_and_is_an_option():
     assert TORCH.keys() == optim.RULES.keys()
+    assert tuple(optim.RULES) == UPDATE_RULES
+    assert tuple(MODELS) == MODEL_NAMES
 
 
 @pytest.mark.parametrize("name", TORCH)
