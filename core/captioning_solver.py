@@ -83,7 +83,7 @@ class CaptioningSolver:
             raise ValueError(f"update_rule: found {update_rule!r}, expected one of {expected}")
         if select not in ("val_loss", "train_loss"):
             raise ValueError(f"select: found {select!r}, expected 'val_loss' or 'train_loss'")
-        if min(batch_size, num_epochs, patience or 1) < 1:
+        if min(batch_size, num_epochs, 1 if patience is None else patience) < 1:
             raise ValueError(
                 f"batch_size, num_epochs, patience: found {batch_size}, {num_epochs}, {patience}, "
                 "expected at least 1"
