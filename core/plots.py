@@ -66,33 +66,28 @@ def plot_captions(
     - path: of the PNG file
     """
     columns = min(5, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(2.7 * columns, 3.5 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
+    texts = [
+        (_wrap(caption), _wrap(f"({written[0]})") if written and caption not in written else "")
+        for caption, written in zip(captions, references, strict=True)
+    ]
+    lines = [caption.count("\n") + reference.count("\n") + 3 for caption, reference in texts]
+    picture_height, line_height = 2.7, 0.17  # inches
+    heights = []
+    for start in range(0, len(pictures), columns):
+        heights += [picture_height, line_height * max(lines[start : start + columns])]
+    figure = Figure(figsize=(picture_height * columns, sum(heights)), layout="constrained")
+    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, picture, caption, written in zip(
-        axes.flat, pictures, captions, references, strict=False
-    ):
+    for i, (picture, (caption, reference)) in enumerate(zip(pictures, texts, strict=True)):
+        above, below = axes[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]
         if picture is not None:
-            axis.imshow(picture)
+            above.imshow(picture)
         else:
-            axis.text(0.5, 0.5, "picture not\non this machine", ha="center", color=GREY)
-        axis.text(
-            0.5, -0.04, _wrap(caption), transform=axis.transAxes, ha="center", va="top", fontsize=9
-        )
-        if written and caption not in written:
-            lines = _wrap(caption).count("\n") + 1
-            axis.text(
-                0.5,
-                -0.04 - 0.075 * lines,
-                _wrap(f"({written[0]})"),
-                transform=axis.transAxes,
-                ha="center",
-                va="top",
-                fontsize=8,
-                color=GREY,
-            )
+            above.text(0.5, 0.5, "picture not\non this machine", ha="center", color=GREY)
+        text = {"ha": "center", "va": "top", "fontsize": 9, "linespacing": 1.1}
+        below.text(0.5, 1, caption, **text)
+        below.text(0.5, 1, "\n" * (caption.count("\n") + 1) + reference, color=GREY, **text)
     _save(figure, path)
 
 
