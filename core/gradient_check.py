@@ -195,7 +195,8 @@ def _compare(case: Case, rng, functions: _Functions, inputs: dict) -> Iterator[R
         problem = None
         if not passed:
             weights = [value for key, value in inputs.items() if key.startswith("W")]
-            hint = diagnose(got, expected, case.gates, name.lower().startswith("w"), weights)
+            in_gates = case.gates and name in ("Wx", "Wh", "b")
+            hint = diagnose(got, expected, in_gates, name.lower().startswith("w"), weights)
             problem = hint + _worst(got, expected)
         yield Row(case.name, f"d{name}", difference_error, torch_error, passed, problem)
 
@@ -271,7 +272,7 @@ def diagnose(
 
     Inputs:
     - got, expected: arrays of one shape
-    - gates: whether the last axis of a weight holds the blocks of the gates i, f, o, g
+    - gates: whether the last axis holds the blocks of the gates i, f, o, g
     - is_weight: whether this is the gradient of a weight matrix, a sum over samples and steps
     - weights: the weight matrices of the layer; some gradients are a product with one of them
     """
@@ -302,7 +303,7 @@ def diagnose(
         if square and same(got, expected @ np.linalg.inv(W.T) @ W):
             return "comes from a transposed product: W where W.T belongs"
     wrong = ~np.isclose(got, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
-    if gates and expected.shape[-1] % 4 == 0:
+    if gates:
         blocks = np.split(expected, 4, axis=-1)
         for order in itertools.permutations(range(4)):
             if same(got, np.concatenate([blocks[i] for i in order], axis=-1)):

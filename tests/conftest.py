@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from core.coco_utils import save_coco_data
 from core.command_line import run_command
 
 ROOT = Path(__file__).resolve().parent.parent
+# Real photos, weights and the COCO vocabulary, for the tests that are skipped without them.
+REAL_DATA = Path(os.environ.get("CAPTION_REAL_DATA", ROOT.parent / "shared"))
 
 
 @pytest.fixture(scope="session")

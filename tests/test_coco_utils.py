@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from conftest import REAL_DATA
 
 from core.coco_utils import (
     CAPTIONS_FILE,
@@ -23,8 +24,6 @@ from core.coco_utils import (
     sample_coco_minibatch,
     take_samples,
 )
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def make_published(folder: Path, images=(40, 10), captions=(200, 50), words=30, **storage) -> Path:
@@ -118,11 +117,11 @@ def test_the_size_of_coco_fits_in_memory(tmp_path):
     assert int(done.stdout) < 1.5e6  # KiB
 
 
-@pytest.mark.skipif(not (SHARED / "coco").is_dir(), reason="the real vocabulary is not here")
+@pytest.mark.skipif(not (REAL_DATA / "coco").is_dir(), reason="the real vocabulary is not here")
 def test_the_real_vocabulary_is_read():
     from core.coco_utils import _read_vocabulary
 
-    vocabulary = _read_vocabulary(SHARED / "coco" / VOCABULARY_FILE)
+    vocabulary = _read_vocabulary(REAL_DATA / "coco" / VOCABULARY_FILE)
     assert len(vocabulary["idx_to_word"]) == 1004
     assert vocabulary["word_to_idx"]["<UNK>"] == 3
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import REAL_DATA
 from PIL import Image
 
 from core.encoders import Extractor
@@ -16,8 +17,7 @@ from core.encoders.squeezenet import SqueezeNet
 from core.encoders.vgg import VGG16
 from core.image_utils import load_image, normalise, resize_and_crop
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-WEIGHTS = SHARED / "weights" / "squeezenet1_1_features.pth"
+WEIGHTS = REAL_DATA / "weights" / "squeezenet1_1_features.pth"
 
 
 def photos(count=3, size=(240, 300)):
@@ -180,7 +180,7 @@ def test_unknown_encoders(encoder, output, words):
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason="the real weights are not here")
 def test_real_weights_tell_real_photos_apart():
     """Two crops of one photo are closer than two photos."""
-    folder = SHARED / "flickr8k" / "Images"
+    folder = REAL_DATA / "flickr8k" / "Images"
     pictures = [load_image(path) for path in sorted(folder.iterdir())[:4]]
     extractor = Extractor("squeezenet1_1", "pooled", str(WEIGHTS))
     whole, cropped = extractor(pictures), extractor([p[8:, 8:] for p in pictures])

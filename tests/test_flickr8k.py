@@ -9,13 +9,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from conftest import REAL_DATA
 from PIL import Image
 
 from core.coco_utils import decode_captions, load_coco_data
 from core.flickr8k import SPLIT_LISTS, prepare, read_photo_folder, take_fraction, tokenize
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-REAL = SHARED / "flickr8k"
+REAL = REAL_DATA / "flickr8k"
 
 CAPTIONS = {
     f"{i:03d}.jpg": [f'A dog , number {i} , runs "fast" !', f"The dog isn't sitting {i}."]
@@ -317,7 +317,7 @@ def test_the_real_captions():
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="Flickr8k is not here")
 def test_some_real_photos(tmp_path):
-    weights = SHARED / "weights" / "squeezenet1_1_features.pth"
+    weights = REAL_DATA / "weights" / "squeezenet1_1_features.pth"
     done = prepare(REAL, tmp_path / "data", "squeezenet1_1", str(weights), pca=16, share=0.005)
     assert done["images"] == {"train": 30, "val": 5}
     assert 0.5 < done["explained"] < 1
