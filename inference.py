@@ -68,21 +68,18 @@ def split_items(arguments, checkpoint) -> tuple[list[Item], object]:
     split = arguments.split or ("train" if overfit else "val")
     if f"{split}_captions" not in data:
         raise ValueError(f"--split {split}: {data['source']['folder']} has no such split")
-    references: dict[int, list[str]] = {}
-    captions = decode_captions(data[f"{split}_captions"], data["idx_to_word"])
-    for image, caption in zip(data[f"{split}_image_idxs"].tolist(), captions, strict=True):
-        references.setdefault(image, []).append(caption)
-
     count = arguments.num_samples
     if count is None and not (arguments.out or (split == "train" and overfit)):
         count = _SHOWN_WITHOUT_FILE
-    chosen = sorted(references)[:count]
-    urls = data[f"{split}_urls"]
-    items = [
-        Item(i, str(urls[i]), image_path(data, split, i), list(dict.fromkeys(references[i])))
-        for i in chosen
-    ]
-    return items, data[f"{split}_features"][np.array(chosen)]
+    image_idxs, urls = data[f"{split}_image_idxs"], data[f"{split}_urls"]
+    chosen = np.unique(image_idxs)[:count]
+    items = {i: Item(i, str(urls[i]), image_path(data, split, i)) for i in chosen.tolist()}
+    rows = np.flatnonzero(np.isin(image_idxs, chosen))
+    captions = decode_captions(data[f"{split}_captions"][rows], data["idx_to_word"])
+    for image, caption in zip(image_idxs[rows].tolist(), captions, strict=True):
+        if caption not in items[image].references:
+            items[image].references.append(caption)
+    return list(items.values()), data[f"{split}_features"][chosen]
 
 
 def photo_items(arguments, checkpoint) -> tuple[list[Item], object]:
@@ -168,12 +165,11 @@ def check_output(option: str, name: str | None, suffixes: tuple[str, ...]) -> No
         raise ValueError(f"{option} {name}: the folder {path.parent} cannot be written to")
 
 
-def caption_all(model, features, max_length: int) -> Iterator[str]:
+def caption_all(model, idx_to_word, features, max_length: int) -> Iterator[str]:
     import numpy as np
 
     from core.coco_utils import decode_captions
 
-    idx_to_word = sorted(model.word_to_idx, key=model.word_to_idx.get)
     for start in progress(range(0, len(features), _BATCH), "captioning"):
         words = model.sample(np.asarray(features[start : start + _BATCH]), max_length)
         yield from decode_captions(words, idx_to_word)
@@ -197,9 +193,8 @@ def main() -> None:
     if own_photos and arguments.data:
         raise ValueError("--data: does not go with photos of your own, leave it out")
     items, features = (photo_items if own_photos else split_items)(arguments, checkpoint)
-    for item, caption in zip(
-        items, caption_all(model, features, arguments.max_length), strict=True
-    ):
+    captions = caption_all(model, checkpoint.idx_to_word, features, arguments.max_length)
+    for item, caption in zip(items, captions, strict=True):
         item.caption = caption
 
     print_table(items)

@@ -91,7 +91,13 @@ def main() -> None:
     from core.files import write_json
     from core.models import build_model
 
+    last = None
+    if resume and (folder / "last.npz").is_file():
+        last = load_checkpoint(folder / "last.npz")
+        check_same_settings(last, settings, folder)
     data = load_data(settings)
+    if last:
+        check_same_data(last, data)
     config = {
         "input_dim": data["train_features"].shape[1],
         "wordvec_dim": settings["wordvec_dim"],
@@ -103,6 +109,7 @@ def main() -> None:
         settings["model"],
         config,
         data["idx_to_word"],
+        params=last.params if last else None,
         rng=np.random.default_rng([settings["seed"], 1]),
     )
     checkpoint = Checkpoint(
@@ -131,11 +138,7 @@ def main() -> None:
         checkpoint=checkpoint,
     )
 
-    if resume and (folder / "last.npz").is_file():
-        last = load_checkpoint(folder / "last.npz")
-        check_same_settings(last, settings, folder)
-        check_same_data(last, data)
-        build_model(settings["model"], config, last.idx_to_word, last.params)  # checks the shapes
+    if last:
         solver.restore(last)
         solver.write_metrics()
         print(f"resumed after epoch {solver.epoch}")

@@ -136,7 +136,7 @@ class CaptioningSolver:
                 if self.verbose:
                     seconds = time.monotonic() - started
                     left = seconds / (self.epoch - epochs_before) * (self.num_epochs - self.epoch)
-                    self._report(row, 0 if last else left, on_terminal, last)
+                    self._report(row, left, on_terminal, last)
                 if time.monotonic() - drawn > _SECONDS_BETWEEN_PICTURES:
                     self._draw()
                     drawn = time.monotonic()

@@ -184,8 +184,8 @@ def _read_captions(path: Path, vocabulary_size: int) -> dict[str, Array]:
             for name, values in zip(names, (captions, idxs), strict=True):
                 if not np.issubdtype(values.dtype, np.integer):
                     raise ValueError(f"{path}: {name} holds {values.dtype}, expected integers")
-            if captions.min() < 0 or captions.max() >= vocabulary_size:
-                wrong = captions.min() if captions.min() < 0 else captions.max()
+            wrong = _outside(captions, vocabulary_size)
+            if wrong is not None:
                 raise ValueError(
                     f"{path}: {names[0]} holds word id {wrong}, but the vocabulary has "
                     f"{vocabulary_size} words; do the captions and {VOCABULARY_FILE} "
@@ -193,6 +193,14 @@ def _read_captions(path: Path, vocabulary_size: int) -> dict[str, Array]:
                 )
             arrays[names[0]], arrays[names[1]] = captions, idxs
     return arrays
+
+
+def _outside(indices: Array, size: int) -> int | None:
+    """An index that is not in 0 .. size-1, or None when all are."""
+    lowest, highest = int(indices.min()), int(indices.max())
+    if lowest < 0:
+        return lowest
+    return highest if highest >= size else None
 
 
 def open_features(path: str | Path) -> Array:
@@ -245,8 +253,8 @@ class _ChunkedRows:
 
 
 def _check_features(path: Path, features: Array, image_idxs: Array) -> None:
-    if image_idxs.min() < 0 or image_idxs.max() >= len(features):
-        wrong = image_idxs.min() if image_idxs.min() < 0 else image_idxs.max()
+    wrong = _outside(image_idxs, len(features))
+    if wrong is not None:
         raise ValueError(
             f"{path}: has {len(features)} images, but {CAPTIONS_FILE} names image {wrong}; "
             "do the two files belong together?"
@@ -271,7 +279,6 @@ def _read_urls(path: Path, count: int) -> Array:
 
 
 def _read_arrays(path: Path) -> dict[str, Array]:
-    _require(path)
     with _open_h5(path) as file:
         arrays = {name: np.asarray(file[name]) for name in file}
     if arrays.keys() != {"pca_mean", "pca_components"}:

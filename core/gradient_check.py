@@ -38,6 +38,8 @@ Array = np.ndarray
 TORCH_TOLERANCE = 1e-10
 DIFFERENCE_TOLERANCE = 1e-6
 
+_KNOWN = {name for case in CASES for name in case.functions}  # names that --impl can replace
+
 
 # ---------------------------------------------------------------------------------------------
 # Central differences
@@ -155,11 +157,11 @@ def check_case(
 
 def _compare(case: Case, rng, functions: _Functions, inputs: dict) -> Iterator[Row]:
     torch_outputs, upstream, torch_gradients = _autograd(case, inputs, rng)
-    named_upstream = {f"d{name}": dout for name, dout in zip(case.outputs, upstream, strict=False)}
-    before = {name: np.array(value) for name, value in {**inputs, **named_upstream}.items()}
+    given = {f"d{name}": dout for name, dout in zip(case.outputs, upstream, strict=False)} | inputs
+    before = {name: np.array(value) for name, value in given.items()}
 
     outputs, _ = case.run(functions, inputs, None)
-    _refuse_writes(case, {**inputs, **named_upstream}, before)
+    _refuse_writes(case, given, before)
     for name, out, expected in zip(case.outputs or ("loss",), outputs, torch_outputs, strict=True):
         if malformed := _malformed(out, expected.shape):
             raise ImplementationError(f"{case.functions[0]} returned {malformed} for {name}")
@@ -172,7 +174,7 @@ def _compare(case: Case, rng, functions: _Functions, inputs: dict) -> Iterator[R
         return
 
     _, gradients = case.run(functions, inputs, upstream)
-    _refuse_writes(case, {**inputs, **named_upstream}, before)
+    _refuse_writes(case, given, before)
 
     def objective(_):
         outputs, _ = case.run(functions, inputs, None)
@@ -424,12 +426,11 @@ def load_implementation(path: str | Path) -> dict[str, Callable]:
         raise ValueError(f"{path}: could not be imported: {_sentence(error)}") from error
     finally:
         sys.path[:] = search_path
-    known = {name for case in CASES for name in case.functions}
     functions = {}
     for name, value in vars(module).items():
         origin = str(getattr(value, "__module__", None))
         # Under a known name anything callable counts that is not ours, imported from core.
-        is_own = origin == module.__name__ or (name in known and not origin.startswith("core."))
+        is_own = origin == module.__name__ or (name in _KNOWN and not origin.startswith("core."))
         if callable(value) and is_own:
             functions[name] = value
     return functions
@@ -454,14 +455,13 @@ def main() -> int:
     functions, forward_only, skipped, ignored = {}, [], [], []
     if arguments.impl:
         functions = load_implementation(arguments.impl)
-        known = {name for case in CASES for name in case.functions}
         skipped = [case.name for case in chosen if not functions.keys() & set(case.functions)]
-        ignored = sorted(functions.keys() - known)
-        functions = {name: functions[name] for name in functions.keys() & known}
+        ignored = sorted(functions.keys() - _KNOWN)
+        functions = {name: functions[name] for name in functions.keys() & _KNOWN}
         chosen = [case for case in chosen if case.name not in skipped]
         forward_only = [case.name for case in chosen if _Functions(functions).forward_only(case)]
         if not chosen:
-            wanted = sorted(cases[arguments.layer].functions if arguments.layer else known)
+            wanted = sorted(cases[arguments.layer].functions if arguments.layer else _KNOWN)
             raise ValueError(
                 f"{arguments.impl}: defines none of the functions to check; "
                 f"expected names such as {', '.join(wanted[:4])}"

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from core.command_line import ArgumentParser, non_negative_int, progress, run_command
+from core.files import read_json, require_free
 from core.scenes import COLOURS, KINDS, RADII, Shape, draw_scene, relations, render
 
 Array = np.ndarray
@@ -178,7 +179,6 @@ def prepare(
     from core.coco_utils import DATASET_FILE, build_vocabulary, save_coco_data
     from core.encoders import Extractor, fixed_cnn
     from core.encoders.pca import fit_pca
-    from core.files import read_json, require_free
 
     folder = Path(folder)
     marker = folder / DATASET_FILE
@@ -275,8 +275,6 @@ def _as_json(scene: Sequence[Shape]) -> dict:
 
 def load_scenes(folder: str | Path, split: str) -> list[tuple[Shape, ...]]:
     """The scenes of a split, as ``prepare`` drew them (positions to a hundredth of a pixel)."""
-    from core.files import read_json
-
     scenes = []
     for picture in read_json(Path(folder) / "scenes.json")[split]:
         shapes = []

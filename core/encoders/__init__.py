@@ -78,10 +78,8 @@ class Extractor:
 
             self.weights, self.sha256 = _identify(encoder, weights, sha256)
             network = load_network(encoder, self.weights)
-            self._encode = lambda images: network(normalise(images, *self._mean_and_std()))
-
-    def _mean_and_std(self) -> tuple:
-        return self.preprocessing["mean"], self.preprocessing["std"]
+            mean, std = self.preprocessing["mean"], self.preprocessing["std"]
+            self._encode = lambda images: network(normalise(images, mean, std))
 
     def __call__(self, images: Sequence[Array]) -> Array:
         """(h, w, 3) uint8 pictures of any size -> (N, ...) float32 features."""

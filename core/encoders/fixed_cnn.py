@@ -12,6 +12,8 @@ steps need neither PyTorch nor a download. Layer by layer::
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from core.scenes import COLOURS, IMAGE_SIZE, KINDS, RADII, silhouette
@@ -85,6 +87,7 @@ def _silhouette_layer(colours: Array) -> Array:
     return out.reshape(N, C, h, w, -1).transpose(0, 2, 3, 1, 4)
 
 
+@cache
 def _silhouette_filters() -> Array:
     """(169, kinds * sizes): each outline with mean 0 and norm 1, so that it answers itself best."""
     samples = 8  # per pixel and direction, for smooth edges
@@ -111,6 +114,7 @@ def _competition(responses: Array) -> Array:
     return (share * np.maximum(best - 1, 0)).reshape(*responses.shape[:3], -1)
 
 
+@cache
 def _position_code() -> Array:
     """(GRID, GRID, 12): sines and cosines of the cell's row and column, three wavelengths each."""
     angle = np.pi * (np.arange(GRID) + 0.5)[:, None] / GRID * np.array([1, 2, 3])
