@@ -3,23 +3,38 @@
 python inference.py --model lstm                       pictures of the validation split
 python inference.py --model lstm --split train         what it was trained on, said back
 python inference.py --model lstm --image photo.jpg     a photo of your own
-python inference.py --checkpoint runs/lstm/last.npz --out captions.json --figure captions.png
+python inference.py --model transformer --decode beam --out captions.json --figure captions.png
+python inference.py --model attention --num_samples 4 --attention attention.png
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from core.command_line import ArgumentParser, positive_int, progress, run_command
+from core.command_line import (
+    ArgumentParser,
+    fraction,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    progress,
+    run_command,
+)
 from core.runs import DEFAULTS, MODEL_NAMES, check_same_data, find_checkpoint, load_data
 
 _BATCH = 256
 _SHOWN_WITHOUT_FILE = 10  # images of a whole split, unless asked for more or for a file
-_IN_FIGURE = 20
+_IN_FIGURE, _IN_ATTENTION_FIGURE = 20, 5
+# Options of one way of decoding, and what they are when they are not given.
+_DECODER_OPTIONS = {
+    "greedy": {},
+    "beam": {"beam_size": 5, "length_penalty": 1.0, "n_best": 1},
+    "sample": {"temperature": 1.0, "top_k": None, "top_p": None, "seed": 0},
+}
 _PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
 
@@ -32,6 +47,18 @@ class Item:
     path: Path | None  # of the picture, when it is on this machine
     references: list[str] = field(default_factory=list)
     caption: str = ""
+    n_best: list[tuple[str, float]] = field(default_factory=list)  # captions and their scores
+
+
+@dataclass
+class Rows:
+    """Chosen rows of a table of features, read when they are sliced."""
+
+    table: object
+    chosen: object
+
+    def __getitem__(self, rows: slice):
+        return self.table[self.chosen[rows]]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,8 +73,31 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", metavar="DIR", help="data folder, if not the one of the training")
     parser.add_argument("--num_samples", type=positive_int, metavar="K", help="the first K images")
     parser.add_argument("--max_length", type=positive_int, default=30, help="words at most")
+    parser.add_argument(
+        "--decode", choices=_DECODER_OPTIONS, default="greedy", help="how words are chosen"
+    )
+    parser.add_argument("--allow_unknown", action="store_true", help="let captions hold <UNK>")
+
+    def decoder_option(owner: str, name: str, kind, text: str, metavar: str) -> None:
+        default = _DECODER_OPTIONS[owner][name]
+        text = f"{owner}: {text}" + ("" if default is None else f" (default: {default})")
+        parser.add_argument(f"--{name}", type=kind, help=text, metavar=metavar)
+
+    decoder_option("beam", "beam_size", positive_int, "beginnings kept for an image", "K")
+    decoder_option("beam", "length_penalty", non_negative_float, "score / words ** A", "A")
+    decoder_option("beam", "n_best", positive_int, "show the best K captions", "K")
+    decoder_option("sample", "temperature", positive_float, "below 1 is more careful", "T")
+    decoder_option("sample", "top_k", positive_int, "from the K most probable words", "K")
+    decoder_option("sample", "top_p", fraction, "from the head with this share", "P")
+    decoder_option("sample", "seed", non_negative_int, "of the draws", "S")
     parser.add_argument("--out", metavar="FILE.json", help="write the captions there")
     parser.add_argument("--figure", metavar="FILE.png", help="draw pictures with their captions")
+    parser.add_argument(
+        "--attention", metavar="FILE.png", help="draw where the model looks for each word"
+    )
+    parser.add_argument(
+        "--heads", action="store_true", help="with --attention: every head of every block"
+    )
     parser.add_argument("--weights", metavar="FILE", help="the encoder's weights, if moved")
     return parser
 
@@ -58,7 +108,7 @@ def split_items(arguments, checkpoint) -> tuple[list[Item], object]:
 
     from core.coco_utils import decode_captions, image_path
 
-    settings = DEFAULTS | checkpoint.settings
+    settings = DEFAULTS | checkpoint.settings | {"model": checkpoint.model}
     if arguments.data:
         settings["data"] = arguments.data
     data = load_data(settings)
@@ -79,7 +129,7 @@ def split_items(arguments, checkpoint) -> tuple[list[Item], object]:
     for image, caption in zip(image_idxs[rows].tolist(), captions, strict=True):
         if caption not in items[image].references:
             items[image].references.append(caption)
-    return list(items.values()), data[f"{split}_features"][chosen]
+    return list(items.values()), Rows(data[f"{split}_features"], chosen)
 
 
 def photo_items(arguments, checkpoint) -> tuple[list[Item], object]:
@@ -120,6 +170,9 @@ def print_table(items: list[Item]) -> None:
     widths = max(map(len, names)), max(map(len, captions))
     for name, caption, reference in zip(names, captions, references, strict=True):
         print(f"{name:<{widths[0]}}  {caption:<{widths[1]}}  {reference}".rstrip())
+    for item in items:
+        for caption, score in item.n_best:
+            print(f"{item.file_name:<{widths[0]}}  {score:8.3f}  {caption}")
 
 
 def _reference(item: Item) -> str:
@@ -146,6 +199,8 @@ def as_json(items: list[Item]) -> list[dict]:
         row = {"image_id": item.image_id, "file_name": item.file_name, "caption": item.caption}
         if item.references:
             row["references"] = item.references
+        if item.n_best:
+            row["n_best"] = [{"caption": text, "score": score} for text, score in item.n_best]
         rows.append(row)
     return rows
 
@@ -165,20 +220,91 @@ def check_output(option: str, name: str | None, suffixes: tuple[str, ...]) -> No
         raise ValueError(f"{option} {name}: the folder {path.parent} cannot be written to")
 
 
-def caption_all(model, idx_to_word, features, max_length: int) -> Iterator[str]:
+def decoder(arguments, checkpoint):
+    """(model, features) -> word ids (N, K, T), best first, and scores (N, K); the way asked for."""
+    import numpy as np
+
+    from core import decoding
+
+    options = {}
+    for owner, defaults in _DECODER_OPTIONS.items():
+        for name, default in defaults.items():
+            value = getattr(arguments, name)
+            if owner == arguments.decode:
+                options[name] = default if value is None else value
+            elif value is not None:
+                raise ValueError(f"--{name}: is an option of --decode {owner}; add that")
+    if options.get("n_best", 1) > options.get("beam_size", 1):
+        raise ValueError(
+            f"--n_best: found {options['n_best']}, expected at most --beam_size, "
+            f"{options['beam_size']}"
+        )
+    options |= {"max_length": arguments.max_length, "allow_unknown": arguments.allow_unknown}
+    if arguments.decode == "beam":
+        return lambda model, features: decoding.beam_search(model, features, **options)
+    if arguments.decode == "sample":
+        options["rng"] = np.random.default_rng(options.pop("seed"))
+    decode = {"greedy": decoding.greedy, "sample": decoding.sample}[arguments.decode]
+    return lambda model, features: (decode(model, features, **options)[:, None], None)
+
+
+def caption_all(model, decode, idx_to_word, items: list[Item], features) -> list:
+    """Fills in the captions of all items; returns the word ids of each, without padding."""
     import numpy as np
 
     from core.coco_utils import decode_captions
 
-    for start in progress(range(0, len(features), _BATCH), "captioning"):
-        words = model.sample(np.asarray(features[start : start + _BATCH]), max_length)
-        yield from decode_captions(words, idx_to_word)
+    ids = []
+    for start in progress(range(0, len(items), _BATCH), "captioning"):
+        batch = items[start : start + _BATCH]
+        words, scores = decode(model, np.asarray(features[start : start + _BATCH]))
+        for n, item in enumerate(batch):
+            sentences = decode_captions(words[n], idx_to_word)
+            item.caption = sentences[0]
+            if len(sentences) > 1:
+                item.n_best = [
+                    (sentence, float(score))
+                    for sentence, score in zip(sentences, scores[n], strict=True)
+                    if np.isfinite(score)
+                ]
+            ids.append(words[n, 0][words[n, 0] != model.null])
+    return ids
+
+
+def draw_attention(arguments, model, checkpoint, items: list[Item], features, ids) -> None:
+    """The figure of --attention, for the first few images."""
+    import numpy as np
+
+    from core.image_utils import load_image, resize_and_crop
+    from core.plots import plot_attention
+
+    pictures, words, maps, labels = [], [], [], []
+    for n, item in enumerate(items[:_IN_ATTENTION_FIGURE]):
+        captions = np.array([[model.start, *ids[n]]])
+        weights = model.attention_weights(np.asarray(features[n : n + 1]), captions)[0]
+        heads = weights.shape[1]
+        if not arguments.heads:
+            weights = weights.mean(axis=1, keepdims=True)
+        for head in range(weights.shape[1]):
+            if item.path is None:
+                raise FileNotFoundError(f"--attention: {item.file_name} is not on this machine")
+            # What the encoder saw of the picture is what the map lies over.
+            size = checkpoint.extractor["preprocessing"]["size"]
+            pictures.append(resize_and_crop(load_image(item.path), size))
+            words.append([checkpoint.idx_to_word[i] for i in ids[n]])
+            maps.append(weights[:, head])
+            block, of_block = divmod(head, heads // model.num_layers) if heads > 1 else (0, 0)
+            labels.append(f"block {block + 1}, head {of_block + 1}" if arguments.heads else "")
+    plot_attention(pictures, words, maps, labels, arguments.attention)
 
 
 def main() -> None:
     arguments = build_parser().parse_args()
     check_output("--out", arguments.out, (".json",))
     check_output("--figure", arguments.figure, (".png", ".pdf", ".svg"))
+    check_output("--attention", arguments.attention, (".png", ".pdf", ".svg"))
+    if arguments.heads and not arguments.attention:
+        raise ValueError("--heads: goes with --attention FILE.png; add that")
     path = find_checkpoint(arguments.model, arguments.checkpoint)
 
     from core.checkpoint import load_checkpoint
@@ -186,16 +312,17 @@ def main() -> None:
     from core.models import build_model
 
     checkpoint = load_checkpoint(path)
+    decode = decoder(arguments, checkpoint)
     model = build_model(
         checkpoint.model, checkpoint.config, checkpoint.idx_to_word, checkpoint.params
     )
+    if arguments.attention and not model.grid:
+        raise ValueError(f"--attention: {checkpoint.model} has no attention; leave it out")
     own_photos = arguments.image or arguments.images
     if own_photos and arguments.data:
         raise ValueError("--data: does not go with photos of your own, leave it out")
     items, features = (photo_items if own_photos else split_items)(arguments, checkpoint)
-    captions = caption_all(model, checkpoint.idx_to_word, features, arguments.max_length)
-    for item, caption in zip(items, captions, strict=True):
-        item.caption = caption
+    ids = caption_all(model, decode, checkpoint.idx_to_word, items, features)
 
     print_table(items)
     said_back = sum(item.caption in item.references for item in items)
@@ -209,6 +336,9 @@ def main() -> None:
     if arguments.figure:
         draw(items, arguments.figure)
         print(f"picture: {arguments.figure}")
+    if arguments.attention:
+        draw_attention(arguments, model, checkpoint, items, features, ids)
+        print(f"attention: {arguments.attention}")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from core.runs import (
     check_same_settings,
     load_data,
     make_room,
+    model_config,
     resolve_settings,
 )
 
@@ -62,13 +63,25 @@ def build_parser() -> argparse.ArgumentParser:
     option("clip_norm", non_negative_float, "largest norm of the gradients; 0: any", metavar="C")
     option("dropout", dropout_rate, "probability to drop, while training", metavar="P")
     option("wordvec_dim", positive_int, "width of the word vectors", metavar="W")
-    option("hidden_dim", positive_int, "width of the hidden state", metavar="H")
+    option("hidden_dim", positive_int, "width of the state, or of feed-forward", metavar="H")
+    option("attention_dim", positive_int, "attention: width of the comparison", metavar="K")
+    option("double_stochastic", non_negative_float, "attention: strength of it", metavar="S")
+    option("num_heads", positive_int, "transformer: divides wordvec_dim", metavar="h")
+    option("num_layers", positive_int, "transformer: number of blocks", metavar="B")
+    option("positions", str, "transformer: of the words", choices=["learned", "sinusoidal"])
+    option("activation", str, "transformer: of feed-forward", choices=["relu", "gelu"])
     option("patience", positive_int, "stop after E epochs without a better score", metavar="E")
     option("dtype", str, "of all computation", choices=["float32", "float64"])
     option("seed", non_negative_int, "of samples, parameters, shuffling, dropout", metavar="S")
     option("out", str, "run folder (default: runs/MODEL)", metavar="DIR")
     parser.add_argument(
         "--no_pca", action="store_true", help="the 4,096-wide features of the COCO archive"
+    )
+    parser.add_argument(
+        "--tied", action="store_true", help="transformer: score words with their own vectors"
+    )
+    parser.add_argument(
+        "--post_norm", action="store_true", help="transformer: norm after each sublayer"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     return parser
@@ -98,13 +111,7 @@ def main() -> None:
     data = load_data(settings)
     if last:
         check_same_data(last, data)
-    config = {
-        "input_dim": data["train_features"].shape[1],
-        "wordvec_dim": settings["wordvec_dim"],
-        "hidden_dim": settings["hidden_dim"],
-        "dtype": settings["dtype"],
-        "dropout": settings["dropout"],
-    }
+    config = model_config(settings, data)
     model = build_model(
         settings["model"],
         config,

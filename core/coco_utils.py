@@ -122,6 +122,17 @@ def load_coco_data(
     return data
 
 
+def feature_kinds(base_dir: str | Path) -> list[str]:
+    """Which features a data folder has: 'pooled', 'grid' or both.
+
+    Raises FileNotFoundError and ValueError as ``load_coco_data`` does.
+    """
+    folder = Path(base_dir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such data folder; {_HOW_TO_MEND}")
+    return list(_read_info(folder, pca_features=True)["features"])
+
+
 def _read_info(folder: Path, pca_features: bool) -> dict:
     path = folder / DATASET_FILE
     if path.exists():

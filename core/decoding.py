@@ -1,4 +1,4 @@
-"""From scores to sentences: written once, for every model.
+"""From scores to sentences: greedy, sampling and beam search, written once, for every model.
 
 A decoder is all that this file knows of a model:
 
@@ -6,44 +6,257 @@ A decoder is all that this file knows of a model:
     model.step(state, tokens)  -> log_probs (N, V), state   one more word
     model.select(state, rows)  -> state                     reorders or repeats rows, for beams
     model.null, .start, .end, .unknown                      ids of the special words, or None
+    model.max_length                                        words it has positions for; None: any
+
+No caption ever holds <NULL> before its end, <START>, or, unless asked for, <UNK>.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
 Array = np.ndarray
 
 
-def greedy(model, features: Array, max_length: int = 30) -> Array:
-    """The most probable word at every step, until <END>.
+def greedy(model, features: Array, max_length: int = 30, allow_unknown: bool = False) -> Array:
+    """The most probable word at every step, until <END>; of equals, the one with the lower id.
 
     Inputs:
     - model: a decoder, as above
     - features: (N, ...) one image a row
-    - max_length: number of words at most, <END> included
+    - max_length: number of words at most, <END> included; never more than model.max_length
+    - allow_unknown: whether <UNK> may be chosen
 
-    Returns (N, max_length) word ids; what follows <END> is <NULL>. <NULL>, <START> and <UNK> are
-    never chosen.
+    Returns (N, max_length) word ids; what follows <END> is <NULL>.
 
-    Raises ValueError when the vocabulary has no <START> or no <END>.
+    Raises ValueError when the vocabulary has no <START> or no <END>, or max_length is below 1.
     """
-    if model.start is None or model.end is None:
-        raise ValueError("decoding needs <START> and <END> in the vocabulary (word_to_idx)")
-    never = [word for word in (model.null, model.start, model.unknown) if word is not None]
+    return _word_by_word(
+        model, features, max_length, allow_unknown, lambda log_probs: log_probs.argmax(axis=1)
+    )
+
+
+def sample(
+    model,
+    features: Array,
+    rng: np.random.Generator,
+    max_length: int = 30,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    allow_unknown: bool = False,
+) -> Array:
+    """Draws every word from the model's distribution, or from the head of it.
+
+    Top-k sampling (Fan, Lewis and Dauphin, ACL 2018, section 5.4) and nucleus sampling (Holtzman et
+    al., ICLR 2020, section 3.1) cut off the long tail of words that are improbable one by one, but
+    not together.
+
+    Inputs, besides those of ``greedy``:
+    - rng: makes the draws
+    - temperature: log-probabilities are divided by it; below 1 sharpens, towards 0 is greedy
+    - top_k: draw among this many most probable words; None: all
+    - top_p: draw from the smallest set of most probable words that holds at least this share of the
+      mass that temperature and top_k have left; None: all
+
+    Returns (N, max_length) word ids; what follows <END> is <NULL>.
+
+    Raises ValueError as ``greedy``, and unless temperature > 0, top_k >= 1 and 0 < top_p <= 1.
+    """
+    _check("temperature", temperature, 0 < temperature < np.inf, "above 0 and finite")
+    _check("top_k", top_k, top_k is None or top_k >= 1, "at least 1, or None")
+    _check("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0 and at most 1, or None")
+
+    def draw(log_probs: Array) -> Array:
+        N, V = log_probs.shape
+        rows, words = np.arange(N), None
+        if top_k is not None or top_p is not None:
+            words, log_probs = _best(log_probs, V if top_k is None else top_k)
+        # The best word is at 0: exp can neither overflow nor lose all words. In float64, because
+        # a sum of thousands of float32 would move the bounds between the words.
+        log_probs = log_probs.astype(np.float64)
+        weights = np.exp((log_probs - log_probs.max(axis=1, keepdims=True)) / temperature)
+        cumulative = weights.cumsum(axis=1)
+        mass = cumulative[:, -1]
+        if top_p is not None:
+            mass = cumulative[rows, (cumulative >= top_p * mass[:, None]).argmax(axis=1)]
+        # A uniform point on [0, mass) falls into a word's share of it with the word's probability.
+        drawn = (cumulative <= (rng.random(N) * mass)[:, None]).sum(axis=1)
+        return drawn if words is None else words[rows, drawn]
+
+    return _word_by_word(model, features, max_length, allow_unknown, draw)
+
+
+def beam_search(
+    model,
+    features: Array,
+    beam_size: int = 5,
+    max_length: int = 30,
+    length_penalty: float = 1.0,
+    n_best: int = 1,
+    allow_unknown: bool = False,
+) -> tuple[Array, Array]:
+    """The best captions found when the beam_size best beginnings are kept at every word.
+
+    A caption's score is its log-probability / (number of words, <END> included) ** length_penalty.
+    At 0 short captions win, since every word costs probability; at 1 the score is the mean over the
+    words. (Wu et al. 2016, "Google's Neural Machine Translation System", section 7.)
+
+    A beginning that ends with <END> leaves the beam as finished, if it is among the beam_size best.
+    The search for an image stops when beam_size captions have finished, or when none that is open
+    can beat the n_best-th of them (Huang, Zhao and Ma, EMNLP 2017, "When to Finish?").
+
+    Inputs, besides those of ``greedy``:
+    - beam_size: K, beginnings kept for an image; 1 is greedy
+    - length_penalty: exponent, at least 0
+    - n_best: captions returned for an image, at most beam_size
+
+    Returns, best first:
+    - captions: (N, n_best, max_length) word ids; what follows <END> is <NULL>
+    - scores: (N, n_best) float64. Where fewer captions have finished, the others are <NULL> with
+      score -inf; where none has, the first is the best beginning of full length.
+
+    Raises ValueError as ``greedy``, and for beam_size, length_penalty or n_best out of range.
+    """
+    _check("beam_size", beam_size, beam_size >= 1, "at least 1")
+    _check("length_penalty", length_penalty, 0 <= length_penalty < np.inf, "at least 0 and finite")
+    _check("n_best", n_best, 1 <= n_best <= beam_size, f"1 to beam_size = {beam_size}")
+    steps, never = _limits(model, max_length, allow_unknown)
+    N, K = len(features), beam_size
+    captions = np.full((N, n_best, max_length), model.null, dtype=np.int64)
+    scores = np.full((N, n_best), -np.inf)
+    num_finished = np.zeros(N, dtype=np.int64)
+
+    # The open beginnings of the images that are still searched: n images, w beams of each, best
+    # first. Where an image has fewer, some have log-probability -inf, as all must have as many.
+    images = np.arange(N)
+    beams = np.full((N, 1, max_length), model.null, dtype=np.int64)
+    log_p = np.zeros((N, 1))
+    tokens = np.full(N, model.start, dtype=np.int64)
+    state = model.begin(features)
+    for t in range(steps):
+        if len(images) == 0:
+            break
+        n, w = log_p.shape
+        log_probs, state = model.step(state, tokens)
+
+        # Candidates, best first. A beam can put K words and <END> among those needed, no more; and
+        # of 2 K candidates at least K go on, as at most one a beam ends.
+        words, extra = _best(_without(log_probs, never), K + 1)  # (n w, k)
+        k = words.shape[1]
+        total = (log_p[:, :, None] + extra.reshape(n, w, k)).reshape(n, w * k)
+        order = np.argsort(-total, axis=1, kind="stable")[:, : 2 * K]
+        total, words = _take(total, order), _take(words.reshape(n, w * k), order)
+        parents = order // k
+        candidates = _take(beams, parents)
+        candidates[:, :, t] = words
+
+        # Those that end here go among the image's n_best; of equals, the earlier stays ahead.
+        ends = words == model.end
+        score = np.where(ends, total, -np.inf)[:, :K] / (t + 1) ** length_penalty
+        pool = np.concatenate([scores[images], score], axis=1)
+        order = np.argsort(-pool, axis=1, kind="stable")[:, :n_best]
+        scores[images] = _take(pool, order)
+        captions[images] = _take(np.concatenate([captions[images], candidates], axis=1), order)
+        num_finished[images] += (score > -np.inf).sum(axis=1)
+
+        # The K best of the others stay open.
+        order = np.argsort(ends, axis=1, kind="stable")[:, :K]
+        log_p = _take(np.where(ends, -np.inf, total), order)
+        beams, words, parents = (_take(x, order) for x in (candidates, words, parents))
+
+        # More words only lower log_p, and the most that they can divide it by is this.
+        bound = log_p[:, 0] / steps**length_penalty
+        open_ = np.flatnonzero((num_finished[images] < K) & (bound > scores[images, -1]))
+        rows = w * open_[:, None] + parents[open_]
+        state, tokens = model.select(state, rows.ravel()), words[open_].ravel()
+        images, beams, log_p = images[open_], beams[open_], log_p[open_]
+
+    unfinished = np.flatnonzero(num_finished[images] == 0)
+    captions[images[unfinished], 0] = beams[unfinished, 0]
+    scores[images[unfinished], 0] = log_p[unfinished, 0] / steps**length_penalty
+    return captions, scores
+
+
+# ---------------------------------------------------------------------------------------------
+# What they share
+# ---------------------------------------------------------------------------------------------
+
+
+def _word_by_word(
+    model,
+    features: Array,
+    max_length: int,
+    allow_unknown: bool,
+    choose: Callable[[Array], Array],
+) -> Array:
+    """One caption an image, without looking back: (N, max_length) ids.
+
+    ``choose`` gets log-probabilities (n, V), its own to overwrite and -inf for what must not be
+    chosen, and returns (n,) ids.
+    """
+    steps, never = _limits(model, max_length, allow_unknown)
     N = len(features)
     captions = np.full((N, max_length), model.null, dtype=np.int64)
     tokens = np.full(N, model.start, dtype=np.int64)
     rows = np.arange(N)  # images whose caption goes on
     state = model.begin(features)
-    for t in range(max_length):
+    for t in range(steps):
+        if len(rows) == 0:
+            break
         log_probs, state = model.step(state, tokens)
-        allowed = log_probs.copy()
-        allowed[:, never] = -np.inf
-        tokens = allowed.argmax(axis=1)
+        tokens = choose(_without(log_probs, never))
         captions[rows, t] = tokens
         goes_on = np.flatnonzero(tokens != model.end)
-        if len(goes_on) == 0:
-            break
         rows, tokens, state = rows[goes_on], tokens[goes_on], model.select(state, goes_on)
     return captions
+
+
+def _limits(model, max_length: int, allow_unknown: bool) -> tuple[int, list[int]]:
+    """How many steps to take, and the words that are never chosen."""
+    if model.start is None or model.end is None:
+        raise ValueError("decoding needs <START> and <END> in the vocabulary (word_to_idx)")
+    _check("max_length", max_length, max_length >= 1, "at least 1")
+    positions = getattr(model, "max_length", None)
+    never = [model.null, model.start, None if allow_unknown else model.unknown]
+    steps = max_length if positions is None else min(max_length, positions)
+    return steps, [word for word in never if word is not None]
+
+
+def _without(log_probs: Array, never: list[int]) -> Array:
+    """A copy with -inf for the words that must not be chosen; not renormalised."""
+    log_probs = log_probs.copy()
+    log_probs[:, never] = -np.inf
+    return log_probs
+
+
+def _best(scores: Array, k: int) -> tuple[Array, Array]:
+    """The k best of every row, best first; of equals, the lower index. Overwrites scores (n, V).
+
+    Returns indices and values, each (n, min(k, V)); the values are -inf, and the indices without
+    meaning, where a row has no more to give.
+    """
+    k = min(k, scores.shape[1])
+    if k > 64:  # here a sort begins to cost less than k passes
+        indices = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return indices, _take(scores, indices)
+    rows = np.arange(len(scores))
+    indices = np.empty((len(scores), k), dtype=np.int64)
+    values = np.empty((len(scores), k), dtype=scores.dtype)
+    for j in range(k):
+        indices[:, j] = best = scores.argmax(axis=1)
+        values[:, j] = scores[rows, best]
+        scores[rows, best] = -np.inf
+    return indices, values
+
+
+def _take(x: Array, indices: Array) -> Array:
+    """For each row of x (n, w, ...) its entries at indices (n, m) -> (n, m, ...)."""
+    return x[np.arange(len(x))[:, None], indices]
+
+
+def _check(name: str, value, fits: bool, expected: str) -> None:
+    if not fits:
+        raise ValueError(f"{name}: found {value}, expected {expected}")

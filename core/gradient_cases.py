@@ -8,16 +8,21 @@ unused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from core import models, rnn_layers, transformer_layers
+from core import attention_layers, models, rnn_layers, transformer_layers
 
 Array = np.ndarray
 
-_MODULES = (rnn_layers, transformer_layers, models)
+_MODULES = (rnn_layers, attention_layers, transformer_layers, models)
+
+
+# What dimension letters are drawn from: all different, so that no axis can pass for another.
+SIZES = (3, 4, 5, 7, 8, 9, 10, 11)
 
 
 def our_function(name: str) -> Callable:
@@ -40,6 +45,7 @@ class Case:
       without upstream only the outputs matter
     - torch: (inputs as tensors) -> outputs as tensors, written independently
     - gates: whether the last axis of the weights holds the gates of an LSTM, for the hints
+    - zero: names of the inputs whose gradient is 0, whatever the others hold
     """
 
     name: str
@@ -51,19 +57,21 @@ class Case:
     run: Callable
     torch: Callable
     gates: bool = False
+    zero: tuple[str, ...] = ()
 
 
 def _layer(
-    name: str,
+    function: str,
     sizes: str,
     make: Callable,
     differentiable: tuple[str, ...],
     outputs: tuple[str, ...],
     torch: Callable,
-    gates: bool = False,
+    name: str | None = None,
+    **more,
 ) -> Case:
-    """A ``NAME_forward`` / ``NAME_backward`` pair."""
-    forward, backward = f"{name}_forward", f"{name}_backward"
+    """A ``FUNCTION_forward`` / ``FUNCTION_backward`` pair."""
+    forward, backward = f"{function}_forward", f"{function}_backward"
 
     def run(functions, inputs, upstream):
         *values, cache = functions.call(forward, *inputs.values(), returns=len(outputs) + 1)
@@ -74,7 +82,10 @@ def _layer(
         gradients = functions.call(backward, *upstream, cache, returns=returns)
         return values, [gradients] if single else gradients
 
-    return Case(name, (forward, backward), sizes, make, differentiable, outputs, run, torch, gates)
+    functions = forward, backward
+    return Case(
+        name or function, functions, sizes, make, differentiable, outputs, run, torch, **more
+    )
 
 
 def _loss(name: str, sizes: str, make: Callable, differentiable: tuple[str, ...], torch) -> Case:
@@ -162,6 +173,112 @@ class _FrozenGenerator:
         return getattr(np.random.default_rng(self.seed), name)
 
 
+def _make_additive_attention(rng, N, L, C, H, K):
+    return _normal(rng, features=(N, L, C), h=(N, H), Wf=(C, K), Wh=(H, K), b=(K,), v=(K,))
+
+
+def _make_context_gate(rng, N, C, H):
+    return _normal(rng, context=(N, C), h=(N, H), W=(H, C), b=(C,))
+
+
+def _make_attention_lstm_step(rng, N, W, L, C, K, H):
+    return _normal(
+        rng,
+        word=(N, W),
+        features=(N, L, C),
+        keys=(N, L, K),
+        prev_h=(N, H),
+        prev_c=(N, H),
+        Wq=(H, K),
+        v=(K,),
+        Wg=(H, C),
+        bg=(C,),
+        Wx=(W + C, 4 * H),
+        Wh=(H, 4 * H),
+        b=(4 * H,),
+    )
+
+
+def _make_attention_lstm(rng, N, T, W, L, C, K, H):
+    return _normal(
+        rng,
+        words=(N, T, W),
+        features=(N, L, C),
+        h0=(N, H),
+        c0=(N, H),
+        Wf=(C, K),
+        Wq=(H, K),
+        bf=(K,),
+        v=(K,),
+        Wg=(H, C),
+        bg=(C,),
+        Wx=(W + C, 4 * H),
+        Wh=(H, 4 * H),
+        b=(4 * H,),
+    )
+
+
+def _make_doubly_stochastic_loss(rng, N, T, L):
+    weights = rng.random((N, T, L))
+    weights /= weights.sum(axis=2, keepdims=True)
+    return {"weights": weights, "mask": _mask_with_gaps(rng, N, T), "strength": 0.7}
+
+
+def _make_layer_norm(rng, N, T, D):
+    return _normal(rng, x=(N, T, D), gamma=(D,), beta=(D,))
+
+
+def _make_feed_forward(activation: str) -> Callable:
+    def make(rng, N, T, D, F):
+        while True:
+            inputs = _normal(rng, x=(N, T, D), W1=(D, F), b1=(F,), W2=(F, D), b2=(D,))
+            # Next to the kink of a ReLU there is no difference quotient.
+            if abs(inputs["x"] @ inputs["W1"] + inputs["b1"]).min() > 1e-3:
+                return {**inputs, "activation": activation}
+
+    return make
+
+
+_WIDTH, _HEADS = 6, 2  # of the Transformer layers; SIZES leave 6 out
+
+
+def _attention_mask(rng, N: int, T: int, S: int) -> np.ndarray:
+    """A boolean (N, 1, T, S) mask with holes and, where T > 1, a query that may see nothing."""
+    mask = rng.random((N, 1, T, S)) < 0.6
+    mask[..., 0] = True
+    if T > 1:
+        mask[-1, :, -1] = False
+    return mask
+
+
+def _make_scaled_dot_product_attention(rng, N, T, S, D):
+    inputs = _normal(rng, q=(N, _HEADS, T, D), k=(N, _HEADS, S, D), v=(N, _HEADS, S, D))
+    return {**inputs, "mask": _attention_mask(rng, N, T, S)}
+
+
+def _make_multi_head_attention(rng, N, T, S):
+    E = _WIDTH
+    projections = {f"{kind}{x}": (E, E)[: 1 + (kind == "W")] for x in "qkvo" for kind in "Wb"}
+    inputs = _normal(rng, query=(N, T, E), key=(N, S, E), value=(N, S, E), **projections)
+    return {**inputs, "num_heads": _HEADS, "mask": _attention_mask(rng, N, T, S)}
+
+
+def _block_shapes(F: int, prefix: str = "") -> dict[str, tuple[int, ...]]:
+    sizes = {"E": _WIDTH, "F": F}
+    return {
+        prefix + name: tuple(sizes[letter] for letter in letters)
+        for name, letters in transformer_layers.BLOCK_SHAPES.items()
+    }
+
+
+def _make_decoder_block(rng, N, T, S, F):
+    return {
+        **_normal(rng, x=(N, T, _WIDTH), memory=(N, S, _WIDTH), **_block_shapes(F)),
+        "mask": np.tri(T, dtype=bool),
+        "rng": _FrozenGenerator(7),
+    }
+
+
 _SPECIAL_WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, "<UNK>": 3}
 
 
@@ -174,29 +291,6 @@ def _make_captions(rng, N: int, T: int, V: int) -> np.ndarray:
     if N > 1:
         captions[-1] = 0
     return captions
-
-
-def _make_captioning(cell_type: str) -> Callable:
-    def make(rng, N, T, D, W, H, V):
-        blocks = {"rnn": 1, "lstm": 4}[cell_type]
-        parameters = _normal(
-            rng,
-            W_proj=(D, H),
-            b_proj=(H,),
-            W_embed=(V, W),
-            Wx=(W, blocks * H),
-            Wh=(H, blocks * H),
-            b=(blocks * H,),
-            W_vocab=(H, V),
-            b_vocab=(V,),
-        )
-        return {
-            "features": rng.standard_normal((N, D)),
-            "captions": _make_captions(rng, N, T, V),
-            **parameters,
-        }
-
-    return make
 
 
 # ---------------------------------------------------------------------------------------------
@@ -281,19 +375,208 @@ def _torch_dropout(x, p, rng):
     return [x.where(x.new_tensor(kept).bool(), 0) / (1 - p)]
 
 
-def _torch_captioning(sequence: Callable) -> Callable:
+def _torch_attend(features, keys, h, Wh, v):
+    from torch.nn import functional as F
+
+    scores = F.linear((keys + F.linear(h, Wh.T).unsqueeze(1)).tanh(), v[None]).squeeze(2)
+    weights = scores.softmax(dim=1)
+    return (features * weights.unsqueeze(2)).sum(dim=1), weights
+
+
+def _torch_additive_attention(features, h, Wf, Wh, b, v):
+    from torch.nn import functional as F
+
+    return list(_torch_attend(features, F.linear(features, Wf.T, b), h, Wh, v))
+
+
+def _torch_context_gate(context, h, W, b):
+    from torch.nn import functional as F
+
+    return [F.linear(h, W.T, b).sigmoid() * context]
+
+
+def _torch_attention_lstm_step(word, features, keys, prev_h, prev_c, Wq, v, Wg, bg, Wx, Wh, b):
+    import torch
+
+    context, weights = _torch_attend(features, keys, prev_h, Wq, v)
+    (gated,) = _torch_context_gate(context, prev_h, Wg, bg)
+    x = torch.cat([word, gated], dim=1)
+    return [*_torch_lstm_step(x, prev_h, prev_c, Wx, Wh, b), gated, weights]
+
+
+def _torch_attention_lstm(words, features, h0, c0, Wf, Wq, bf, v, Wg, bg, Wx, Wh, b):
+    import torch
+    from torch.nn import functional as F
+
+    keys, h, c, steps = F.linear(features, Wf.T, bf), h0, c0, []
+    for word in words.unbind(1):
+        h, c, gated, weights = _torch_attention_lstm_step(
+            word, features, keys, h, c, Wq, v, Wg, bg, Wx, Wh, b
+        )
+        steps.append((h, gated, weights))
+    return [torch.stack(outputs, dim=1) for outputs in zip(*steps, strict=True)]
+
+
+def _torch_doubly_stochastic_loss(weights, mask, strength):
+    looked = weights.masked_fill(~mask.unsqueeze(2), 0).sum(dim=1)
+    return [strength * (1 - looked).square().sum(dim=1).mean()]
+
+
+def _torch_layer_norm(x, gamma, beta):
+    from torch.nn import functional as F
+
+    return [F.layer_norm(x, gamma.shape, gamma, beta)]
+
+
+def _torch_feed_forward(x, W1, b1, W2, b2, activation):
+    from torch.nn import functional as F
+
+    return [F.linear(getattr(F, activation)(F.linear(x, W1.T, b1)), W2.T, b2)]
+
+
+def _torch_scaled_dot_product_attention(q, k, v, mask=None):
+    from torch.nn import functional as F
+
+    return [F.scaled_dot_product_attention(q, k, v, attn_mask=mask)]
+
+
+def _torch_multi_head_attention(query, key, value, Wq, bq, Wk, bk, Wv, bv, Wo, bo, num_heads, mask):
+    from torch.nn import functional as F
+
+    q, k, v = (
+        F.linear(x, W.T, b).unflatten(2, (num_heads, -1)).transpose(1, 2)
+        for x, W, b in ((query, Wq, bq), (key, Wk, bk), (value, Wv, bv))
+    )
+    (heads,) = _torch_scaled_dot_product_attention(q, k, v, mask)
+    return [F.linear(heads.transpose(1, 2).flatten(2), Wo.T, bo)]
+
+
+def _torch_decoder_block(norm_first: bool, activation: str) -> Callable:
+    """PyTorch's own decoder layer."""
+
+    def run(x, memory, mask, rng, **params):
+        import torch
+        from torch import nn
+
+        weights = {}
+        for ours, theirs in (("self", "self_attn"), ("cross", "multihead_attn")):
+            Wq, Wk, Wv, Wo = (params[f"{ours}.W{letter}"].T for letter in "qkvo")
+            bq, bv, bo = (params[f"{ours}.b{letter}"] for letter in "qvo")
+            weights[f"{theirs}.in_proj_weight"] = torch.cat([Wq, Wk, Wv])
+            weights[f"{theirs}.in_proj_bias"] = torch.cat([bq, 0 * bq, bv])
+            weights[f"{theirs}.out_proj.weight"] = Wo
+            weights[f"{theirs}.out_proj.bias"] = bo
+        for i in (1, 2):
+            weights[f"linear{i}.weight"] = params[f"feed_forward.W{i}"].T
+            weights[f"linear{i}.bias"] = params[f"feed_forward.b{i}"]
+        for i in (1, 2, 3):
+            weights[f"norm{i}.weight"] = params[f"norm{i}.gamma"]
+            weights[f"norm{i}.bias"] = params[f"norm{i}.beta"]
+        module = nn.TransformerDecoderLayer(
+            _WIDTH,
+            _HEADS,
+            len(params["feed_forward.b1"]),
+            dropout=0.0,
+            activation=activation,
+            batch_first=True,
+            norm_first=norm_first,
+            dtype=x.dtype,
+        )
+        return [_call(module, weights, x, memory, ~mask)]  # PyTorch: True = may not attend
+
+    return run
+
+
+def _torch_decoder_block_dropout(x, memory, mask, rng, **params):
+    """Pre-norm, each sublayer's output with the same frozen entries dropped."""
+
+    def attention(which, query, source, mask=None):
+        weights = (
+            0 * params[f"{which}.bq"] if name == "bk" else params[f"{which}.{name}"]
+            for name in ("Wq", "bq", "Wk", "bk", "Wv", "bv", "Wo", "bo")
+        )
+        return _torch_multi_head_attention(query, source, source, *weights, _HEADS, mask)
+
+    def norm(i, x):
+        return _torch_layer_norm(x, params[f"norm{i}.gamma"], params[f"norm{i}.beta"])[0]
+
+    def add(x, sublayer_output):
+        return x + _torch_dropout(*sublayer_output, _DROPOUT, rng)[0]
+
+    y = norm(1, x)
+    x = add(x, attention("self", y, y, mask))
+    x = add(x, attention("cross", norm(2, x), memory))
+    weights = (params[f"feed_forward.{name}"] for name in ("W1", "b1", "W2", "b2"))
+    return [add(x, _torch_feed_forward(norm(3, x), *weights, "relu"))]
+
+
+def _torch_cross_entropy(scores, captions):
+    from torch.nn import functional as F
+
+    return F.cross_entropy(
+        scores.flatten(0, 1), captions[:, 1:].flatten(), ignore_index=0, reduction="sum"
+    ) / len(captions)
+
+
+def _torch_captioning_rnn(sequence: Callable) -> Callable:
     def run(features, captions, W_proj, b_proj, W_embed, Wx, Wh, b, W_vocab, b_vocab):
         from torch.nn import functional as F
 
         h0 = F.linear(features, W_proj.T, b_proj)
         (h,) = sequence(F.embedding(captions[:, :-1], W_embed), h0, Wx, Wh, b)
-        scores = F.linear(h, W_vocab.T, b_vocab)
-        total = F.cross_entropy(
-            scores.flatten(0, 1), captions[:, 1:].flatten(), ignore_index=0, reduction="sum"
-        )
-        return [total / len(captions)]
+        return [_torch_cross_entropy(F.linear(h, W_vocab.T, b_vocab), captions)]
 
     return run
+
+
+def _torch_captioning_attention(features, captions, **p):
+    import torch
+    from torch.nn import functional as F
+
+    h0, c0 = (F.linear(features.mean(1), p[f"W_{x}"].T, p[f"b_{x}"]).tanh() for x in ("h0", "c0"))
+    words = F.embedding(captions[:, :-1], p["W_embed"])
+    names = "W_features W_query b_attend v_attend W_gate b_gate Wx Wh b".split()
+    h, z, weights = _torch_attention_lstm(words, features, h0, c0, *(p[name] for name in names))
+    deep = F.linear(torch.cat([words, h, z], dim=2), p["W_deep"].T, p["b_deep"]).tanh()
+    scores = F.linear(deep, p["W_vocab"].T, p["b_vocab"])
+    (penalty,) = _torch_doubly_stochastic_loss(weights, captions[:, 1:] != 0, _PENALTY)
+    return [_torch_cross_entropy(scores, captions) + penalty]
+
+
+def _torch_captioning_transformer(tied: bool) -> Callable:
+    """Tied, with pre-norm; or untied, with post-norm, GELU and sinusoidal positions."""
+
+    def run(features, captions, **p):
+        from torch.nn import functional as F
+
+        memory = F.linear(features, p["W_proj"].T, p["b_proj"])
+        words = F.embedding(captions[:, :-1], p["W_embed"]) * _WIDTH**0.5
+        T = words.shape[1]
+        positions = p["W_position"] if tied else words.new_tensor(_sinusoids(T, _WIDTH))
+        x = words + positions[:T]
+        mask = words.new_ones(T, T).tril().bool()
+        block = _torch_decoder_block(tied, "relu" if tied else "gelu")
+        for layer in range(_LAYERS):
+            prefix = f"block{layer}."
+            params = {k.removeprefix(prefix): v for k, v in p.items() if k.startswith(prefix)}
+            (x,) = block(x, memory, mask, None, **params)
+        if tied:
+            (x,) = _torch_layer_norm(x, p["norm.gamma"], p["norm.beta"])
+        vocabulary = p["W_embed"] if tied else p["W_vocab"].T
+        return [_torch_cross_entropy(F.linear(x, vocabulary, p["b_vocab"]), captions)]
+
+    return run
+
+
+def _sinusoids(length: int, width: int) -> list[list[float]]:
+    """The formula of Vaswani et al., section 3.5, entry by entry."""
+    return [
+        [
+            (math.cos if i % 2 else math.sin)(position / 10000 ** (2 * (i // 2) / width))
+            for i in range(width)
+        ]
+        for position in range(length)
+    ]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -301,32 +584,135 @@ def _torch_captioning(sequence: Callable) -> Callable:
 # ---------------------------------------------------------------------------------------------
 
 
-def _captioning(cell_type: str, torch_sequence: Callable) -> Case:
-    names = ("W_proj", "b_proj", "W_embed", "Wx", "Wh", "b", "W_vocab", "b_vocab")
+_DROPOUT, _PENALTY, _LAYERS = 0.3, 0.7, 2
+
+
+def _decoder_block(name: str, options: Mapping, torch: Callable) -> Case:
+    functions = ("decoder_block_forward", "decoder_block_backward")
+    names = tuple(_block_shapes(1))
 
     def run(functions, inputs, upstream):
-        (D, H), (V, W) = inputs["W_proj"].shape, inputs["W_embed"].shape
+        params = {name: inputs[name] for name in names}
+        x, memory, mask, rng = (inputs[name] for name in ("x", "memory", "mask", "rng"))
+        *values, cache = functions.call(
+            "decoder_block_forward", x, memory, params, _HEADS, mask, rng=rng, returns=2, **options
+        )
+        if upstream is None:
+            return values, None
+        dx, dmemory, grads = functions.call("decoder_block_backward", *upstream, cache, returns=3)
+        return values, [dx, dmemory, *(grads.get(name) for name in names)]
+
+    inputs = ("x", "memory", *names)
+    return Case(name, functions, "NTSF", _make_decoder_block, inputs, ("out",), run, torch)
+
+
+def _captioning(
+    name: str,
+    model: str,
+    sizes: str,
+    grid: bool,
+    shapes: Callable[..., dict],
+    options: Mapping,
+    torch: Callable,
+    gates: bool = False,
+) -> Case:
+    """A model: the gradient of its loss for every parameter.
+
+    - model: name of the class
+    - grid: whether the features have locations
+    - shapes: sizes by letter -> shape of each parameter
+    - options: of the constructor, besides vocabulary and input_dim; a capital letter is a size
+    """
+    names = tuple(shapes(**dict.fromkeys(sizes, 1)))
+
+    def make(rng, **sizes):
+        N, T, V = sizes["N"], sizes["T"], sizes["V"]
+        shape = (N, sizes["L"], sizes["C"]) if grid else (N, sizes["D"])
+        return {
+            "features": rng.standard_normal(shape),
+            "captions": _make_captions(rng, N, T, V),
+            **_normal(rng, **shapes(**sizes)),
+        }
+
+    def run(functions, inputs, upstream):
+        params = {name: inputs[name] for name in names}
+        V = len(inputs["b_vocab"])
         vocabulary = {f"word{i}": i for i in range(len(_SPECIAL_WORDS), V)} | _SPECIAL_WORDS
+        widths = {
+            name: params[of].shape[axis] for name, (of, axis) in options.get("widths", {}).items()
+        }
 
         def loss_and_gradients(build):
-            model = build(vocabulary, D, W, H, cell_type=cell_type, dtype=np.float64)
-            model.params = {name: inputs[name] for name in names}
-            loss, gradients = model.loss(inputs["features"], inputs["captions"])
+            built = build(
+                vocabulary,
+                input_dim=inputs["features"].shape[-1],
+                dtype=np.float64,
+                **widths,
+                **options.get("fixed", {}),
+            )
+            built.params = dict(params)
+            loss, gradients = built.loss(inputs["features"], inputs["captions"])
             return [loss], [gradients.get(name) for name in names]
 
-        return functions.guard("CaptioningRNN", loss_and_gradients, functions["CaptioningRNN"])
+        return functions.guard(model, loss_and_gradients, functions[model])
 
-    return Case(
-        name=f"captioning_{cell_type}",
-        functions=("CaptioningRNN",),
-        sizes="NTDWHV",
-        make=_make_captioning(cell_type),
-        differentiable=names,
-        outputs=(),
-        run=run,
-        torch=_torch_captioning(torch_sequence),
-        gates=cell_type == "lstm",
-    )
+    return Case(name, (model,), sizes, make, names, (), run, torch, gates)
+
+
+def _rnn_shapes(blocks: int) -> Callable:
+    def shapes(N, T, D, W, H, V):
+        return {
+            "W_proj": (D, H),
+            "b_proj": (H,),
+            "W_embed": (V, W),
+            "Wx": (W, blocks * H),
+            "Wh": (H, blocks * H),
+            "b": (blocks * H,),
+            "W_vocab": (H, V),
+            "b_vocab": (V,),
+        }
+
+    return shapes
+
+
+def _attention_shapes(N, T, L, C, W, H, K, V):
+    return {
+        "W_h0": (C, H),
+        "b_h0": (H,),
+        "W_c0": (C, H),
+        "b_c0": (H,),
+        "W_embed": (V, W),
+        "W_features": (C, K),
+        "W_query": (H, K),
+        "b_attend": (K,),
+        "v_attend": (K,),
+        "W_gate": (H, C),
+        "b_gate": (C,),
+        "Wx": (W + C, 4 * H),
+        "Wh": (H, 4 * H),
+        "b": (4 * H,),
+        "W_deep": (W + H + C, W),
+        "b_deep": (W,),
+        "W_vocab": (W, V),
+        "b_vocab": (V,),
+    }
+
+
+def _transformer_shapes(tied: bool) -> Callable:
+    def shapes(N, T, L, C, F, V):
+        E = _WIDTH
+        out = {"W_proj": (C, E), "b_proj": (E,), "W_embed": (V, E)}
+        if tied:
+            out["W_position"] = (T + 1, E)
+        for layer in range(_LAYERS):
+            out |= _block_shapes(F, f"block{layer}.")
+        if tied:
+            out |= {"norm.gamma": (E,), "norm.beta": (E,)}
+        else:
+            out["W_vocab"] = (E, V)
+        return {**out, "b_vocab": (V,)}
+
+    return shapes
 
 
 CASES: tuple[Case, ...] = (
@@ -369,6 +755,147 @@ CASES: tuple[Case, ...] = (
         _torch_temporal_softmax_loss,
     ),
     _layer("dropout", "NTD", _make_dropout, ("x",), ("out",), _torch_dropout),
-    _captioning("rnn", _torch_rnn),
-    _captioning("lstm", _torch_lstm),
+    _layer(
+        "additive_attention",
+        "NLCHK",
+        _make_additive_attention,
+        ("features", "h", "Wf", "Wh", "b", "v"),
+        ("context", "weights"),
+        _torch_additive_attention,
+    ),
+    _layer(
+        "context_gate",
+        "NCH",
+        _make_context_gate,
+        ("context", "h", "W", "b"),
+        ("out",),
+        _torch_context_gate,
+    ),
+    _layer(
+        "attention_lstm_step",
+        "NWLCKH",
+        _make_attention_lstm_step,
+        "word features keys prev_h prev_c Wq v Wg bg Wx Wh b".split(),
+        ("next_h", "next_c", "gated", "weights"),
+        _torch_attention_lstm_step,
+        gates=True,
+    ),
+    _layer(
+        "attention_lstm",
+        "NTWLCKH",
+        _make_attention_lstm,
+        "words features h0 c0 Wf Wq bf v Wg bg Wx Wh b".split(),
+        ("h", "gated", "weights"),
+        _torch_attention_lstm,
+        gates=True,
+    ),
+    _loss(
+        "doubly_stochastic_loss",
+        "NTL",
+        _make_doubly_stochastic_loss,
+        ("weights",),
+        _torch_doubly_stochastic_loss,
+    ),
+    _layer(
+        "layer_norm", "NTD", _make_layer_norm, ("x", "gamma", "beta"), ("out",), _torch_layer_norm
+    ),
+    *(
+        _layer(
+            "feed_forward",
+            "NTDF",
+            _make_feed_forward(activation),
+            ("x", "W1", "b1", "W2", "b2"),
+            ("out",),
+            _torch_feed_forward,
+            name=name,
+        )
+        for name, activation in (("feed_forward", "relu"), ("feed_forward_gelu", "gelu"))
+    ),
+    _layer(
+        "scaled_dot_product_attention",
+        "NTSD",
+        _make_scaled_dot_product_attention,
+        ("q", "k", "v"),
+        ("out",),
+        _torch_scaled_dot_product_attention,
+    ),
+    _layer(
+        "multi_head_attention",
+        "NTS",
+        _make_multi_head_attention,
+        "query key value Wq bq Wk bk Wv bv Wo bo".split(),
+        ("out",),
+        _torch_multi_head_attention,
+        zero=("bk",),
+    ),
+    _decoder_block(
+        "decoder_block",
+        {"activation": "gelu"},
+        _torch_decoder_block(norm_first=True, activation="gelu"),
+    ),
+    _decoder_block(
+        "decoder_block_post_norm",
+        {"norm_first": False, "activation": "gelu"},
+        _torch_decoder_block(norm_first=False, activation="gelu"),
+    ),
+    _decoder_block("decoder_block_dropout", {"dropout": _DROPOUT}, _torch_decoder_block_dropout),
+    *(
+        _captioning(
+            f"captioning_{cell_type}",
+            "CaptioningRNN",
+            "NTDWHV",
+            False,
+            _rnn_shapes(blocks),
+            {
+                "widths": {"wordvec_dim": ("W_embed", 1), "hidden_dim": ("Wh", 0)},
+                "fixed": {"cell_type": cell_type},
+            },
+            _torch_captioning_rnn(sequence),
+            gates=cell_type == "lstm",
+        )
+        for cell_type, blocks, sequence in (("rnn", 1, _torch_rnn), ("lstm", 4, _torch_lstm))
+    ),
+    _captioning(
+        "captioning_attention",
+        "CaptioningAttention",
+        "NTLCWHKV",
+        True,
+        _attention_shapes,
+        {
+            "widths": {
+                "wordvec_dim": ("W_embed", 1),
+                "hidden_dim": ("Wh", 0),
+                "attention_dim": ("W_query", 1),
+            },
+            "fixed": {"double_stochastic": _PENALTY},
+        },
+        _torch_captioning_attention,
+        gates=True,
+    ),
+    *(
+        _captioning(
+            name,
+            "CaptioningTransformer",
+            "NTLCFV",
+            True,
+            _transformer_shapes(tied),
+            {
+                "widths": {"hidden_dim": ("block0.feed_forward.W1", 1)},
+                "fixed": {
+                    "wordvec_dim": _WIDTH,
+                    "num_heads": _HEADS,
+                    "num_layers": _LAYERS,
+                    "tied": tied,
+                    "norm_first": tied,
+                    "positions": "learned" if tied else "sinusoidal",
+                    "activation": "relu" if tied else "gelu",
+                },
+            },
+            _torch_captioning_transformer(tied),
+        )
+        for name, tied in (
+            ("captioning_transformer", True),
+            ("captioning_transformer_post_norm", False),
+        )
+    ),
 )

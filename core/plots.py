@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot: no screen is needed, no global state kept
+from PIL import Image
 
 from core.files import atomic_file
 
@@ -89,6 +90,69 @@ def plot_captions(
         below.text(0.5, 1, caption, **text)
         below.text(0.5, 1, "\n" * (caption.count("\n") + 1) + reference, color=GREY, **text)
     _save(figure, path)
+
+
+def plot_attention(
+    pictures: Sequence[Array],
+    words: Sequence[Sequence[str]],
+    maps: Sequence[Array],
+    labels: Sequence[str],
+    path: str | Path,
+) -> None:
+    """A row for each picture: for each word of its caption the picture, bright where it was looked.
+
+    Lightness alone shows the map, so that colours stay those of the picture. The brightest point of
+    each is its largest weight, given below the word: a map that is even everywhere is bright
+    everywhere.
+
+    Inputs:
+    - pictures: (h, w, 3) uint8 arrays, square
+    - words: for each picture, its words
+    - maps: for each picture, (words, L) weights over a square grid, in reading order
+    - labels: what to write at the left of each row; may be empty
+    - path: of the file
+
+    Raises ValueError when L is no square of at least 4.
+    """
+    columns = 1 + max(len(row) for row in words)
+    size, words_height = 1.3, 0.4  # inches
+    figure = Figure(
+        figsize=(size * columns, (size + words_height) * len(pictures)), layout="constrained"
+    )
+    axes = figure.subplots(len(pictures), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for row, picture, text, weights, label in zip(axes, pictures, words, maps, labels, strict=True):
+        row[0].imshow(picture)
+        row[0].set_title(label, fontsize=8)
+        for axis, word, weight in zip(row[1:], text, weights, strict=False):
+            light = _upsample(weight, picture.shape[0])[:, :, None]
+            axis.imshow((picture * (0.15 + 0.85 * light)).astype(np.uint8))
+            axis.set_title(f"{word}\n", fontsize=9, pad=2, linespacing=1.0)
+            axis.text(
+                0.5,
+                1.02,
+                f"{weight.max():.2f}",
+                transform=axis.transAxes,
+                ha="center",
+                va="bottom",
+                fontsize=7,
+                color=GREY,
+            )
+    _save(figure, path)
+
+
+def _upsample(weights: Array, size: int) -> Array:
+    """(L,) weights of a square grid -> (size, size), smooth, with 1 as the largest."""
+    side = round(len(weights) ** 0.5)
+    if side**2 != len(weights) or side < 2:
+        raise ValueError(
+            f"attention over {len(weights)} locations cannot be drawn, expected a square grid; "
+            "use a model that was trained on grid features"
+        )
+    cells = Image.fromarray(weights.reshape(side, side).astype(np.float32))
+    smooth = np.asarray(cells.resize((size, size), Image.Resampling.BILINEAR))
+    return smooth / smooth.max()
 
 
 def _wrap(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from pathlib import Path
 
-MODEL_NAMES = ("rnn", "lstm")
+MODEL_NAMES = ("rnn", "lstm", "attention", "transformer")
 UPDATE_RULES = ("sgd", "sgd_momentum", "rmsprop", "adam", "adamw")
 
 # Settings that a resumed run may change; what else it was started with stays.
@@ -26,12 +26,25 @@ DEFAULTS = {
     "dropout": 0.0,
     "wordvec_dim": 128,
     "hidden_dim": 256,
+    "attention_dim": 128,
+    "double_stochastic": 0.0,
+    "num_heads": 4,
+    "num_layers": 2,
+    "positions": "learned",
+    "tied": False,
+    "post_norm": False,
+    "activation": "relu",
     "patience": None,
     "no_pca": False,
     "dtype": "float32",
     "seed": 0,
 }
 OVERFIT_DEFAULTS = {"num_epochs": 120, "batch_size": 25}  # with num_samples
+# Options that only one model has.
+MODEL_OPTIONS = {
+    "attention": ("attention_dim", "double_stochastic"),
+    "transformer": ("num_heads", "num_layers", "positions", "tied", "post_norm", "activation"),
+}
 
 
 def resolve_settings(given: dict, folder: Path, resume: bool) -> dict:
@@ -48,6 +61,7 @@ def resolve_settings(given: dict, folder: Path, resume: bool) -> dict:
     if given.get("data", "shapes") != "shapes":
         given = given | {"data": str(Path(given["data"]).resolve())}
     if not resume:
+        _refuse_options_of_other_models(given, given["model"])
         overfit = OVERFIT_DEFAULTS if given.get("num_samples") is not None else {}
         return DEFAULTS | overfit | given
 
@@ -59,6 +73,7 @@ def resolve_settings(given: dict, folder: Path, resume: bool) -> dict:
     settings = read_json(path)
     if not isinstance(settings, dict) or settings.keys() != {"model", *DEFAULTS}:
         raise ValueError(f"{path}: does not hold the settings of a run; start another run")
+    _refuse_options_of_other_models(given, settings["model"])
     for name, value in given.items():
         if name not in _MAY_CHANGE and settings[name] != value:
             raise ValueError(
@@ -68,18 +83,42 @@ def resolve_settings(given: dict, folder: Path, resume: bool) -> dict:
     return settings | given
 
 
+def _refuse_options_of_other_models(given: dict, model: str) -> None:
+    for owner, names in MODEL_OPTIONS.items():
+        for name in names:
+            if owner != model and name in given:
+                raise ValueError(f"--{name}: is an option of {owner}, not of {model}; leave it out")
+
+
+def model_config(settings: dict, data: dict) -> dict:
+    """The arguments that build the model of a run, besides the vocabulary."""
+    names = ("wordvec_dim", "hidden_dim", "dtype", "dropout")
+    names += MODEL_OPTIONS.get(settings["model"], ())
+    config = {name: settings[name] for name in names}
+    config["input_dim"] = data["train_features"].shape[-1]
+    if settings["model"] == "transformer":
+        config["norm_first"] = not config.pop("post_norm")
+        config["max_length"] = max(50, data["train_captions"].shape[1])
+    return config
+
+
 def load_data(settings: dict) -> dict:
     """The data of a run: the embedded data (made when absent) or a folder; samples taken.
+
+    A model that reads a grid gets one where the folder has one, else one vector an image.
 
     Raises as ``core.coco_utils.load_coco_data`` does.
     """
     import numpy as np
 
     from core import shapes
-    from core.coco_utils import load_coco_data, take_samples
+    from core.coco_utils import feature_kinds, load_coco_data, take_samples
+    from core.models import MODELS
 
     folder = shapes.prepare() if settings["data"] == "shapes" else Path(settings["data"])
-    data = load_coco_data(folder, pca_features=not settings["no_pca"])
+    model_class, _ = MODELS[settings["model"]]
+    kind = "grid" if model_class.grid and "grid" in feature_kinds(folder) else "pooled"
+    data = load_coco_data(folder, pca_features=not settings["no_pca"], features=kind)
     if settings["num_samples"] is not None:
         rng = np.random.default_rng([settings["seed"], 0])
         data = take_samples(data, settings["num_samples"], rng)

@@ -24,8 +24,23 @@ BY_NAME = {case.name: case for case in CASES}
 LAYERS = [case for case in CASES if case.functions[0].endswith("_forward")]
 
 
-def wrong_rows(case, functions=None, seed=0, **sizes):
-    rows = check_case(case, np.random.default_rng(seed), functions, **sizes)
+_remembered = {}
+
+
+def remembered(case):
+    """Central differences once for each input: a mutated backward leaves the forward as it is."""
+
+    def differences(f, x):
+        key = case.name, x.shape, x.tobytes()
+        if key not in _remembered:
+            _remembered[key] = eval_numerical_gradient(f, x)
+        return _remembered[key]
+
+    return differences
+
+
+def wrong_rows(case, functions=None, seed=0, differences=eval_numerical_gradient, **sizes):
+    rows = check_case(case, np.random.default_rng(seed), functions, differences, **sizes)
     return [row for row in rows if not row.passed]
 
 
@@ -75,7 +90,15 @@ def mutate_gradient(case, name, change):
     last = case.functions[-1]
     original = our_function(last)
 
-    if last.endswith("_backward"):
+    if last == "decoder_block_backward":
+
+        def mutant(*arguments):
+            *first, grads = original(*arguments)
+            gradients = dict(zip(("x", "memory"), first, strict=True)) | grads
+            gradients[name] = change(gradients[name])
+            return gradients.pop("x"), gradients.pop("memory"), gradients
+
+    elif last.endswith("_backward"):
 
         def mutant(*arguments):
             gradients = original(*arguments)
@@ -115,14 +138,27 @@ MUTANTS = [
     for case in CASES
     for name in case.differentiable
     for kind, change in CHANGES.items()
-    if kind != "transposed" or (name == "Wh" and not case.gates)
+    if name not in case.zero
+    if kind != "transposed" or (name == "Wh" and case.name in ("rnn_step", "rnn", "captioning_rnn"))
+]
+# What is 0 stays 0 when it is doubled: such a gradient is made to be something.
+MUTANTS += [
+    pytest.param(case, name, lambda g: g + 1e-3, id=f"{case.name}-d{name}-not-zero")
+    for case in CASES
+    for name in case.zero
 ]
 
 
 @pytest.mark.parametrize(("case", "name", "change"), MUTANTS)
 def test_mutants_are_caught(case, name, change):
-    wrong = wrong_rows(case, mutate_gradient(case, name, change))
+    wrong = wrong_rows(case, mutate_gradient(case, name, change), differences=remembered(case))
     assert [row.quantity for row in wrong] == [f"d{name}"]
+
+
+def test_a_key_bias_with_a_gradient_gets_a_hint():
+    case = BY_NAME["multi_head_attention"]
+    (row,) = wrong_rows(case, mutate_gradient(case, "bk", lambda g: g + 1e-3))
+    assert "should be all zeros" in row.problem
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm"])
@@ -212,7 +248,7 @@ def test_hints_name_the_mistake():
         (square.T, square, False, "transposed"),
         (np.roll(wide, 2, axis=1), wide, True, "gates swapped"),
         (gate, wide, True, "gate f alone"),
-        (without_step, sequence, False, "zero at time step 2"),
+        (without_step, sequence, False, "zero at [:, 2]"),
         (last_only, sequence, False, "right at the last step only"),
         (x[-1:].T @ da[-1:], x.T @ da, False, "missing sum over time"),
         (x[1:].T @ da[1:], x.T @ da, False, "time step or a sample left out"),

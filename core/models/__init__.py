@@ -1,17 +1,27 @@
 """The captioning models, hand-written in NumPy."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
+from core.models.captioning_attention import CaptioningAttention
 from core.models.captioning_rnn import CaptioningRNN
+from core.models.captioning_transformer import CaptioningTransformer
 
-__all__ = ["MODELS", "CaptioningRNN", "build_model"]
+__all__ = [
+    "MODELS",
+    "CaptioningAttention",
+    "CaptioningRNN",
+    "CaptioningTransformer",
+    "build_model",
+]
 
+# name -> class, and the arguments that the name stands for
 MODELS = {
-    "rnn": partial(CaptioningRNN, cell_type="rnn"),
-    "lstm": partial(CaptioningRNN, cell_type="lstm"),
+    "rnn": (CaptioningRNN, {"cell_type": "rnn"}),
+    "lstm": (CaptioningRNN, {"cell_type": "lstm"}),
+    "attention": (CaptioningAttention, {}),
+    "transformer": (CaptioningTransformer, {}),
 }
 
 
@@ -25,7 +35,7 @@ def build_model(
     """A model by its name in ``MODELS``, with the given parameters or with fresh ones.
 
     Inputs:
-    - name: 'rnn' or 'lstm'
+    - name: a key of ``MODELS``
     - config: arguments of the constructor besides the vocabulary
     - idx_to_word: the vocabulary
     - params: parameters to put in; drawn from ``rng`` when None
@@ -36,7 +46,8 @@ def build_model(
     if name not in MODELS:
         raise ValueError(f"model: found {name!r}, expected one of {', '.join(MODELS)}")
     word_to_idx = {word: i for i, word in enumerate(idx_to_word)}
-    model = MODELS[name](word_to_idx, **config, rng=rng)
+    model_class, implied = MODELS[name]
+    model = model_class(word_to_idx, **implied, **config, rng=rng)
     if params is not None:
         found = {key: value.shape for key, value in params.items()}
         expected = {key: value.shape for key, value in model.params.items()}
