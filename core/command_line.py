@@ -10,6 +10,7 @@ import argparse
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
@@ -35,15 +36,25 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def fail(message: str) -> NoReturn:
     """Ends the command with exit code 2 and one line on stderr."""
-    program = os.path.basename(sys.argv[0])
-    print(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    _say("error", message)
     sys.exit(2)
 
 
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    _say("warning", message)
+
+
+def _say(kind: str, message: object) -> None:
+    program = os.path.basename(sys.argv[0])
+    print(f"{program}: {kind}: {' '.join(str(message).split())}", file=sys.stderr)
+
+
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Runs a command's ``main``; input errors become one line instead of a traceback."""
+    """Runs a command's ``main``; input errors and warnings become one line each on stderr."""
     try:
-        sys.exit(main() or 0)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            sys.exit(main() or 0)
     except BrokenPipeError:  # the reader of our output (head, less) went away: no error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

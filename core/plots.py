@@ -114,35 +114,31 @@ def plot_attention(
 
     Raises ValueError when L is no square of at least 4.
     """
-    columns = 1 + max(len(row) for row in words)
-    size, words_height = 1.3, 0.4  # inches
-    figure = Figure(
-        figsize=(size * columns, (size + words_height) * len(pictures)), layout="constrained"
-    )
-    axes = figure.subplots(len(pictures), columns, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for row, picture, text, weights, label in zip(axes, pictures, words, maps, labels, strict=True):
-        row[0].imshow(picture)
-        row[0].set_title(label, fontsize=8)
-        for axis, word, weight in zip(row[1:], text, weights, strict=False):
-            light = _upsample(weight, picture.shape[0])[:, :, None]
-            axis.imshow((picture * (0.15 + 0.85 * light)).astype(np.uint8))
-            axis.set_title(f"{word}\n", fontsize=9, pad=2, linespacing=1.0)
-            axis.text(
-                0.5,
-                1.02,
-                f"{weight.max():.2f}",
-                transform=axis.transAxes,
-                ha="center",
-                va="bottom",
-                fontsize=7,
-                color=GREY,
-            )
+    columns = 1 + max(map(len, words))
+    width, height, gap = 1.3, 1.7, 0.08  # inches of a picture with its word above, and between
+    figure = Figure(figsize=(width * columns, height * len(pictures)))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+
+    def place(row: int, column: int, picture: Array, above: str, small: str) -> None:
+        left, bottom = column * width + gap / 2, (len(pictures) - 1 - row) * height + gap / 2
+        side = width - gap
+        axes.imshow(picture, extent=(left, left + side, bottom, bottom + side), aspect="auto")
+        text = {"ha": "center", "va": "baseline"}
+        axes.text(left + side / 2, bottom + side + 0.2, above, fontsize=9, **text)
+        axes.text(left + side / 2, bottom + side + 0.05, small, fontsize=7, color=GREY, **text)
+
+    for row, picture in enumerate(pictures):
+        place(row, 0, picture, "", labels[row])
+        for t, (word, weights) in enumerate(zip(words[row], maps[row], strict=True)):
+            light = upsample(weights, len(picture))[:, :, None]
+            seen = (picture * (0.15 + 0.85 * light)).astype(np.uint8)
+            place(row, 1 + t, seen, word, f"{weights.max():.2f}")
+    axes.set(xlim=(0, width * columns), ylim=(0, height * len(pictures)))  # imshow changes them
     _save(figure, path)
 
 
-def _upsample(weights: Array, size: int) -> Array:
+def upsample(weights: Array, size: int) -> Array:
     """(L,) weights of a square grid -> (size, size), smooth, with 1 as the largest."""
     side = round(len(weights) ** 0.5)
     if side**2 != len(weights) or side < 2:

@@ -6,7 +6,7 @@ The pictures of the embedded data set; ``core/shapes.py`` describes them and mak
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,11 +86,15 @@ def draw_scene(rng: np.random.Generator) -> tuple[Shape, ...]:
 
 
 def _draw_shape(rng: np.random.Generator) -> Shape:
-    size = str(rng.choice(list(RADII)))
+    kind, colour, size = (_pick(rng, words) for words in (KINDS, COLOURS, RADII))
     radius = float(rng.uniform(*RADII[size]))
     x, y = rng.uniform(radius + 1, IMAGE_SIZE - radius - 1, size=2)
-    kind, colour = str(rng.choice(KINDS)), str(rng.choice(list(COLOURS)))
     return Shape(kind, colour, size, float(x), float(y), radius)
+
+
+def _pick(rng: np.random.Generator, words: Iterable[str]) -> str:
+    words = list(words)
+    return words[rng.integers(len(words))]  # many times faster than rng.choice
 
 
 def _placed_clearly(shape: Shape) -> bool:

@@ -22,8 +22,8 @@ from core.scenes import COLOURS, KINDS, RADII, Shape, draw_scene, relations, ren
 
 Array = np.ndarray
 
-VERSION = 1  # of what is drawn and said: raised when a seed gives other data than before
-SPLIT_SIZES = {"train": 2000, "val": 300, "test": 300}
+VERSION = 2  # of what is drawn and said: raised when a seed gives other data than before
+SPLIT_SIZES = {"train": 6000, "val": 300, "test": 300}
 CAPTIONS_PER_IMAGE = 5
 DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "shapes"
 
@@ -163,7 +163,7 @@ def _holds(said: dict, shapes: dict[str, Shape]) -> bool:
 def prepare(
     folder: str | Path = DEFAULT_FOLDER, seed: int = 0, sizes: Mapping[str, int] = SPLIT_SIZES
 ) -> Path:
-    """Draws the data set and writes it to a folder, whole or not at all; about ten seconds.
+    """Draws the data set and writes it to a folder, whole or not at all; about twenty seconds.
 
     Inputs:
     - folder: where to; nothing is done when this very data set is there already
@@ -183,8 +183,15 @@ def prepare(
     folder = Path(folder)
     marker = folder / DATASET_FILE
     about = {"name": "shapes", "version": VERSION, "seed": seed, "sizes": dict(sizes)}
-    if marker.exists() and about.items() <= read_json(marker).items():
+    there = read_json(marker) if marker.exists() else {}
+    if about.items() <= there.items():
         return folder
+    if there.get("name") == "shapes":
+        raise FileExistsError(
+            f"{folder}: holds embedded data of version {there.get('version')}, seed "
+            f"{there.get('seed')}, expected version {VERSION}, seed {seed}; remove it, then they "
+            "are drawn anew (runs that were trained on it cannot be used with the new ones)"
+        )
     require_free(folder)
 
     rng = np.random.default_rng(seed)

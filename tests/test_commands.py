@@ -12,6 +12,7 @@ from conftest import ROOT, WORDS, make_tiny_folder
 from PIL import Image
 
 from core.checkpoint import load_checkpoint
+from core.runs import MODEL_NAMES
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def tiny_run(tiny_folder, command, tmp_path):
 # ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["rnn", "lstm"])
+@pytest.mark.parametrize("model", MODEL_NAMES)
 def test_fifty_captions_are_said_back(command, shapes_folder, tmp_path, model):
     """The seed project's commands, as written, without any further option."""
     code, out, error = command("training.py", "--model", model, "--num_samples", 50)
@@ -130,6 +131,95 @@ def test_grid_of_a_validation_split(tiny_run, command):
 
 
 # ---------------------------------------------------------------------------------------------
+# Attention
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def attentive_run(command, shapes_folder, tmp_path):
+    """A Transformer that has hardly learned anything, and its folder."""
+    code, _, error = command(
+        "training.py",
+        *("--model", "transformer", "--num_samples", 20, "--num_epochs", 8),
+        *("--wordvec_dim", 16, "--num_heads", 2, "--num_layers", 3, "--out", tmp_path / "run"),
+    )
+    assert code == 0, error
+    return tmp_path / "run"
+
+
+def test_attention_is_drawn(attentive_run, command, tmp_path):
+    options = ["--checkpoint", attentive_run, "--num_samples", 2, "--attention"]
+    code, out, error = command("inference.py", *options, "mean.png")
+    assert code == 0, error
+    assert "attention: mean.png" in out
+    code, out, error = command("inference.py", *options, "heads.png", "--heads")
+    assert code == 0, error
+    mean, heads = (Image.open(tmp_path / name) for name in ("mean.png", "heads.png"))
+    assert heads.width == mean.width
+    assert heads.height == 6 * mean.height, "two heads of three blocks, a row each"
+
+
+def test_options_of_the_model_reach_it(attentive_run):
+    config = load_checkpoint(attentive_run / "best.npz").config
+    assert (config["num_heads"], config["num_layers"], config["wordvec_dim"]) == (2, 3, 16)
+
+
+def test_grounding_of_a_run(attentive_run, command):
+    code, out, error = command("core.grounding", "--checkpoint", attentive_run)
+    assert code == 0, error
+    assert "true of the picture: " in out
+    code, out, error = command("core.grounding", "--checkpoint", attentive_run, "--json")
+    assert code == 0, error
+    report = json.loads(out)
+    assert report["pictures"] == 300
+    assert 0 <= report["true"] <= 1
+
+
+def test_grounding_refuses_other_data(tiny_run, refuses):
+    refuses("core.grounding", "--checkpoint", tiny_run, says=("embedded data", "--data shapes"))
+
+
+@pytest.mark.parametrize("model", ["attention", "transformer"])
+def test_pooled_features_are_one_location(tiny_folder, command, model):
+    """Data without a grid train, with a warning of one line that names what cannot learn."""
+    options = ["--model", model, "--data", tiny_folder, "--num_epochs", 1, "--out", "run"]
+    code, _, error = command("training.py", *options)
+    assert code == 0, error
+    assert error.startswith("training.py: warning: ")
+    assert error.count("\n") == 1
+    assert {"attention": "v_attend", "transformer": "block1.cross.Wk"}[model] in error
+    code, out, error = command("inference.py", "--checkpoint", "run")
+    assert code == 0, error
+    assert "val0.png" in out
+
+
+def test_every_way_of_decoding(attentive_run, command, tmp_path):
+    def captions(*options):
+        code, out, error = command(
+            "inference.py", "--checkpoint", attentive_run, "--out", "c.json", *options
+        )
+        assert code == 0, error
+        rows = json.loads((tmp_path / "c.json").read_text())
+        assert len(rows) == 20
+        return rows, out
+
+    greedy, _ = captions()
+    beam_1, _ = captions("--decode", "beam", "--beam_size", 1)
+    assert beam_1 == greedy
+    assert captions("--decode", "sample", "--top_k", 1)[0] == greedy
+    assert captions("--decode", "sample", "--temperature", 1e-4)[0] == greedy
+    drawn, _ = captions("--decode", "sample")
+    assert drawn == captions("--decode", "sample", "--seed", 0)[0]
+    assert drawn != captions("--decode", "sample", "--seed", 1)[0]
+    best, out = captions("--decode", "beam", "--n_best", 3, "--length_penalty", 0.5)
+    for row in best:
+        scores = [other["score"] for other in row["n_best"]]
+        assert scores == sorted(scores, reverse=True)
+        assert row["caption"] == row["n_best"][0]["caption"]
+        assert f"{scores[0]:8.3f}  {row['caption']}" in out
+
+
+# ---------------------------------------------------------------------------------------------
 # Nothing is lost
 # ---------------------------------------------------------------------------------------------
 
@@ -194,6 +284,11 @@ def test_a_failed_start_leaves_the_old_run(tiny_run, refuses):
         (["--model", "rnn", "--update_rule", "lion"], ("--update_rule", "lion")),
         (["--model", "rnn", "--nonsense"], ("--nonsense",)),
         (["--model", "rnn", "--num_samples", "100000"], ("100000", "2000 images")),
+        (["--model", "lstm", "--num_heads", "2"], ("--num_heads", "transformer", "lstm")),
+        (["--model", "transformer", "--attention_dim", "9"], ("--attention_dim", "of attention")),
+        (["--model", "attention", "--double_stochastic", "-1"], ("--double_stochastic", "-1")),
+        (["--model", "transformer", "--num_heads", "7"], ("num_heads", "7", "divisor")),
+        (["--model", "transformer", "--activation", "tanh"], ("--activation", "gelu")),
         (["--resume"], ("--model",)),
         (["--model", "rnn", "--resume"], ("runs/rnn", "no run to resume")),
     ],
@@ -357,6 +452,14 @@ def test_a_run_can_be_used_from_another_folder(tiny_folder, command, tmp_path, m
         (["--checkpoint", "RUN", "--out", "captions.txt"], ("--out captions.txt", ".json")),
         (["--checkpoint", "RUN", "--out", "no/such/c.json"], ("--out", "no folder no/such")),
         (["--checkpoint", "RUN", "--figure", "f.exe"], ("--figure f.exe", ".png")),
+        (["--checkpoint", "RUN", "--attention", "a.png"], ("--attention", "lstm", "no attention")),
+        (["--checkpoint", "RUN", "--attention", "a.txt"], ("--attention a.txt", ".png")),
+        (["--checkpoint", "RUN", "--heads"], ("--heads", "--attention")),
+        (["--checkpoint", "RUN", "--beam_size", "3"], ("--beam_size", "--decode beam")),
+        (["--checkpoint", "RUN", "--decode", "beam", "--top_k", "3"], ("--top_k", "sample")),
+        (["--checkpoint", "RUN", "--decode", "beam", "--n_best", "9"], ("--n_best", "9", "5")),
+        (["--checkpoint", "RUN", "--decode", "best"], ("--decode", "best", "beam")),
+        (["--checkpoint", "RUN", "--decode", "sample", "--top_p", "2"], ("--top_p", "2")),
         (["--checkpoint", "RUN", "--data", "nowhere"], ("nowhere", "no such data folder")),
         (["--checkpoint", "RUN", "--image", "a.jpg", "--split", "val"], ("not allowed with",)),
     ],

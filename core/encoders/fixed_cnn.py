@@ -49,16 +49,18 @@ def grid_features(images: Array) -> Array:
 
 
 def strips(grid: Array) -> Array:
-    """One vector a picture: the strongest of each channel in all, in each row, in each column.
+    """One vector a picture: what there is, and where, in numbers that a linear layer can compare.
 
-    (N, 64, C) -> (N, 17 (C - 12)). The whole says what is there, the rows and columns say where
-    (after the spatial pyramids of Lazebnik, Schmid and Ponce, CVPR 2006). The cells' positions are
-    the same in every picture and are left out.
+    (N, 64, C) -> (N, 17 (C - 12)). For each channel the strongest in all, and the strongest from
+    the top down to each row and from the left to each column: the later it steps up, the further
+    down or right the shape is. (After the spatial pyramids of Lazebnik, Schmid and Ponce, CVPR
+    2006.) The cells' positions are the same in every picture and are left out.
     """
     N = len(grid)
-    cells = grid[..., :-_POSITION].reshape(N, GRID, GRID, -1)
-    rows, columns = cells.max(axis=2), cells.max(axis=1)
-    return np.concatenate([rows.max(axis=1), rows.reshape(N, -1), columns.reshape(N, -1)], axis=1)
+    cells = _without_echoes(grid[..., :-_POSITION].reshape(N, GRID, GRID, -1))
+    rows = np.maximum.accumulate(cells.max(axis=2), axis=1)
+    columns = np.maximum.accumulate(cells.max(axis=1), axis=1)
+    return np.concatenate([rows[:, -1], rows.reshape(N, -1), columns.reshape(N, -1)], axis=1)
 
 
 def _colour_layer(images: Array) -> Array:
@@ -81,9 +83,13 @@ def _silhouette_layer(colours: Array) -> Array:
     N, h, w, C = colours.shape
     margin = _FILTER // 2
     maps = colours.transpose(0, 3, 1, 2).reshape(N * C, h, w)
-    maps = np.pad(maps, ((0, 0), (margin, margin), (margin, margin)))
-    windows = np.lib.stride_tricks.sliding_window_view(maps, (_FILTER, _FILTER), axis=(1, 2))
-    out = windows.reshape(-1, _FILTER**2) @ _silhouette_filters()
+    out = np.zeros((N * C, h * w, len(KINDS) * len(RADII)), np.float32)
+    # The filters have norm 1, so a map of norm 1 answers none with more than 1: too little to count
+    # below. Most colours are not in a picture.
+    seen = np.flatnonzero((maps**2).sum(axis=(1, 2)) > 1)
+    padded = np.pad(maps[seen], ((0, 0), (margin, margin), (margin, margin)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (_FILTER, _FILTER), axis=(1, 2))
+    out[seen] = windows.reshape(len(seen), h * w, _FILTER**2) @ _silhouette_filters()
     return out.reshape(N, C, h, w, -1).transpose(0, 2, 3, 1, 4)
 
 
@@ -114,6 +120,22 @@ def _competition(responses: Array) -> Array:
     return (share * np.maximum(best - 1, 0)).reshape(*responses.shape[:3], -1)
 
 
+def _without_echoes(cells: Array) -> Array:
+    """(N, h, w, C) -> the same, outlines weakened where a neighbouring cell sees them more clearly.
+
+    At the rim of a shape other outlines of its colour fit as well.
+    """
+    outlines = len(COLOURS) * len(KINDS) * len(RADII)
+    responses = cells[..., :outlines].reshape(*cells.shape[:3], len(COLOURS), -1)
+    clear = responses.sum(axis=-1, keepdims=True)
+    padded = np.pad(clear, ((0, 0), (1, 1), (1, 1), (0, 0), (0, 0)))
+    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2)).max(
+        axis=(-2, -1)
+    )
+    kept = (responses * np.exp(clear - around)).reshape(*cells.shape[:3], outlines)
+    return np.concatenate([kept, cells[..., outlines:]], axis=3)
+
+
 @cache
 def _position_code() -> Array:
     """(GRID, GRID, 12): sines and cosines of the cell's row and column, three wavelengths each."""
@@ -121,7 +143,7 @@ def _position_code() -> Array:
     waves = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)  # (GRID, 6)
     rows = np.broadcast_to(waves[:, None], (GRID, GRID, 6))
     columns = np.broadcast_to(waves[None, :], (GRID, GRID, 6))
-    return (0.2 * np.concatenate([rows, columns], axis=2)).astype(np.float32)
+    return (0.5 * np.concatenate([rows, columns], axis=2)).astype(np.float32)
 
 
 def _pool(x: Array, size: int, reduce) -> Array:

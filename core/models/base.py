@@ -30,7 +30,8 @@ class CaptioningModel:
 
     ``params`` maps names to arrays and is a plain dict; its entries may be replaced.
 
-    Raises ValueError for a vocabulary without ``<NULL>`` and for a width below 1.
+    Raises ValueError for a vocabulary without ``<NULL>``, a width below 1, and a dropout that is
+    not in [0, 1).
     """
 
     max_length: int | None = None  # words that the model has positions for; None: any number
@@ -49,6 +50,8 @@ class CaptioningModel:
         for name, width in widths.items():
             if width < 1:
                 raise ValueError(f"{name}: found {width}, expected at least 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout: found {dropout}, expected a probability, 0 <= dropout < 1")
         self.word_to_idx = dict(word_to_idx)
         self.dtype = np.dtype(dtype)
         self.dropout = dropout
@@ -137,7 +140,7 @@ class CaptioningModel:
             warnings.warn(
                 "the features are one location an image: attention has no choice there, its weight "
                 f"is always 1, and these parameters cannot learn: {', '.join(self.needs_a_grid())}",
-                stacklevel=4,
+                stacklevel=2,
             )
         return features
 
