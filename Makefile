@@ -29,7 +29,7 @@ demo: $(INSTALLED)
 	$(RUN) inference.py --checkpoint runs/demo --split train --figure runs/demo/captions.png
 
 test: $(INSTALLED)
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest  # on small arrays threads only get in each other's way
 
 check: $(INSTALLED)
 	$(RUN) -m core.gradient_check

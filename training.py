@@ -24,6 +24,7 @@ from core.command_line import (
 )
 from core.runs import (
     DEFAULTS,
+    MODEL_DEFAULTS,
     MODEL_NAMES,
     OVERFIT_DEFAULTS,
     UPDATE_RULES,
@@ -46,10 +47,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     def option(name: str, kind, text: str, **more) -> None:
-        default, overfit = DEFAULTS.get(name), OVERFIT_DEFAULTS.get(name)
+        default, others = DEFAULTS.get(name), {"--num_samples": OVERFIT_DEFAULTS, **MODEL_DEFAULTS}
         if default is not None:
-            text += f" (default: {default}"
-            text += f", with --num_samples {overfit})" if overfit is not None else ")"
+            cases = [f"{which}: {of[name]}" for which, of in others.items() if name in of]
+            text += f" (default: {'; '.join([str(default), *cases])})"
         parser.add_argument(f"--{name}", type=kind, help=text, **more)
 
     option("model", str, "the decoder", choices=MODEL_NAMES)
@@ -65,7 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
     option("wordvec_dim", positive_int, "width of the word vectors", metavar="W")
     option("hidden_dim", positive_int, "width of the state, or of feed-forward", metavar="H")
     option("attention_dim", positive_int, "attention: width of the comparison", metavar="K")
-    option("double_stochastic", non_negative_float, "attention: strength of it", metavar="S")
+    option(
+        "double_stochastic",
+        non_negative_float,
+        "attention: strength of the penalty for what is never looked at",
+        metavar="S",
+    )
     option("num_heads", positive_int, "transformer: divides wordvec_dim", metavar="h")
     option("num_layers", positive_int, "transformer: number of blocks", metavar="B")
     option("positions", str, "transformer: of the words", choices=["learned", "sinusoidal"])

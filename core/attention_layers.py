@@ -233,16 +233,20 @@ def attention_lstm_step_forward(
 
     ::
 
-        context, weights = attend(features, keys, prev_h; Wq, v)     where to look
-        gated            = sigmoid(prev_h Wg + bg) * context         how much of it to read
+        context, weights = attend(features, keys, [prev_h, word]; Wq, v)    where to look
+        gated            = sigmoid(prev_h Wg + bg) * context                how much of it to read
         next_h, next_c   = lstm_step([word, gated], prev_h, prev_c; Wx, Wh, b)
+
+    The paper asks with prev_h alone, which has not read ``word`` yet: after "a blue", where to look
+    for the kind would be decided without knowing that "blue" was said. Such maps run ahead, to what
+    could be said later.
 
     Inputs:
     - word: (N, W) vector of the word before
     - features: (N, L, C)
     - keys: (N, L, K), see ``attend_forward``
     - prev_h, prev_c: (N, H)
-    - Wq: (H, K), v: (K,) of the attention; Wg: (H, C), bg: (C,) of the gate
+    - Wq: (H + W, K), v: (K,) of the attention; Wg: (H, C), bg: (C,) of the gate
     - Wx: (W + C, 4H), Wh: (H, 4H), b: (4H,) of the LSTM
 
     Returns:
@@ -251,7 +255,8 @@ def attention_lstm_step_forward(
     - weights: (N, L)
     - cache: those of the three parts
     """
-    context, weights, attend_cache = attend_forward(features, keys, prev_h, Wq, v)
+    question = np.concatenate([prev_h, word], axis=1)
+    context, weights, attend_cache = attend_forward(features, keys, question, Wq, v)
     gated, gate_cache = context_gate_forward(context, prev_h, Wg, bg)
     x = np.concatenate([word, gated], axis=1)
     next_h, next_c, lstm_cache = lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b)
@@ -276,13 +281,15 @@ def attention_lstm_step_backward(
     attend_cache, gate_cache, lstm_cache = cache
     # next_h, next_c = lstm_step([word, gated], prev_h, prev_c)
     dx, dprev_h, dprev_c, dWx, dWh, db = lstm_step_backward(dnext_h, dnext_c, lstm_cache)
-    W = dx.shape[1] - dgated.shape[1]
-    dword, dgated = dx[:, :W], dgated + dx[:, W:]
-    # gated = gate(context, prev_h): prev_h has a second reader
+    W, H = dx.shape[1] - dgated.shape[1], dprev_h.shape[1]
+    dgated = dgated + dx[:, W:]
+    # gated = gate(context, prev_h)
     dcontext, dprev_h_gate, dWg, dbg = context_gate_backward(dgated, gate_cache)
-    # context, weights = attend(features, keys, prev_h): and a third
-    dfeatures, dkeys, dprev_h_query, dWq, dv = attend_backward(dcontext, dweights, attend_cache)
-    dprev_h = dprev_h + dprev_h_gate + dprev_h_query
+    # context, weights = attend(features, keys, [prev_h, word])
+    dfeatures, dkeys, dquestion, dWq, dv = attend_backward(dcontext, dweights, attend_cache)
+    # prev_h was read three times, the word twice
+    dprev_h = dprev_h + dprev_h_gate + dquestion[:, :H]
+    dword = dx[:, :W] + dquestion[:, H:]
     return dword, dfeatures, dkeys, dprev_h, dprev_c, dWq, dv, dWg, dbg, dWx, dWh, db
 
 
@@ -309,7 +316,7 @@ def attention_lstm_forward(
     - words: (N, T, W) vectors of the words read
     - features: (N, L, C)
     - h0, c0: (N, H) states before the first step
-    - Wf: (C, K), Wq: (H, K), bf: (K,), v: (K,) of the attention
+    - Wf: (C, K), Wq: (H + W, K), bf: (K,), v: (K,) of the attention
     - Wg: (H, C), bg: (C,) of the gate
     - Wx: (W + C, 4H), Wh: (H, 4H), b: (4H,) of the LSTM
 

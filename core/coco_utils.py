@@ -15,6 +15,7 @@ preprocessing, PCA) and the folder of the pictures.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -402,10 +403,10 @@ def save_coco_data(
                     for array_name, array in arrays.items():
                         file[array_name] = array
         for file_name, value in (extra or {}).items():
-            write_json(temporary / file_name, value)
+            write_text(temporary / file_name, json.dumps(value) + "\n")  # may be long: compact
         for path, picture in (pictures or {}).items():
             (temporary / path).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(temporary / path)
+            Image.fromarray(picture).save(temporary / path, compress_level=1)  # fast
         write_json(temporary / DATASET_FILE, info)
 
 

@@ -1,20 +1,19 @@
 """What is checked: each hand-written layer and model beside the same function in PyTorch.
 
-The PyTorch side is written from PyTorch's own parts (``torch.nn.functional``, ``nn.LSTM``), never
-by translating ours, so that the two share no mistake. Inputs are drawn with sizes that all differ,
-so a transposed axis cannot hide; masks have gaps and a fully masked row; words repeat and one is
-unused.
+PyTorch's versions stand in ``core/gradient_referee.py``. Inputs are drawn with sizes that all
+differ, so a transposed axis cannot hide; masks have gaps and a fully masked row; words repeat and
+one is unused.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from core import attention_layers, models, rnn_layers, transformer_layers
+from core import gradient_referee as referee
 
 Array = np.ndarray
 
@@ -104,8 +103,14 @@ def _loss(name: str, sizes: str, make: Callable, differentiable: tuple[str, ...]
 
 
 def _normal(rng, **shapes) -> dict:
-    """Small enough that no tanh saturates: where it is flat, differences see only rounding."""
-    return {name: 0.5 * rng.standard_normal(shape) for name, shape in shapes.items()}
+    """Small enough that no tanh saturates: where it is flat, differences see only rounding.
+
+    The gains of a layer norm lie around 1: small ones leave nothing of the gradients below.
+    """
+    return {
+        name: name.endswith("gamma") + 0.5 * rng.standard_normal(shape)
+        for name, shape in shapes.items()
+    }
 
 
 def _make_affine(rng, N, T, D, V):
@@ -181,6 +186,10 @@ def _make_context_gate(rng, N, C, H):
     return _normal(rng, context=(N, C), h=(N, H), W=(H, C), b=(C,))
 
 
+def _gate_and_lstm(C: int, W: int, H: int) -> dict[str, tuple[int, ...]]:
+    return {"Wg": (H, C), "bg": (C,), "Wx": (W + C, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,)}
+
+
 def _make_attention_lstm_step(rng, N, W, L, C, K, H):
     return _normal(
         rng,
@@ -189,13 +198,9 @@ def _make_attention_lstm_step(rng, N, W, L, C, K, H):
         keys=(N, L, K),
         prev_h=(N, H),
         prev_c=(N, H),
-        Wq=(H, K),
+        Wq=(H + W, K),
         v=(K,),
-        Wg=(H, C),
-        bg=(C,),
-        Wx=(W + C, 4 * H),
-        Wh=(H, 4 * H),
-        b=(4 * H,),
+        **_gate_and_lstm(C, W, H),
     )
 
 
@@ -207,14 +212,10 @@ def _make_attention_lstm(rng, N, T, W, L, C, K, H):
         h0=(N, H),
         c0=(N, H),
         Wf=(C, K),
-        Wq=(H, K),
+        Wq=(H + W, K),
         bf=(K,),
         v=(K,),
-        Wg=(H, C),
-        bg=(C,),
-        Wx=(W + C, 4 * H),
-        Wh=(H, 4 * H),
-        b=(4 * H,),
+        **_gate_and_lstm(C, W, H),
     )
 
 
@@ -291,292 +292,6 @@ def _make_captions(rng, N: int, T: int, V: int) -> np.ndarray:
     if N > 1:
         captions[-1] = 0
     return captions
-
-
-# ---------------------------------------------------------------------------------------------
-# PyTorch's version
-# ---------------------------------------------------------------------------------------------
-
-
-def _torch_affine(x, w, b):
-    from torch.nn import functional as F
-
-    return [F.linear(x.flatten(1), w.T, b)]
-
-
-def _torch_word_embedding(x, W):
-    from torch.nn import functional as F
-
-    return [F.embedding(x, W)]
-
-
-def _torch_rnn_step(x, prev_h, Wx, Wh, b):
-    from torch import nn
-
-    weights = {"weight_ih": Wx.T, "weight_hh": Wh.T, "bias_ih": b, "bias_hh": 0 * b}
-    return [_call(nn.RNNCell(*Wx.shape, dtype=x.dtype), weights, x, prev_h)]
-
-
-def _torch_rnn(x, h0, Wx, Wh, b):
-    from torch import nn
-
-    weights = {"weight_ih_l0": Wx.T, "weight_hh_l0": Wh.T, "bias_ih_l0": b, "bias_hh_l0": 0 * b}
-    module = nn.RNN(*Wx.shape, batch_first=True, dtype=x.dtype)
-    return [_call(module, weights, x, h0[None])[0]]
-
-
-def _torch_gates(w):
-    """Our gates stand in the order i, f, o, g; torch's in i, f, g, o."""
-    import torch
-
-    i, f, o, g = w.chunk(4, dim=-1)
-    return torch.cat([i, f, g, o], dim=-1)
-
-
-def _torch_lstm_step(x, prev_h, prev_c, Wx, Wh, b):
-    from torch import nn
-
-    Wx, Wh, b = _torch_gates(Wx), _torch_gates(Wh), _torch_gates(b)
-    weights = {"weight_ih": Wx.T, "weight_hh": Wh.T, "bias_ih": b, "bias_hh": 0 * b}
-    module = nn.LSTMCell(Wx.shape[0], Wh.shape[0], dtype=x.dtype)
-    return _call(module, weights, x, (prev_h, prev_c))
-
-
-def _torch_lstm(x, h0, Wx, Wh, b):
-    from torch import nn
-
-    Wx, Wh, b = _torch_gates(Wx), _torch_gates(Wh), _torch_gates(b)
-    weights = {"weight_ih_l0": Wx.T, "weight_hh_l0": Wh.T, "bias_ih_l0": b, "bias_hh_l0": 0 * b}
-    module = nn.LSTM(Wx.shape[0], Wh.shape[0], batch_first=True, dtype=x.dtype)
-    return [_call(module, weights, x, (h0[None], 0 * h0[None]))[0]]
-
-
-def _call(module, weights, *arguments):
-    from torch.func import functional_call
-
-    return functional_call(module, weights, arguments)
-
-
-def _torch_temporal_affine(x, w, b):
-    from torch.nn import functional as F
-
-    return [F.linear(x, w.T, b)]
-
-
-def _torch_temporal_softmax_loss(x, y, mask):
-    from torch.nn import functional as F
-
-    losses = F.cross_entropy(x.flatten(0, 1), y.flatten(), reduction="none")
-    return [(losses * mask.flatten()).sum() / len(x)]
-
-
-def _torch_dropout(x, p, rng):
-    kept = rng.random(tuple(x.shape), dtype=np.float32) >= p
-    return [x.where(x.new_tensor(kept).bool(), 0) / (1 - p)]
-
-
-def _torch_attend(features, keys, h, Wh, v):
-    from torch.nn import functional as F
-
-    scores = F.linear((keys + F.linear(h, Wh.T).unsqueeze(1)).tanh(), v[None]).squeeze(2)
-    weights = scores.softmax(dim=1)
-    return (features * weights.unsqueeze(2)).sum(dim=1), weights
-
-
-def _torch_additive_attention(features, h, Wf, Wh, b, v):
-    from torch.nn import functional as F
-
-    return list(_torch_attend(features, F.linear(features, Wf.T, b), h, Wh, v))
-
-
-def _torch_context_gate(context, h, W, b):
-    from torch.nn import functional as F
-
-    return [F.linear(h, W.T, b).sigmoid() * context]
-
-
-def _torch_attention_lstm_step(word, features, keys, prev_h, prev_c, Wq, v, Wg, bg, Wx, Wh, b):
-    import torch
-
-    context, weights = _torch_attend(features, keys, prev_h, Wq, v)
-    (gated,) = _torch_context_gate(context, prev_h, Wg, bg)
-    x = torch.cat([word, gated], dim=1)
-    return [*_torch_lstm_step(x, prev_h, prev_c, Wx, Wh, b), gated, weights]
-
-
-def _torch_attention_lstm(words, features, h0, c0, Wf, Wq, bf, v, Wg, bg, Wx, Wh, b):
-    import torch
-    from torch.nn import functional as F
-
-    keys, h, c, steps = F.linear(features, Wf.T, bf), h0, c0, []
-    for word in words.unbind(1):
-        h, c, gated, weights = _torch_attention_lstm_step(
-            word, features, keys, h, c, Wq, v, Wg, bg, Wx, Wh, b
-        )
-        steps.append((h, gated, weights))
-    return [torch.stack(outputs, dim=1) for outputs in zip(*steps, strict=True)]
-
-
-def _torch_doubly_stochastic_loss(weights, mask, strength):
-    looked = weights.masked_fill(~mask.unsqueeze(2), 0).sum(dim=1)
-    return [strength * (1 - looked).square().sum(dim=1).mean()]
-
-
-def _torch_layer_norm(x, gamma, beta):
-    from torch.nn import functional as F
-
-    return [F.layer_norm(x, gamma.shape, gamma, beta)]
-
-
-def _torch_feed_forward(x, W1, b1, W2, b2, activation):
-    from torch.nn import functional as F
-
-    return [F.linear(getattr(F, activation)(F.linear(x, W1.T, b1)), W2.T, b2)]
-
-
-def _torch_scaled_dot_product_attention(q, k, v, mask=None):
-    from torch.nn import functional as F
-
-    return [F.scaled_dot_product_attention(q, k, v, attn_mask=mask)]
-
-
-def _torch_multi_head_attention(query, key, value, Wq, bq, Wk, bk, Wv, bv, Wo, bo, num_heads, mask):
-    from torch.nn import functional as F
-
-    q, k, v = (
-        F.linear(x, W.T, b).unflatten(2, (num_heads, -1)).transpose(1, 2)
-        for x, W, b in ((query, Wq, bq), (key, Wk, bk), (value, Wv, bv))
-    )
-    (heads,) = _torch_scaled_dot_product_attention(q, k, v, mask)
-    return [F.linear(heads.transpose(1, 2).flatten(2), Wo.T, bo)]
-
-
-def _torch_decoder_block(norm_first: bool, activation: str) -> Callable:
-    """PyTorch's own decoder layer."""
-
-    def run(x, memory, mask, rng, **params):
-        import torch
-        from torch import nn
-
-        weights = {}
-        for ours, theirs in (("self", "self_attn"), ("cross", "multihead_attn")):
-            Wq, Wk, Wv, Wo = (params[f"{ours}.W{letter}"].T for letter in "qkvo")
-            bq, bv, bo = (params[f"{ours}.b{letter}"] for letter in "qvo")
-            weights[f"{theirs}.in_proj_weight"] = torch.cat([Wq, Wk, Wv])
-            weights[f"{theirs}.in_proj_bias"] = torch.cat([bq, 0 * bq, bv])
-            weights[f"{theirs}.out_proj.weight"] = Wo
-            weights[f"{theirs}.out_proj.bias"] = bo
-        for i in (1, 2):
-            weights[f"linear{i}.weight"] = params[f"feed_forward.W{i}"].T
-            weights[f"linear{i}.bias"] = params[f"feed_forward.b{i}"]
-        for i in (1, 2, 3):
-            weights[f"norm{i}.weight"] = params[f"norm{i}.gamma"]
-            weights[f"norm{i}.bias"] = params[f"norm{i}.beta"]
-        module = nn.TransformerDecoderLayer(
-            _WIDTH,
-            _HEADS,
-            len(params["feed_forward.b1"]),
-            dropout=0.0,
-            activation=activation,
-            batch_first=True,
-            norm_first=norm_first,
-            dtype=x.dtype,
-        )
-        return [_call(module, weights, x, memory, ~mask)]  # PyTorch: True = may not attend
-
-    return run
-
-
-def _torch_decoder_block_dropout(x, memory, mask, rng, **params):
-    """Pre-norm, each sublayer's output with the same frozen entries dropped."""
-
-    def attention(which, query, source, mask=None):
-        weights = (
-            0 * params[f"{which}.bq"] if name == "bk" else params[f"{which}.{name}"]
-            for name in ("Wq", "bq", "Wk", "bk", "Wv", "bv", "Wo", "bo")
-        )
-        return _torch_multi_head_attention(query, source, source, *weights, _HEADS, mask)
-
-    def norm(i, x):
-        return _torch_layer_norm(x, params[f"norm{i}.gamma"], params[f"norm{i}.beta"])[0]
-
-    def add(x, sublayer_output):
-        return x + _torch_dropout(*sublayer_output, _DROPOUT, rng)[0]
-
-    y = norm(1, x)
-    x = add(x, attention("self", y, y, mask))
-    x = add(x, attention("cross", norm(2, x), memory))
-    weights = (params[f"feed_forward.{name}"] for name in ("W1", "b1", "W2", "b2"))
-    return [add(x, _torch_feed_forward(norm(3, x), *weights, "relu"))]
-
-
-def _torch_cross_entropy(scores, captions):
-    from torch.nn import functional as F
-
-    return F.cross_entropy(
-        scores.flatten(0, 1), captions[:, 1:].flatten(), ignore_index=0, reduction="sum"
-    ) / len(captions)
-
-
-def _torch_captioning_rnn(sequence: Callable) -> Callable:
-    def run(features, captions, W_proj, b_proj, W_embed, Wx, Wh, b, W_vocab, b_vocab):
-        from torch.nn import functional as F
-
-        h0 = F.linear(features, W_proj.T, b_proj)
-        (h,) = sequence(F.embedding(captions[:, :-1], W_embed), h0, Wx, Wh, b)
-        return [_torch_cross_entropy(F.linear(h, W_vocab.T, b_vocab), captions)]
-
-    return run
-
-
-def _torch_captioning_attention(features, captions, **p):
-    import torch
-    from torch.nn import functional as F
-
-    h0, c0 = (F.linear(features.mean(1), p[f"W_{x}"].T, p[f"b_{x}"]).tanh() for x in ("h0", "c0"))
-    words = F.embedding(captions[:, :-1], p["W_embed"])
-    names = "W_features W_query b_attend v_attend W_gate b_gate Wx Wh b".split()
-    h, z, weights = _torch_attention_lstm(words, features, h0, c0, *(p[name] for name in names))
-    deep = F.linear(torch.cat([words, h, z], dim=2), p["W_deep"].T, p["b_deep"]).tanh()
-    scores = F.linear(deep, p["W_vocab"].T, p["b_vocab"])
-    (penalty,) = _torch_doubly_stochastic_loss(weights, captions[:, 1:] != 0, _PENALTY)
-    return [_torch_cross_entropy(scores, captions) + penalty]
-
-
-def _torch_captioning_transformer(tied: bool) -> Callable:
-    """Tied, with pre-norm; or untied, with post-norm, GELU and sinusoidal positions."""
-
-    def run(features, captions, **p):
-        from torch.nn import functional as F
-
-        memory = F.linear(features, p["W_proj"].T, p["b_proj"])
-        words = F.embedding(captions[:, :-1], p["W_embed"]) * _WIDTH**0.5
-        T = words.shape[1]
-        positions = p["W_position"] if tied else words.new_tensor(_sinusoids(T, _WIDTH))
-        x = words + positions[:T]
-        mask = words.new_ones(T, T).tril().bool()
-        block = _torch_decoder_block(tied, "relu" if tied else "gelu")
-        for layer in range(_LAYERS):
-            prefix = f"block{layer}."
-            params = {k.removeprefix(prefix): v for k, v in p.items() if k.startswith(prefix)}
-            (x,) = block(x, memory, mask, None, **params)
-        if tied:
-            (x,) = _torch_layer_norm(x, p["norm.gamma"], p["norm.beta"])
-        vocabulary = p["W_embed"] if tied else p["W_vocab"].T
-        return [_torch_cross_entropy(F.linear(x, vocabulary, p["b_vocab"]), captions)]
-
-    return run
-
-
-def _sinusoids(length: int, width: int) -> list[list[float]]:
-    """The formula of Vaswani et al., section 3.5, entry by entry."""
-    return [
-        [
-            (math.cos if i % 2 else math.sin)(position / 10000 ** (2 * (i // 2) / width))
-            for i in range(width)
-        ]
-        for position in range(length)
-    ]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -683,7 +398,7 @@ def _attention_shapes(N, T, L, C, W, H, K, V):
         "b_c0": (H,),
         "W_embed": (V, W),
         "W_features": (C, K),
-        "W_query": (H, K),
+        "W_query": (H + W, K),
         "b_attend": (K,),
         "v_attend": (K,),
         "W_gate": (H, C),
@@ -716,28 +431,30 @@ def _transformer_shapes(tied: bool) -> Callable:
 
 
 CASES: tuple[Case, ...] = (
-    _layer("affine", "NTDV", _make_affine, ("x", "w", "b"), ("out",), _torch_affine),
-    _layer("word_embedding", "NTVW", _make_word_embedding, ("W",), ("out",), _torch_word_embedding),
+    _layer("affine", "NTDV", _make_affine, ("x", "w", "b"), ("out",), referee.affine),
+    _layer(
+        "word_embedding", "NTVW", _make_word_embedding, ("W",), ("out",), referee.word_embedding
+    ),
     _layer(
         "rnn_step",
         "NDH",
         _make_rnn_step,
         ("x", "prev_h", "Wx", "Wh", "b"),
         ("next_h",),
-        _torch_rnn_step,
+        referee.rnn_step,
     ),
-    _layer("rnn", "NTDH", _make_rnn, ("x", "h0", "Wx", "Wh", "b"), ("h",), _torch_rnn),
+    _layer("rnn", "NTDH", _make_rnn, ("x", "h0", "Wx", "Wh", "b"), ("h",), referee.rnn),
     _layer(
         "lstm_step",
         "NDH",
         _make_lstm_step,
         ("x", "prev_h", "prev_c", "Wx", "Wh", "b"),
         ("next_h", "next_c"),
-        _torch_lstm_step,
+        referee.lstm_step,
         gates=True,
     ),
     _layer(
-        "lstm", "NTDH", _make_lstm, ("x", "h0", "Wx", "Wh", "b"), ("h",), _torch_lstm, gates=True
+        "lstm", "NTDH", _make_lstm, ("x", "h0", "Wx", "Wh", "b"), ("h",), referee.lstm, gates=True
     ),
     _layer(
         "temporal_affine",
@@ -745,23 +462,23 @@ CASES: tuple[Case, ...] = (
         _make_temporal_affine,
         ("x", "w", "b"),
         ("out",),
-        _torch_temporal_affine,
+        referee.temporal_affine,
     ),
     _loss(
         "temporal_softmax_loss",
         "NTV",
         _make_temporal_softmax_loss,
         ("x",),
-        _torch_temporal_softmax_loss,
+        referee.temporal_softmax_loss,
     ),
-    _layer("dropout", "NTD", _make_dropout, ("x",), ("out",), _torch_dropout),
+    _layer("dropout", "NTD", _make_dropout, ("x",), ("out",), referee.dropout),
     _layer(
         "additive_attention",
         "NLCHK",
         _make_additive_attention,
         ("features", "h", "Wf", "Wh", "b", "v"),
         ("context", "weights"),
-        _torch_additive_attention,
+        referee.additive_attention,
     ),
     _layer(
         "context_gate",
@@ -769,7 +486,7 @@ CASES: tuple[Case, ...] = (
         _make_context_gate,
         ("context", "h", "W", "b"),
         ("out",),
-        _torch_context_gate,
+        referee.context_gate,
     ),
     _layer(
         "attention_lstm_step",
@@ -777,7 +494,7 @@ CASES: tuple[Case, ...] = (
         _make_attention_lstm_step,
         "word features keys prev_h prev_c Wq v Wg bg Wx Wh b".split(),
         ("next_h", "next_c", "gated", "weights"),
-        _torch_attention_lstm_step,
+        referee.attention_lstm_step,
         gates=True,
     ),
     _layer(
@@ -786,7 +503,7 @@ CASES: tuple[Case, ...] = (
         _make_attention_lstm,
         "words features h0 c0 Wf Wq bf v Wg bg Wx Wh b".split(),
         ("h", "gated", "weights"),
-        _torch_attention_lstm,
+        referee.attention_lstm,
         gates=True,
     ),
     _loss(
@@ -794,10 +511,10 @@ CASES: tuple[Case, ...] = (
         "NTL",
         _make_doubly_stochastic_loss,
         ("weights",),
-        _torch_doubly_stochastic_loss,
+        referee.doubly_stochastic_loss,
     ),
     _layer(
-        "layer_norm", "NTD", _make_layer_norm, ("x", "gamma", "beta"), ("out",), _torch_layer_norm
+        "layer_norm", "NTD", _make_layer_norm, ("x", "gamma", "beta"), ("out",), referee.layer_norm
     ),
     *(
         _layer(
@@ -806,7 +523,7 @@ CASES: tuple[Case, ...] = (
             _make_feed_forward(activation),
             ("x", "W1", "b1", "W2", "b2"),
             ("out",),
-            _torch_feed_forward,
+            referee.feed_forward,
             name=name,
         )
         for name, activation in (("feed_forward", "relu"), ("feed_forward_gelu", "gelu"))
@@ -817,7 +534,7 @@ CASES: tuple[Case, ...] = (
         _make_scaled_dot_product_attention,
         ("q", "k", "v"),
         ("out",),
-        _torch_scaled_dot_product_attention,
+        referee.scaled_dot_product_attention,
     ),
     _layer(
         "multi_head_attention",
@@ -825,20 +542,24 @@ CASES: tuple[Case, ...] = (
         _make_multi_head_attention,
         "query key value Wq bq Wk bk Wv bv Wo bo".split(),
         ("out",),
-        _torch_multi_head_attention,
+        referee.multi_head_attention,
         zero=("bk",),
     ),
     _decoder_block(
         "decoder_block",
         {"activation": "gelu"},
-        _torch_decoder_block(norm_first=True, activation="gelu"),
+        referee.decoder_block(norm_first=True, activation="gelu", num_heads=_HEADS),
     ),
     _decoder_block(
         "decoder_block_post_norm",
         {"norm_first": False, "activation": "gelu"},
-        _torch_decoder_block(norm_first=False, activation="gelu"),
+        referee.decoder_block(norm_first=False, activation="gelu", num_heads=_HEADS),
     ),
-    _decoder_block("decoder_block_dropout", {"dropout": _DROPOUT}, _torch_decoder_block_dropout),
+    _decoder_block(
+        "decoder_block_dropout",
+        {"dropout": _DROPOUT, "activation": "gelu"},
+        referee.decoder_block_dropout(_DROPOUT, _HEADS),
+    ),
     *(
         _captioning(
             f"captioning_{cell_type}",
@@ -850,10 +571,10 @@ CASES: tuple[Case, ...] = (
                 "widths": {"wordvec_dim": ("W_embed", 1), "hidden_dim": ("Wh", 0)},
                 "fixed": {"cell_type": cell_type},
             },
-            _torch_captioning_rnn(sequence),
+            referee.captioning_rnn(sequence),
             gates=cell_type == "lstm",
         )
-        for cell_type, blocks, sequence in (("rnn", 1, _torch_rnn), ("lstm", 4, _torch_lstm))
+        for cell_type, blocks, sequence in (("rnn", 1, referee.rnn), ("lstm", 4, referee.lstm))
     ),
     _captioning(
         "captioning_attention",
@@ -869,7 +590,7 @@ CASES: tuple[Case, ...] = (
             },
             "fixed": {"double_stochastic": _PENALTY},
         },
-        _torch_captioning_attention,
+        referee.captioning_attention(_PENALTY),
         gates=True,
     ),
     *(
@@ -888,10 +609,10 @@ CASES: tuple[Case, ...] = (
                     "tied": tied,
                     "norm_first": tied,
                     "positions": "learned" if tied else "sinusoidal",
-                    "activation": "relu" if tied else "gelu",
+                    "activation": "gelu",  # a ReLU has kinks, where differences are wrong
                 },
             },
-            _torch_captioning_transformer(tied),
+            referee.captioning_transformer(tied, _LAYERS, _HEADS),
         )
         for name, tied in (
             ("captioning_transformer", True),

@@ -17,13 +17,13 @@ _MAY_CHANGE = {"num_epochs", "patience"}
 DEFAULTS = {
     "data": "shapes",
     "num_samples": None,
-    "num_epochs": 15,
+    "num_epochs": 12,
     "batch_size": 64,
     "update_rule": "adam",
     "learning_rate": 2e-3,
-    "lr_decay": 1.0,
+    "lr_decay": 0.85,
     "clip_norm": 5.0,
-    "dropout": 0.0,
+    "dropout": 0.3,
     "wordvec_dim": 128,
     "hidden_dim": 256,
     "attention_dim": 128,
@@ -39,7 +39,12 @@ DEFAULTS = {
     "dtype": "float32",
     "seed": 0,
 }
-OVERFIT_DEFAULTS = {"num_epochs": 120, "batch_size": 25}  # with num_samples
+# With num_samples: nothing that keeps a model from learning by heart.
+OVERFIT_DEFAULTS = {"num_epochs": 120, "batch_size": 25, "lr_decay": 1.0, "dropout": 0.0}
+# What suits one model better than DEFAULTS.
+MODEL_DEFAULTS = {
+    "transformer": {"learning_rate": 1e-3, "dropout": 0.1},
+}
 # Options that only one model has.
 MODEL_OPTIONS = {
     "attention": ("attention_dim", "double_stochastic"),
@@ -63,7 +68,7 @@ def resolve_settings(given: dict, folder: Path, resume: bool) -> dict:
     if not resume:
         _refuse_options_of_other_models(given, given["model"])
         overfit = OVERFIT_DEFAULTS if given.get("num_samples") is not None else {}
-        return DEFAULTS | overfit | given
+        return DEFAULTS | MODEL_DEFAULTS.get(given["model"], {}) | overfit | given
 
     from core.files import read_json
 

@@ -23,7 +23,8 @@ Array = np.ndarray
 GRID = 8  # the grid has GRID x GRID locations
 _FILTER = 13  # pixels at half the size of the picture: the largest shape and a margin
 _BACKGROUND = (228, 228, 228)
-_POSITION = 12  # channels that say where a cell is
+_OUTLINES = len(COLOURS) * len(KINDS) * len(RADII)  # the first channels
+_POSITION = 12  # the last channels, which say where a cell is
 
 
 def grid_features(images: Array) -> Array:
@@ -51,16 +52,33 @@ def grid_features(images: Array) -> Array:
 def strips(grid: Array) -> Array:
     """One vector a picture: what there is, and where, in numbers that a linear layer can compare.
 
-    (N, 64, C) -> (N, 17 (C - 12)). For each channel the strongest in all, and the strongest from
-    the top down to each row and from the left to each column: the later it steps up, the further
-    down or right the shape is. (After the spatial pyramids of Lazebnik, Schmid and Ponce, CVPR
-    2006.) The cells' positions are the same in every picture and are left out.
+    (N, 64, C) -> (N, 19 (C - 12)). For each channel
+
+    - the strongest response in all, from the top down to each row, and from the left to each
+      column: the later it steps up, the further down or right the shape is (after the spatial
+      pyramids of Lazebnik, Schmid and Ponce, CVPR 2006);
+    - that times how far below and how far right of the middle of all shapes its centre lies: a
+      difference of positions, that is a relation, is no linear function of what there is.
+
+    The cells' positions are the same in every picture and are left out.
     """
     N = len(grid)
     cells = _without_echoes(grid[..., :-_POSITION].reshape(N, GRID, GRID, -1))
     rows = np.maximum.accumulate(cells.max(axis=2), axis=1)
     columns = np.maximum.accumulate(cells.max(axis=1), axis=1)
-    return np.concatenate([rows[:, -1], rows.reshape(N, -1), columns.reshape(N, -1)], axis=1)
+    strongest = rows[:, -1]
+    outlines = cells[..., :_OUTLINES].sum(axis=-1, keepdims=True)
+    offsets = [strongest * (_centre(cells, axis) - _centre(outlines, axis)) for axis in (1, 2)]
+    parts = [strongest, rows.reshape(N, -1), columns.reshape(N, -1), *offsets]
+    return np.concatenate(parts, axis=1)
+
+
+def _centre(cells: Array, axis: int) -> Array:
+    """(N, h, w, C) -> (N, C): where the responses of each channel lie along one axis, in cells."""
+    weights = cells**2 + 1e-6
+    weights = weights.sum(axis=3 - axis)  # of each row, or of each column
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.arange(GRID, dtype=cells.dtype) @ weights
 
 
 def _colour_layer(images: Array) -> Array:
@@ -125,15 +143,14 @@ def _without_echoes(cells: Array) -> Array:
 
     At the rim of a shape other outlines of its colour fit as well.
     """
-    outlines = len(COLOURS) * len(KINDS) * len(RADII)
-    responses = cells[..., :outlines].reshape(*cells.shape[:3], len(COLOURS), -1)
+    responses = cells[..., :_OUTLINES].reshape(*cells.shape[:3], len(COLOURS), -1)
     clear = responses.sum(axis=-1, keepdims=True)
     padded = np.pad(clear, ((0, 0), (1, 1), (1, 1), (0, 0), (0, 0)))
     around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2)).max(
         axis=(-2, -1)
     )
-    kept = (responses * np.exp(clear - around)).reshape(*cells.shape[:3], outlines)
-    return np.concatenate([kept, cells[..., outlines:]], axis=3)
+    kept = (responses * np.exp(clear - around)).reshape(*cells.shape[:3], _OUTLINES)
+    return np.concatenate([kept, cells[..., _OUTLINES:]], axis=3)
 
 
 @cache

@@ -89,7 +89,7 @@ class CaptioningAttention(CaptioningModel):
             "b_c0": self._zeros(H),
             "W_embed": self._normal(V, W, scale=0.1),
             "W_features": self._normal(C, K, scale=C**-0.5),
-            "W_query": self._normal(H, K, scale=H**-0.5),
+            "W_query": self._normal(H + W, K, scale=(H + W) ** -0.5),
             "b_attend": self._zeros(K),
             "v_attend": self._normal(K, scale=K**-0.5),
             "W_gate": self._normal(H, C, scale=H**-0.5),

@@ -1,0 +1,255 @@
+"""PyTorch's version of each layer and model: the referee of ``core/gradient_cases.py``.
+
+Written from PyTorch's own parts (``torch.nn.functional``, ``nn.LSTM``,
+``nn.TransformerDecoderLayer``), never by translating ours, so that the two share no mistake. Every
+function takes the inputs of a case by name, as tensors, and returns the list of its outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+
+def affine(x, w, b):
+    return [F.linear(x.flatten(1), w.T, b)]
+
+
+def word_embedding(x, W):
+    return [F.embedding(x, W)]
+
+
+def rnn_step(x, prev_h, Wx, Wh, b):
+    weights = {"weight_ih": Wx.T, "weight_hh": Wh.T, "bias_ih": b, "bias_hh": 0 * b}
+    return [functional_call(nn.RNNCell(*Wx.shape, dtype=x.dtype), weights, (x, prev_h))]
+
+
+def rnn(x, h0, Wx, Wh, b):
+    weights = {"weight_ih_l0": Wx.T, "weight_hh_l0": Wh.T, "bias_ih_l0": b, "bias_hh_l0": 0 * b}
+    module = nn.RNN(*Wx.shape, batch_first=True, dtype=x.dtype)
+    return [functional_call(module, weights, (x, h0[None]))[0]]
+
+
+def _torch_gates(w):
+    """Our gates stand in the order i, f, o, g; torch's in i, f, g, o."""
+    i, f, o, g = w.chunk(4, dim=-1)
+    return torch.cat([i, f, g, o], dim=-1)
+
+
+def lstm_step(x, prev_h, prev_c, Wx, Wh, b):
+    Wx, Wh, b = _torch_gates(Wx), _torch_gates(Wh), _torch_gates(b)
+    weights = {"weight_ih": Wx.T, "weight_hh": Wh.T, "bias_ih": b, "bias_hh": 0 * b}
+    module = nn.LSTMCell(Wx.shape[0], Wh.shape[0], dtype=x.dtype)
+    return functional_call(module, weights, (x, (prev_h, prev_c)))
+
+
+def lstm(x, h0, Wx, Wh, b):
+    Wx, Wh, b = _torch_gates(Wx), _torch_gates(Wh), _torch_gates(b)
+    weights = {"weight_ih_l0": Wx.T, "weight_hh_l0": Wh.T, "bias_ih_l0": b, "bias_hh_l0": 0 * b}
+    module = nn.LSTM(Wx.shape[0], Wh.shape[0], batch_first=True, dtype=x.dtype)
+    return [functional_call(module, weights, (x, (h0[None], 0 * h0[None])))[0]]
+
+
+def temporal_affine(x, w, b):
+    return [F.linear(x, w.T, b)]
+
+
+def temporal_softmax_loss(x, y, mask):
+    losses = F.cross_entropy(x.flatten(0, 1), y.flatten(), reduction="none")
+    return [(losses * mask.flatten()).sum() / len(x)]
+
+
+def dropout(x, p, rng):
+    kept = rng.random(tuple(x.shape), dtype=np.float32) >= p
+    return [x.where(x.new_tensor(kept).bool(), 0) / (1 - p)]
+
+
+def _attend(features, keys, h, Wh, v):
+    scores = F.linear((keys + F.linear(h, Wh.T).unsqueeze(1)).tanh(), v[None]).squeeze(2)
+    weights = scores.softmax(dim=1)
+    return (features * weights.unsqueeze(2)).sum(dim=1), weights
+
+
+def additive_attention(features, h, Wf, Wh, b, v):
+    return list(_attend(features, F.linear(features, Wf.T, b), h, Wh, v))
+
+
+def context_gate(context, h, W, b):
+    return [F.linear(h, W.T, b).sigmoid() * context]
+
+
+def attention_lstm_step(word, features, keys, prev_h, prev_c, Wq, v, Wg, bg, Wx, Wh, b):
+    context, weights = _attend(features, keys, torch.cat([prev_h, word], dim=1), Wq, v)
+    (gated,) = context_gate(context, prev_h, Wg, bg)
+    x = torch.cat([word, gated], dim=1)
+    return [*lstm_step(x, prev_h, prev_c, Wx, Wh, b), gated, weights]
+
+
+def attention_lstm(words, features, h0, c0, Wf, Wq, bf, v, Wg, bg, Wx, Wh, b):
+    keys, h, c, steps = F.linear(features, Wf.T, bf), h0, c0, []
+    for word in words.unbind(1):
+        h, c, gated, weights = attention_lstm_step(
+            word, features, keys, h, c, Wq, v, Wg, bg, Wx, Wh, b
+        )
+        steps.append((h, gated, weights))
+    return [torch.stack(outputs, dim=1) for outputs in zip(*steps, strict=True)]
+
+
+def doubly_stochastic_loss(weights, mask, strength):
+    looked = weights.masked_fill(~mask.unsqueeze(2), 0).sum(dim=1)
+    return [strength * (1 - looked).square().sum(dim=1).mean()]
+
+
+def layer_norm(x, gamma, beta):
+    return [F.layer_norm(x, gamma.shape, gamma, beta)]
+
+
+def feed_forward(x, W1, b1, W2, b2, activation):
+    return [F.linear(getattr(F, activation)(F.linear(x, W1.T, b1)), W2.T, b2)]
+
+
+def scaled_dot_product_attention(q, k, v, mask=None):
+    return [F.scaled_dot_product_attention(q, k, v, attn_mask=mask)]
+
+
+def multi_head_attention(query, key, value, Wq, bq, Wk, bk, Wv, bv, Wo, bo, num_heads, mask):
+    q, k, v = (
+        F.linear(x, W.T, b).unflatten(2, (num_heads, -1)).transpose(1, 2)
+        for x, W, b in ((query, Wq, bq), (key, Wk, bk), (value, Wv, bv))
+    )
+    (heads,) = scaled_dot_product_attention(q, k, v, mask)
+    return [F.linear(heads.transpose(1, 2).flatten(2), Wo.T, bo)]
+
+
+def decoder_block(norm_first: bool, activation: str, num_heads: int) -> Callable:
+    """PyTorch's own decoder layer."""
+
+    def run(x, memory, mask, rng, **params):
+        weights = {}
+        for ours, theirs in (("self", "self_attn"), ("cross", "multihead_attn")):
+            Wq, Wk, Wv, Wo = (params[f"{ours}.W{letter}"].T for letter in "qkvo")
+            bq, bv, bo = (params[f"{ours}.b{letter}"] for letter in "qvo")
+            weights[f"{theirs}.in_proj_weight"] = torch.cat([Wq, Wk, Wv])
+            weights[f"{theirs}.in_proj_bias"] = torch.cat([bq, 0 * bq, bv])
+            weights[f"{theirs}.out_proj.weight"] = Wo
+            weights[f"{theirs}.out_proj.bias"] = bo
+        for i in (1, 2):
+            weights[f"linear{i}.weight"] = params[f"feed_forward.W{i}"].T
+            weights[f"linear{i}.bias"] = params[f"feed_forward.b{i}"]
+        for i in (1, 2, 3):
+            weights[f"norm{i}.weight"] = params[f"norm{i}.gamma"]
+            weights[f"norm{i}.bias"] = params[f"norm{i}.beta"]
+        module = nn.TransformerDecoderLayer(
+            x.shape[-1],
+            num_heads,
+            len(params["feed_forward.b1"]),
+            dropout=0.0,
+            activation=activation,
+            batch_first=True,
+            norm_first=norm_first,
+            dtype=x.dtype,
+        )
+        return [
+            functional_call(module, weights, (x, memory, ~mask))
+        ]  # PyTorch: True = may not attend
+
+    return run
+
+
+def decoder_block_dropout(p: float, num_heads: int) -> Callable:
+    """Pre-norm, each sublayer's output with the same frozen entries dropped."""
+
+    def run(x, memory, mask, rng, **params):
+        def attention(which, query, source, mask=None):
+            weights = (
+                0 * params[f"{which}.bq"] if name == "bk" else params[f"{which}.{name}"]
+                for name in ("Wq", "bq", "Wk", "bk", "Wv", "bv", "Wo", "bo")
+            )
+            return multi_head_attention(query, source, source, *weights, num_heads, mask)
+
+        def norm(i, x):
+            return layer_norm(x, params[f"norm{i}.gamma"], params[f"norm{i}.beta"])[0]
+
+        def add(x, sublayer_output):
+            return x + dropout(*sublayer_output, p, rng)[0]
+
+        y = norm(1, x)
+        x = add(x, attention("self", y, y, mask))
+        x = add(x, attention("cross", norm(2, x), memory))
+        weights = (params[f"feed_forward.{name}"] for name in ("W1", "b1", "W2", "b2"))
+        return [add(x, feed_forward(norm(3, x), *weights, "gelu"))]
+
+    return run
+
+
+def _cross_entropy(scores, captions):
+    return F.cross_entropy(
+        scores.flatten(0, 1), captions[:, 1:].flatten(), ignore_index=0, reduction="sum"
+    ) / len(captions)
+
+
+def captioning_rnn(sequence: Callable) -> Callable:
+    def run(features, captions, W_proj, b_proj, W_embed, Wx, Wh, b, W_vocab, b_vocab):
+        h0 = F.linear(features, W_proj.T, b_proj)
+        (h,) = sequence(F.embedding(captions[:, :-1], W_embed), h0, Wx, Wh, b)
+        return [_cross_entropy(F.linear(h, W_vocab.T, b_vocab), captions)]
+
+    return run
+
+
+def captioning_attention(penalty: float) -> Callable:
+    def run(features, captions, **p):
+        h0, c0 = (
+            F.linear(features.mean(1), p[f"W_{x}"].T, p[f"b_{x}"]).tanh() for x in ("h0", "c0")
+        )
+        words = F.embedding(captions[:, :-1], p["W_embed"])
+        names = "W_features W_query b_attend v_attend W_gate b_gate Wx Wh b".split()
+        h, z, weights = attention_lstm(words, features, h0, c0, *(p[name] for name in names))
+        deep = F.linear(torch.cat([words, h, z], dim=2), p["W_deep"].T, p["b_deep"]).tanh()
+        scores = F.linear(deep, p["W_vocab"].T, p["b_vocab"])
+        (extra,) = doubly_stochastic_loss(weights, captions[:, 1:] != 0, penalty)
+        return [_cross_entropy(scores, captions) + extra]
+
+    return run
+
+
+def captioning_transformer(tied: bool, num_layers: int, num_heads: int) -> Callable:
+    """Tied, with pre-norm; or untied, with post-norm and sinusoidal positions."""
+
+    def run(features, captions, **p):
+        memory = F.linear(features, p["W_proj"].T, p["b_proj"])
+        words = F.embedding(captions[:, :-1], p["W_embed"])
+        E = words.shape[2]
+        words = words * E**0.5
+        T = words.shape[1]
+        positions = p["W_position"] if tied else words.new_tensor(_sinusoids(T, E))
+        x = words + positions[:T]
+        mask = words.new_ones(T, T).tril().bool()
+        block = decoder_block(tied, "gelu", num_heads)
+        for layer in range(num_layers):
+            prefix = f"block{layer}."
+            params = {k.removeprefix(prefix): v for k, v in p.items() if k.startswith(prefix)}
+            (x,) = block(x, memory, mask, None, **params)
+        if tied:
+            (x,) = layer_norm(x, p["norm.gamma"], p["norm.beta"])
+        vocabulary = p["W_embed"] if tied else p["W_vocab"].T
+        return [_cross_entropy(F.linear(x, vocabulary, p["b_vocab"]), captions)]
+
+    return run
+
+
+def _sinusoids(length: int, width: int) -> list[list[float]]:
+    """The formula of Vaswani et al., section 3.5, entry by entry."""
+    return [
+        [
+            (math.cos if i % 2 else math.sin)(position / 10000 ** (2 * (i // 2) / width))
+            for i in range(width)
+        ]
+        for position in range(length)
+    ]
