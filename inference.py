@@ -3,7 +3,7 @@
 python inference.py --model lstm                       pictures of the validation split
 python inference.py --model lstm --split train         what it was trained on, said back
 python inference.py --model lstm --image photo.jpg     a photo of your own
-python inference.py --model transformer --decode beam --out captions.json --figure captions.png
+python inference.py --model transformer --decode greedy --out captions.json --figure captions.png
 python inference.py --model attention --num_samples 4 --attention attention.png
 """
 
@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_samples", type=positive_int, metavar="K", help="the first K images")
     parser.add_argument("--max_length", type=positive_int, default=30, help="words at most")
     parser.add_argument(
-        "--decode", choices=_DECODER_OPTIONS, default="greedy", help="how words are chosen"
+        "--decode", choices=_DECODER_OPTIONS, default="beam", help="how words are chosen"
     )
     parser.add_argument("--allow_unknown", action="store_true", help="let captions hold <UNK>")
 
@@ -233,7 +233,10 @@ def decoder(arguments, checkpoint):
             if owner == arguments.decode:
                 options[name] = default if value is None else value
             elif value is not None:
-                raise ValueError(f"--{name}: is an option of --decode {owner}; add that")
+                raise ValueError(
+                    f"--{name}: is an option of --decode {owner}, found --decode "
+                    f"{arguments.decode}; leave one of them out"
+                )
     if options.get("n_best", 1) > options.get("beam_size", 1):
         raise ValueError(
             f"--n_best: found {options['n_best']}, expected at most --beam_size, "

@@ -115,8 +115,11 @@ def attend_backward(dcontext: Array, dweights: Array, cache: tuple):
     dscores = softmax_backward(dweights, weights)
     # scores = activation @ v
     dv = np.tensordot(dscores, activation, axes=2)
-    # activation = tanh(keys + query), and tanh' = 1 - tanh^2
-    dkeys = dscores[:, :, None] * (v - v * activation**2)
+    # activation = tanh(keys + query), and tanh' = 1 - tanh^2; in one buffer, the largest here
+    dkeys = activation**2
+    np.subtract(1, dkeys, out=dkeys)
+    dkeys *= v
+    dkeys *= dscores[:, :, None]
     dquery = dkeys.sum(axis=1)
     # query = h @ Wh
     dh = dquery @ Wh.T

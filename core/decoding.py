@@ -104,9 +104,9 @@ def beam_search(
     At 0 short captions win, since every word costs probability; at 1 the score is the mean over the
     words. (Wu et al. 2016, "Google's Neural Machine Translation System", section 7.)
 
-    A beginning that ends with <END> leaves the beam as finished, if it is among the beam_size best.
-    The search for an image stops when beam_size captions have finished, or when none that is open
-    can beat the n_best-th of them (Huang, Zhao and Ma, EMNLP 2017, "When to Finish?").
+    What ends with <END> among the beam_size best is finished; the others stay open. The search for
+    an image stops when none is open, or when none that is open can beat the n_best-th finished one
+    (Huang, Zhao and Ma, EMNLP 2017, "When to Finish?").
 
     Inputs, besides those of ``greedy``:
     - beam_size: K, beginnings kept for an image; 1 is greedy
@@ -127,10 +127,9 @@ def beam_search(
     N, K = len(features), beam_size
     captions = np.full((N, n_best, max_length), model.null, dtype=np.int64)
     scores = np.full((N, n_best), -np.inf)
-    num_finished = np.zeros(N, dtype=np.int64)
 
-    # The open beginnings of the images that are still searched: n images, w beams of each, best
-    # first. Where an image has fewer, some have log-probability -inf, as all must have as many.
+    # The beginnings of the images that are still searched: n images, w beams of each. Those that
+    # are not open, have log-probability -inf: all images must have as many.
     images = np.arange(N)
     beams = np.full((N, 1, max_length), model.null, dtype=np.int64)
     log_p = np.zeros((N, 1))
@@ -142,41 +141,37 @@ def beam_search(
         n, w = log_p.shape
         log_probs, state = model.step(state, tokens)
 
-        # Candidates, best first. A beam can put K words and <END> among those needed, no more; and
-        # of 2 K candidates at least K go on, as at most one a beam ends.
-        words, extra = _best(_without(log_probs, never), K + 1)  # (n w, k)
+        # The K best continuations of all beams of an image, best first.
+        words, extra = _best(_without(log_probs, never), K)  # (n w, k)
         k = words.shape[1]
         total = (log_p[:, :, None] + extra.reshape(n, w, k)).reshape(n, w * k)
-        order = np.argsort(-total, axis=1, kind="stable")[:, : 2 * K]
-        total, words = _take(total, order), _take(words.reshape(n, w * k), order)
+        order = np.argsort(-total, axis=1, kind="stable")[:, :K]
+        log_p, words = _take(total, order), _take(words.reshape(n, w * k), order)
         parents = order // k
-        candidates = _take(beams, parents)
-        candidates[:, :, t] = words
+        beams = _take(beams, parents)
+        beams[:, :, t] = words
 
         # Those that end here go among the image's n_best; of equals, the earlier stays ahead.
         ends = words == model.end
-        score = np.where(ends, total, -np.inf)[:, :K] / (t + 1) ** length_penalty
+        score = np.where(ends, log_p, -np.inf) / (t + 1) ** length_penalty
         pool = np.concatenate([scores[images], score], axis=1)
         order = np.argsort(-pool, axis=1, kind="stable")[:, :n_best]
         scores[images] = _take(pool, order)
-        captions[images] = _take(np.concatenate([captions[images], candidates], axis=1), order)
-        num_finished[images] += (score > -np.inf).sum(axis=1)
+        captions[images] = _take(np.concatenate([captions[images], beams], axis=1), order)
 
-        # The K best of the others stay open.
-        order = np.argsort(ends, axis=1, kind="stable")[:, :K]
-        log_p = _take(np.where(ends, -np.inf, total), order)
-        beams, words, parents = (_take(x, order) for x in (candidates, words, parents))
-
-        # More words only lower log_p, and the most that they can divide it by is this.
-        bound = log_p[:, 0] / steps**length_penalty
-        open_ = np.flatnonzero((num_finished[images] < K) & (bound > scores[images, -1]))
+        # The others stay open. More words only lower log_p, and the most that they can divide it
+        # by is this.
+        log_p = np.where(ends, -np.inf, log_p)
+        bound = log_p.max(axis=1) / steps**length_penalty
+        open_ = np.flatnonzero(bound > scores[images, -1])
         rows = w * open_[:, None] + parents[open_]
         state, tokens = model.select(state, rows.ravel()), words[open_].ravel()
         images, beams, log_p = images[open_], beams[open_], log_p[open_]
 
-    unfinished = np.flatnonzero(num_finished[images] == 0)
-    captions[images[unfinished], 0] = beams[unfinished, 0]
-    scores[images[unfinished], 0] = log_p[unfinished, 0] / steps**length_penalty
+    unfinished = np.flatnonzero(np.isneginf(scores[images, 0]))
+    best = log_p[unfinished].argmax(axis=1)
+    captions[images[unfinished], 0] = beams[unfinished, best]
+    scores[images[unfinished], 0] = log_p[unfinished, best] / steps**length_penalty
     return captions, scores
 
 

@@ -17,11 +17,11 @@ _MAY_CHANGE = {"num_epochs", "patience"}
 DEFAULTS = {
     "data": "shapes",
     "num_samples": None,
-    "num_epochs": 12,
+    "num_epochs": 10,
     "batch_size": 64,
     "update_rule": "adam",
     "learning_rate": 2e-3,
-    "lr_decay": 0.85,
+    "lr_decay": 0.82,
     "clip_norm": 5.0,
     "dropout": 0.3,
     "wordvec_dim": 128,

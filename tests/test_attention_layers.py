@@ -87,7 +87,7 @@ def test_each_channel_has_its_own_gate_that_reads_the_state():
 
 def sequence(N, T, L):
     """The arguments of ``attention_lstm_forward``."""
-    image = (N, T, W), (N, L, C), (N, H), (N, H), (C, K), (H, K), K, K, (H, C), C
+    image = (N, T, W), (N, L, C), (N, H), (N, H), (C, K), (H + W, K), K, K, (H, C), C
     return normal(*image, (W + C, 4 * H), (H, 4 * H), 4 * H)
 
 

@@ -203,7 +203,8 @@ def test_every_way_of_decoding(attentive_run, command, tmp_path):
         assert len(rows) == 20
         return rows, out
 
-    greedy, _ = captions()
+    greedy, _ = captions("--decode", "greedy")
+    assert captions() == captions("--decode", "beam", "--beam_size", 5)
     beam_1, _ = captions("--decode", "beam", "--beam_size", 1)
     assert beam_1 == greedy
     assert captions("--decode", "sample", "--top_k", 1)[0] == greedy
@@ -283,7 +284,7 @@ def test_a_failed_start_leaves_the_old_run(tiny_run, refuses):
         (["--model", "rnn", "--dtype", "float16"], ("--dtype", "float16")),
         (["--model", "rnn", "--update_rule", "lion"], ("--update_rule", "lion")),
         (["--model", "rnn", "--nonsense"], ("--nonsense",)),
-        (["--model", "rnn", "--num_samples", "100000"], ("100000", "2000 images")),
+        (["--model", "rnn", "--num_samples", "100000"], ("100000", "8000 images")),
         (["--model", "lstm", "--num_heads", "2"], ("--num_heads", "transformer", "lstm")),
         (["--model", "transformer", "--attention_dim", "9"], ("--attention_dim", "of attention")),
         (["--model", "attention", "--double_stochastic", "-1"], ("--double_stochastic", "-1")),
@@ -455,8 +456,8 @@ def test_a_run_can_be_used_from_another_folder(tiny_folder, command, tmp_path, m
         (["--checkpoint", "RUN", "--attention", "a.png"], ("--attention", "lstm", "no attention")),
         (["--checkpoint", "RUN", "--attention", "a.txt"], ("--attention a.txt", ".png")),
         (["--checkpoint", "RUN", "--heads"], ("--heads", "--attention")),
-        (["--checkpoint", "RUN", "--beam_size", "3"], ("--beam_size", "--decode beam")),
-        (["--checkpoint", "RUN", "--decode", "beam", "--top_k", "3"], ("--top_k", "sample")),
+        (["--checkpoint", "RUN", "--top_k", "3"], ("--top_k", "--decode sample")),
+        (["--checkpoint", "RUN", "--decode", "greedy", "--beam_size", "3"], ("--beam_size",)),
         (["--checkpoint", "RUN", "--decode", "beam", "--n_best", "9"], ("--n_best", "9", "5")),
         (["--checkpoint", "RUN", "--decode", "best"], ("--decode", "best", "beam")),
         (["--checkpoint", "RUN", "--decode", "sample", "--top_p", "2"], ("--top_p", "2")),

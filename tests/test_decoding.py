@@ -126,7 +126,7 @@ def brute_force(model, features, T, length_penalty):
 
 
 def naive_beam(model, features, K, T, length_penalty, n_best):
-    """Beam search in lists, which stops at K finished captions and never for a bound."""
+    """Beam search in lists, which never stops for a bound."""
     finished, beams = [], [(0.0, ())]
     for t in range(1, T + 1):
         candidates = [
@@ -136,8 +136,8 @@ def naive_beam(model, features, K, T, length_penalty, n_best):
         ]
         candidates.sort(key=lambda candidate: -candidate[0])  # stable: ties by beam, then by word
         finished += [(p / t**length_penalty, w) for p, w in candidates[:K] if w[-1] == END]
-        beams = [(p, w) for p, w in candidates if w[-1] != END][:K]
-        if len(finished) >= K:
+        beams = [(p, w) for p, w in candidates[:K] if w[-1] != END]
+        if not beams:
             break
     if not finished:
         return [(beams[0][0] / T**length_penalty, beams[0][1])]
@@ -294,15 +294,10 @@ class Constant(Hashed):
     [
         (0.9, 0, 20, 1, 1),  # log 0.1 < log 0.9
         (0.5, 0, 20, 1, 1),  # an equal is not better
-        (
-            0.9,
-            1,
-            20,
-            1,
-            2,
-        ),  # log 0.1 / 30 = -0.08 may still beat log 0.9 = -0.11; 2 log 0.1 / 30 not
+        # log 0.1 / 30 = -0.08 may still beat log 0.9 = -0.11; 2 log 0.1 / 30 not
+        (0.9, 1, 20, 1, 2),
         (0.9, 1, 20, 2, 16),  # (log 0.1 + log 0.9) / 2 = -1.20, and 16 log 0.1 / 30 = -1.23
-        (0.9, 2, 5, 1, 5),  # the bound would allow more, but five have finished
+        (0.9, 2, 1, 1, 1),  # the bound would allow more, but the only beam has ended
     ],
 )
 def test_stops_as_soon_as_nothing_better_can_come(
@@ -312,6 +307,26 @@ def test_stops_as_soon_as_nothing_better_can_come(
     model.end_probability = end_probability
     beam_search(model, np.array([1, 2]), beam_size, 30, length_penalty, n_best)
     assert len(model.rows) == steps
+
+
+class Certain(Hashed):
+    """Sure of one caption of seven words; all other words are as improbable as each other."""
+
+    def step(self, state, tokens):
+        log_probs, state = super().step(state, tokens)
+        log_probs = np.full_like(log_probs, -50)
+        log_probs[tokens == self.sure[self.t], self.sure[self.t + 1]] = 0
+        self.t += 1
+        return log_probs, state
+
+
+def test_poor_captions_that_end_early_do_not_stop_the_search():
+    """At every step the second best words, <END> among them, are improbable alike."""
+    model = Certain(V=9)
+    model.t, model.sure = 0, [START, 4, 5, 6, 7, 8, 4, END]
+    captions, scores = beam_search(model, np.array([1]), beam_size=5)
+    assert captions[0, 0, :7].tolist() == model.sure[1:]
+    assert scores[0, 0] == 0
 
 
 def test_stopping_early_loses_nothing():

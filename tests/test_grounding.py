@@ -101,6 +101,7 @@ def test_a_report_counts_what_is_true_and_seen(monkeypatch, tmp_path):
         "pictures": 4,
         "true": 0.75,
         "true_by_shapes": {1: 0.5, 2: 1.0},
+        "true_greedy": 0.75,
         "names": 4,
         "names_on_shape": 0.5,
         "names_on_shape_by_chance": 0.25,

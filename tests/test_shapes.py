@@ -28,7 +28,7 @@ def scenes(shapes_folder):
 
 
 def test_sizes(data, scenes):
-    for split, count in {"train": 6000, "val": 300, "test": 300}.items():
+    for split, count in {"train": 8000, "val": 300, "test": 300}.items():
         assert len(scenes[split]) == len(data[f"{split}_features"]) == count
         assert len(data[f"{split}_captions"]) == 5 * count
         assert np.all(np.bincount(data[f"{split}_image_idxs"]) == 5)
