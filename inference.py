@@ -220,7 +220,7 @@ def check_output(option: str, name: str | None, suffixes: tuple[str, ...]) -> No
         raise ValueError(f"{option} {name}: the folder {path.parent} cannot be written to")
 
 
-def decoder(arguments, checkpoint):
+def decoder(arguments):
     """(model, features) -> word ids (N, K, T), best first, and scores (N, K); the way asked for."""
     import numpy as np
 
@@ -283,21 +283,19 @@ def draw_attention(arguments, model, checkpoint, items: list[Item], features, id
 
     pictures, words, maps, labels = [], [], [], []
     for n, item in enumerate(items[:_IN_ATTENTION_FIGURE]):
+        if item.path is None:
+            raise FileNotFoundError(f"--attention: {item.file_name} is not on this machine")
+        # What the encoder saw of the picture is what the map lies over.
+        size = checkpoint.extractor["preprocessing"]["size"]
+        picture = resize_and_crop(load_image(item.path), size)
         captions = np.array([[model.start, *ids[n]]])
         weights = model.attention_weights(np.asarray(features[n : n + 1]), captions)[0]
-        heads = weights.shape[1]
-        if not arguments.heads:
-            weights = weights.mean(axis=1, keepdims=True)
-        for head in range(weights.shape[1]):
-            if item.path is None:
-                raise FileNotFoundError(f"--attention: {item.file_name} is not on this machine")
-            # What the encoder saw of the picture is what the map lies over.
-            size = checkpoint.extractor["preprocessing"]["size"]
-            pictures.append(resize_and_crop(load_image(item.path), size))
+        heads = zip(model.head_names(), weights.swapaxes(0, 1), strict=True)
+        for label, head in heads if arguments.heads else [("", weights.mean(axis=1))]:
+            pictures.append(picture)
             words.append([checkpoint.idx_to_word[i] for i in ids[n]])
-            maps.append(weights[:, head])
-            block, of_block = divmod(head, heads // model.num_layers) if heads > 1 else (0, 0)
-            labels.append(f"block {block + 1}, head {of_block + 1}" if arguments.heads else "")
+            maps.append(head)
+            labels.append(label)
     plot_attention(pictures, words, maps, labels, arguments.attention)
 
 
@@ -315,7 +313,7 @@ def main() -> None:
     from core.models import build_model
 
     checkpoint = load_checkpoint(path)
-    decode = decoder(arguments, checkpoint)
+    decode = decoder(arguments)
     model = build_model(
         checkpoint.model, checkpoint.config, checkpoint.idx_to_word, checkpoint.params
     )

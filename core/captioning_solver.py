@@ -52,8 +52,9 @@ class CaptioningSolver:
 
     After and during training:
     - loss_history: the loss of each step, as ``model.loss`` returns it (nats a caption)
-    - history: a row for each epoch: epoch, train_loss and val_loss in nats a token, their
-      perplexities, learning_rate, tokens_per_second, seconds
+    - history: a row for each epoch: epoch, train_loss (what is minimised, a penalty included) and
+      val_loss (cross-entropy alone) in nats a token, their perplexities, learning_rate,
+      tokens_per_second, seconds
     - epoch: number of epochs done
 
     Raises ValueError for an unknown update rule or score and for numbers out of range.

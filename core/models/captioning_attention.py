@@ -175,6 +175,10 @@ class CaptioningAttention(CaptioningModel):
         _, _, weights, _ = attention_lstm_forward(vectors, features, h0, c0, *recurrent)
         return weights[:, :, None]
 
+    def head_names(self) -> list[str]:
+        """What the maps of ``attention_weights`` are called, in their order."""
+        return ["the only head"]
+
     # -- one word at a time, for core/decoding.py ---------------------------------------------
 
     def begin(self, features: Array) -> _State:

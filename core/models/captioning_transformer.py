@@ -215,6 +215,14 @@ class CaptioningTransformer(CaptioningModel):
         maps = [cross_attention_weights(cache) for cache in block_caches]  # (N, h, T, L) each
         return np.concatenate(maps, axis=1).swapaxes(1, 2)
 
+    def head_names(self) -> list[str]:
+        """What the maps of ``attention_weights`` are called, in their order."""
+        return [
+            f"block {layer + 1}, head {head + 1}"
+            for layer in range(self.num_layers)
+            for head in range(self.num_heads)
+        ]
+
     # -- one word at a time, for core/decoding.py ---------------------------------------------
 
     def begin(self, features: Array) -> _State:
