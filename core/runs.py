@@ -43,7 +43,7 @@ DEFAULTS = {
 OVERFIT_DEFAULTS = {"num_epochs": 120, "batch_size": 25, "lr_decay": 1.0, "dropout": 0.0}
 # What suits one model better than DEFAULTS.
 MODEL_DEFAULTS = {
-    "transformer": {"learning_rate": 1e-3, "dropout": 0.1},
+    "transformer": {"learning_rate": 1e-3, "dropout": 0.1, "num_epochs": 12},
 }
 # Options that only one model has.
 MODEL_OPTIONS = {
