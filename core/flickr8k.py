@@ -267,18 +267,18 @@ def prepare(
     training photos than components; FileExistsError when ``out`` is taken.
     """
     from core.coco_utils import build_vocabulary, save_coco_data
-    from core.encoders import OUTPUTS, WIDTHS, Extractor
+    from core.encoders import OUTPUTS, Extractor
     from core.encoders.pca import fit_pca
 
     out = Path(out)
     require_free(out)
     source = read_photo_folder(root, seed)
     splits = take_fraction(source.splits, share)
-    output = OUTPUTS[encoder][0]
-    if pca >= len(splits["train"]) or pca > WIDTHS[output]:
+    output, (width,) = next(iter(OUTPUTS[encoder].items()))
+    if pca >= len(splits["train"]) or pca > width:
         raise ValueError(
             f"pca: found {pca} components for {len(splits['train'])} training photos with "
-            f"{WIDTHS[output]} features each; a PCA needs more photos than components and at least "
+            f"{width} features each; a PCA needs more photos than components and at least "
             "as many features, so take more photos or fewer components (0: none)"
         )
     extractor = Extractor(encoder, output, weights)

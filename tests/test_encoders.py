@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import REAL_DATA
 from PIL import Image
 
-from core.encoders import Extractor
+from core.encoders import OUTPUTS, Extractor, pool_grid
 from core.encoders.pca import fit_pca
 from core.encoders.squeezenet import SqueezeNet
-from core.encoders.vgg import VGG16
+from core.encoders.weights import NETWORKS, load_network, look
 from core.image_utils import load_image, normalise, resize_and_crop
 
 WEIGHTS = REAL_DATA / "weights" / "squeezenet1_1_features.pth"
@@ -30,44 +32,192 @@ def photos(count=3, size=(240, 300)):
 # ---------------------------------------------------------------------------------------------
 
 
-def parameter_count(network) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+# The names and shapes in torchvision's published files, by their rules.
 
 
-def test_squeezenet_is_torchvisions():
-    """Names, shapes and number of parameters of the published checkpoint."""
-    network = SqueezeNet()
-    assert parameter_count(network) == 1_235_496
-    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    assert shapes["features.0.weight"] == (64, 3, 3, 3)
+def layer(name, *shape) -> dict[str, tuple[int, ...]]:
+    """A convolution (out, in, k, k) or a linear layer (out, in), with its bias."""
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def normalised(convolution, norm, *shape) -> dict[str, tuple[int, ...]]:
+    """A convolution without bias and the batch normalisation after it."""
+    names = ("weight", "bias", "running_mean", "running_var")
+    published = {f"{convolution}.weight": shape, f"{norm}.num_batches_tracked": ()}
+    return published | {f"{norm}.{name}": shape[:1] for name in names}
+
+
+def published_squeezenet():
+    shapes = layer("features.0", 64, 3, 3, 3)
     fires = {3: (64, 16, 64), 4: (128, 16, 64), 6: (128, 32, 128), 7: (256, 32, 128)}
     fires |= {9: (256, 48, 192), 10: (384, 48, 192), 11: (384, 64, 256), 12: (512, 64, 256)}
     for index, (channels, squeezed, expanded) in fires.items():
-        name = f"features.{index}"
-        assert shapes[f"{name}.squeeze.weight"] == (squeezed, channels, 1, 1)
-        assert shapes[f"{name}.expand1x1.weight"] == (expanded, squeezed, 1, 1)
-        assert shapes[f"{name}.expand3x3.weight"] == (expanded, squeezed, 3, 3)
-        assert shapes[f"{name}.expand3x3.bias"] == (expanded,)
-    assert shapes["classifier.1.weight"] == (1000, 512, 1, 1)
-    assert len(shapes) == 2 * (1 + 3 * 8 + 1)
+        shapes |= layer(f"features.{index}.squeeze", squeezed, channels, 1, 1)
+        shapes |= layer(f"features.{index}.expand1x1", expanded, squeezed, 1, 1)
+        shapes |= layer(f"features.{index}.expand3x3", expanded, squeezed, 3, 3)
+    return shapes | layer("classifier.1", 1000, 512, 1, 1)
+
+
+def published_vgg16():
+    shapes, channels = {}, 3
+    widths = [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+    for index, width in zip((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), widths, strict=True):
+        shapes |= layer(f"features.{index}", width, channels, 3, 3)
+        channels = width
+    shapes |= layer("classifier.0", 4096, 512 * 7 * 7) | layer("classifier.3", 4096, 4096)
+    return shapes | layer("classifier.6", 1000, 4096)
+
+
+def published_resnet(*depths):
+    shapes, channels = normalised("conv1", "bn1", 64, 3, 7, 7), 64
+    for stage, depth in enumerate(depths):
+        width = 64 * 2**stage
+        for block in range(depth):
+            name = f"layer{stage + 1}.{block}"
+            shapes |= normalised(f"{name}.conv1", f"{name}.bn1", width, channels, 1, 1)
+            shapes |= normalised(f"{name}.conv2", f"{name}.bn2", width, width, 3, 3)
+            shapes |= normalised(f"{name}.conv3", f"{name}.bn3", 4 * width, width, 1, 1)
+            if block == 0:
+                short = f"{name}.downsample"
+                shapes |= normalised(f"{short}.0", f"{short}.1", 4 * width, channels, 1, 1)
+            channels = 4 * width
+    return shapes | layer("fc", 1000, 2048)
+
+
+PUBLISHED = {
+    "squeezenet1_1": (published_squeezenet(), 1_235_496),
+    "vgg16": (published_vgg16(), 138_357_544),
+    "resnet50": (published_resnet(3, 4, 6, 3), 25_557_032),
+    "resnet101": (published_resnet(3, 4, 23, 3), 44_549_160),
+    "resnet152": (published_resnet(3, 8, 36, 3), 60_192_808),
+}
+
+
+@pytest.mark.parametrize("encoder", PUBLISHED)
+def test_the_network_is_torchvisions(encoder):
+    """Names, shapes and number of parameters of the published checkpoint, classifier included."""
+    published, count = PUBLISHED[encoder]
+    with torch.device("meta"):  # shapes alone: no memory and no time for the parameters
+        network = NETWORKS[encoder]()
+        network.load_state_dict({k: torch.empty(v) for k, v in published.items()}, strict=True)
+        outputs = network(torch.zeros(2, 3, 224, 224))
+    assert sum(parameter.numel() for parameter in network.parameters()) == count
+    grid = outputs.pop("grid").flatten(2).mT  # (N, L, C), as ``look`` gives it
+    found = {name: tuple(x.shape[1:]) for name, x in [*outputs.items(), ("grid", grid)]}
+    assert found == OUTPUTS[encoder]
+
+
+def reference_resnet(state, x, depths):
+    """ResNet once more, as functions of the state dict: the stride is in the 3 x 3 convolution."""
+
+    def unit(conv, norm, x, stride=1):
+        weight = state[f"{conv}.weight"]
+        x = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+        mean, variance, gain, bias = (
+            state[f"{norm}.{name}"][:, None, None]
+            for name in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (x - mean) / torch.sqrt(variance + 1e-5) * gain + bias
+
+    x = F.max_pool2d(unit("conv1", "bn1", x, 2).relu(), 3, 2, padding=1)
+    for stage, depth in enumerate(depths, 1):
+        for block in range(depth):
+            name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            y = unit(f"{name}.conv1", f"{name}.bn1", x).relu()
+            y = unit(f"{name}.conv2", f"{name}.bn2", y, stride).relu()
+            y = unit(f"{name}.conv3", f"{name}.bn3", y)
+            if block == 0:
+                x = unit(f"{name}.downsample.0", f"{name}.downsample.1", x, stride)
+            x = (x + y).relu()
+    return x
+
+
+def lively_resnet50() -> torch.nn.Module:
+    """ResNet-50 with statistics and gains that differ from channel to channel."""
+    network = load_network("resnet50", "random")
+    generator = torch.Generator().manual_seed(0)
+    for name, value in network.state_dict().items():
+        if value.ndim == 1 and not name.startswith("fc."):  # of batch normalisation
+            value.copy_(0.5 + torch.rand(value.shape, generator=generator))
+    return network
+
+
+def test_resnet_is_its_formula():
+    network = lively_resnet50()
+    x = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        assert network.features(torch.zeros(1, 3, 224, 224)).shape == (1, 512, 13, 13)
+        outputs = network(x)
+        expected = reference_resnet(network.state_dict(), x, (3, 4, 6, 3))
+    assert outputs["grid"].shape == (2, 2048, 2, 3)
+    assert expected.std() > 0
+    # 50 layers of float32, relative to the largest.
+    atol = 1e-5 * float(expected.max())
+    torch.testing.assert_close(outputs["grid"], expected, rtol=0, atol=atol)
+    torch.testing.assert_close(outputs["pooled"], expected.mean((2, 3)), rtol=0, atol=atol)
 
 
-def test_vgg16_is_torchvisions():
-    with torch.device("meta"):  # shapes alone: no memory for 138 million parameters
-        network = VGG16()
-    assert parameter_count(network) == 138_357_544
-    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    convolutions = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
-    channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-    for place, index in enumerate(convolutions):
-        expected = (channels[place + 1], channels[place], 3, 3)
-        assert shapes[f"features.{index}.weight"] == expected
-    for index, shape in {0: (4096, 25088), 3: (4096, 4096), 6: (1000, 4096)}.items():
-        assert shapes[f"classifier.{index}.weight"] == shape
-    assert len(shapes) == 2 * (13 + 3)
-    assert network(torch.zeros(1, 3, 224, 224, device="meta")).shape == (1, 4096)
+@pytest.mark.parametrize("encoder", ["resnet101", "resnet152"])
+def test_the_deep_resnets_run(encoder):
+    x = np.random.default_rng(0).random((1, 64, 64, 3), np.float32)
+    outputs = look(load_network(encoder, "random"), x)
+    assert outputs["grid"].shape == (1, 4, 2048)
+    assert np.isfinite(outputs["grid"]).all()
+    assert outputs["grid"].std() > 0
+
+
+def test_vgg16_looks_at_the_grid_before_its_last_pooling():
+    network = load_network("vgg16", "random")
+    x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        outputs = network(x)
+        conv5_3 = network.features[:30](x)  # 28 is the convolution, 29 its ReLU
+        fc7 = network.classifier[:6](F.max_pool2d(conv5_3, 2).flatten(1))
+    assert conv5_3.std() > 0
+    torch.testing.assert_close(outputs["grid"], conv5_3)
+    torch.testing.assert_close(outputs["fc7"], fc7)
+
+
+def test_grids_are_in_reading_order():
+    """A light in the picture shows in the cell that lies there."""
+    network = load_network("squeezenet1_1", "random")
+    dark = np.zeros((1, 224, 224, 3), np.float32)
+    for row, column in ((1, 9), (9, 1)):
+        light = dark.copy()
+        light[:, 17 * row : 17 * row + 17, 17 * column : 17 * column + 17] = 5
+        change = look(network, light)["grid"] - look(network, dark)["grid"]
+        cell = int(np.abs(change[0]).sum(axis=1).argmax())
+        found = divmod(cell, 13)
+        assert max(abs(found[0] - row), abs(found[1] - column)) <= 1, found
+
+
+@pytest.mark.parametrize(("side", "cells"), [(13, 7), (13, 13), (14, 7), (13, 1), (8, 3), (7, 5)])
+def test_pooling_a_grid_is_adaptive_average_pooling(side, cells):
+    grid = np.random.default_rng(0).standard_normal((2, side * side, 3)).astype(np.float32)
+    maps = torch.tensor(grid).reshape(2, side, side, 3).permute(0, 3, 1, 2)
+    expected = F.adaptive_avg_pool2d(maps, cells).permute(0, 2, 3, 1).reshape(2, -1, 3)
+    pooled = pool_grid(grid, cells)
+    np.testing.assert_allclose(pooled, expected, atol=1e-6)
+    assert pooled.dtype == np.float32
+
+
+def test_a_grid_and_a_vector_of_one_look():
+    extractor = Extractor("squeezenet1_1", "pooled", "random")
+    whole, seven = extractor.beside("grid"), extractor.beside("grid", 7)
+    outputs = extractor.look(photos())
+    assert whole.shape == (169, 512)
+    assert seven.shape == (49, 512)
+    np.testing.assert_array_equal(whole(photos()), whole.finish(outputs))
+    np.testing.assert_array_equal(seven.finish(outputs), pool_grid(outputs["grid"], 7))
+    np.testing.assert_allclose(extractor(photos()), whole(photos()).mean(axis=1), atol=1e-6)
+    assert seven.specification == {**whole.specification, "grid": 7}
+    again = Extractor.rebuild(seven.specification, {})
+    np.testing.assert_array_equal(again(photos()), seven(photos()))
+
+
+@pytest.mark.parametrize(("output", "grid"), [("grid", 14), ("grid", 0), ("pooled", 7)])
+def test_grids_that_there_are_not(output, grid):
+    with pytest.raises(ValueError, match=f"grid: found {grid} cells a side .*1 to 13"):
+        Extractor("squeezenet1_1", output, "random", grid=grid)
 
 
 def test_a_published_checkpoint_loads_with_and_without_classifier(tmp_path):
@@ -86,13 +236,53 @@ def test_a_published_checkpoint_loads_with_and_without_classifier(tmp_path):
     np.testing.assert_allclose(features[0], expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_encoder_is_frozen_and_deterministic():
-    extractor = Extractor("squeezenet1_1", "pooled", "random")
+def fingerprint(network) -> str:
+    """Of all parameters and of the statistics of batch normalisation."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("encoder", ["squeezenet1_1", "resnet50"])
+def test_the_encoder_is_frozen_and_deterministic(encoder):
     state = torch.get_rng_state()
-    np.testing.assert_array_equal(extractor(photos()), extractor(photos()))
-    again = Extractor("squeezenet1_1", "pooled", "random")
-    np.testing.assert_array_equal(extractor(photos()), again(photos()))
+    extractor = Extractor(encoder, "grid", "random")
+    before = fingerprint(extractor.network)
+    features = extractor(photos())
+    np.testing.assert_array_equal(extractor(photos()), features)
+    assert fingerprint(extractor.network) == before
+    assert not any(module.training for module in extractor.network.modules())
+    assert not any(parameter.requires_grad for parameter in extractor.network.parameters())
+    again = Extractor(encoder, "grid", "random")
+    np.testing.assert_array_equal(again(photos()), features)
     assert torch.equal(torch.get_rng_state(), state), "torch's own generator was moved"
+
+
+def test_batch_normalisation_left_on_would_be_noticed():
+    """The check above can fail: one look in train mode moves the statistics."""
+    network = load_network("resnet50", "random").train()
+    before = fingerprint(network)
+    look(network, np.random.default_rng(0).random((2, 64, 64, 3), np.float32))
+    assert fingerprint(network) != before
+
+
+def test_a_resnet_file_without_batch_counts_loads(tmp_path):
+    """Published before PyTorch 0.4.1; and without the classifier."""
+    network = lively_resnet50()
+    state = {k: v for k, v in network.state_dict().items() if not k.startswith("fc.")}
+    torch.save(state, tmp_path / "new.pth")
+    state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "old.pth")
+    x = np.random.default_rng(0).random((1, 64, 64, 3), np.float32)
+    expected = look(network, x)["pooled"]
+    for name in ("new.pth", "old.pth"):
+        loaded = load_network("resnet50", str(tmp_path / name))
+        np.testing.assert_array_equal(look(loaded, x)["pooled"], expected)
+    del state["layer3.5.bn2.running_var"]
+    torch.save(state, tmp_path / "torn.pth")
+    with pytest.raises(ValueError, match=r"has no 'layer3\.5\.bn2\.running_var'"):
+        load_network("resnet50", str(tmp_path / "torn.pth"))
 
 
 def test_different_photos_get_different_features():
@@ -186,6 +376,23 @@ def test_real_weights_tell_real_photos_apart():
     whole, cropped = extractor(pictures), extractor([p[8:, 8:] for p in pictures])
     distance = np.linalg.norm(whole[:, None] - cropped[None], axis=2)
     assert (distance.argmin(axis=1) == np.arange(4)).all()
+
+
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason="the real weights are not here")
+def test_the_grids_of_real_photos():
+    folder = REAL_DATA / "flickr8k" / "Images"
+    pictures = [load_image(path) for path in sorted(folder.iterdir())[:4]]
+    outputs = Extractor("squeezenet1_1", "grid", str(WEIGHTS)).look(pictures)
+    grid = outputs["grid"]
+    assert grid.shape == (4, 169, 512)
+    assert np.isfinite(grid).all()
+    np.testing.assert_allclose(outputs["pooled"], grid.mean(axis=1), rtol=1e-4, atol=1e-5)
+    # Photos differ, and so do the places of each: cells at opposite corners, here.
+    scale = np.abs(grid).mean()
+    for i in range(4):
+        assert np.abs(grid[i, 0] - grid[i, -1]).mean() > 0.1 * scale
+        for j in range(i):
+            assert np.abs(grid[i] - grid[j]).mean() > 0.1 * scale
 
 
 # ---------------------------------------------------------------------------------------------

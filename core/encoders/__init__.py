@@ -4,16 +4,19 @@ An ``Extractor`` is stored with the data it made and in every checkpoint trained
 photo of tomorrow goes through the very same steps. The encoders are
 
     fixed_cnn        for the embedded pictures, in NumPy (``core/encoders/fixed_cnn.py``)
-    squeezenet1_1    Iandola et al. 2016, 3 MB            (``core/encoders/squeezenet.py``)
+    squeezenet1_1    Iandola et al. 2016, 5 MB            (``core/encoders/squeezenet.py``)
     vgg16            Simonyan and Zisserman, ICLR 2015    (``core/encoders/vgg.py``)
+    resnet50, resnet101, resnet152    He et al., CVPR 2016    (``core/encoders/resnet.py``)
 
-PyTorch is imported by the two that need it, when they are loaded, and by nothing else here.
+PyTorch is imported by those that need it, when they are loaded, and by nothing else here.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +27,21 @@ from core.image_utils import normalise, resize_and_crop
 Array = np.ndarray
 
 IMAGENET = {"size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-# encoder -> what it computes for a picture, and how the picture is prepared
+# encoder -> what it computes for a picture: first one vector (D,), then a grid (L, C)
+_RESNET = {"pooled": (2048,), "grid": (7 * 7, 2048)}
 OUTPUTS = {
-    "fixed_cnn": ("strips", "grid"),
-    "squeezenet1_1": ("pooled",),
-    "vgg16": ("fc7",),
+    "fixed_cnn": {"strips": (665,), "grid": (8 * 8, 47)},
+    "squeezenet1_1": {"pooled": (512,), "grid": (13 * 13, 512)},
+    "vgg16": {"fc7": (4096,), "grid": (14 * 14, 512)},
+    "resnet50": _RESNET,
+    "resnet101": _RESNET,
+    "resnet152": _RESNET,
 }
-WIDTHS = {"pooled": 512, "fc7": 4096}
-PREPROCESSING = {"fixed_cnn": {"size": 64}, "squeezenet1_1": IMAGENET, "vgg16": IMAGENET}
+PREPROCESSING = {name: {"size": 64} if name == "fixed_cnn" else IMAGENET for name in OUTPUTS}
 
 
 class Extractor:
-    """Features of photos: crop, normalise, encode, project.
+    """Features of photos: crop, normalise, encode, pool the grid, project.
 
     Inputs:
     - encoder: a key of ``OUTPUTS``
@@ -44,9 +50,10 @@ class Extractor:
     - preprocessing: the constants; those of the encoder when None
     - pca: the projection, or None
     - sha256: of the weight file, when it must be a certain one
+    - grid: average the output 'grid' to this many cells a side; None keeps the encoder's own
 
-    Raises ValueError for an unknown encoder or output and for weights that do not fit,
-    FileNotFoundError when there is no weight file.
+    Raises ValueError for an unknown encoder or output, for a grid finer than the encoder's and for
+    weights that do not fit, FileNotFoundError when there is no weight file.
     """
 
     def __init__(
@@ -57,46 +64,85 @@ class Extractor:
         preprocessing: dict | None = None,
         pca: PCA | None = None,
         sha256: str | None = None,
+        grid: int | None = None,
     ):
         if encoder not in OUTPUTS:
             raise ValueError(f"encoder: found {encoder!r}, expected one of {', '.join(OUTPUTS)}")
-        if output not in OUTPUTS[encoder]:
-            expected = " or ".join(OUTPUTS[encoder])
-            raise ValueError(f"encoder {encoder}: has no output {output!r}, expected {expected}")
-        self.encoder, self.output, self.pca = encoder, output, pca
+        self.encoder, self.pca = encoder, pca
+        self._choose(output, grid)
         self.preprocessing = preprocessing or PREPROCESSING[encoder]
         self.weights, self.sha256 = weights, sha256
         if encoder == "fixed_cnn":
             from core.encoders import fixed_cnn
 
-            self._encode = {
-                "grid": fixed_cnn.grid_features,
-                "strips": lambda images: fixed_cnn.strips(fixed_cnn.grid_features(images)),
-            }[output]
+            self._look = fixed_cnn.look
         else:
-            from core.encoders.weights import load_network
+            from core.encoders.weights import load_network, look
 
             self.weights, self.sha256 = _identify(encoder, weights, sha256)
-            network = load_network(encoder, self.weights)
+            self.network = load_network(encoder, self.weights)
             mean, std = self.preprocessing["mean"], self.preprocessing["std"]
-            self._encode = lambda images: network(normalise(images, mean, std))
+            self._look = lambda images: look(self.network, normalise(images, mean, std))
+
+    def _choose(self, output: str, grid: int | None) -> None:
+        shapes = OUTPUTS[self.encoder]
+        if output not in shapes:
+            raise ValueError(
+                f"encoder {self.encoder}: has no output {output!r}, expected {' or '.join(shapes)}"
+            )
+        side = math.isqrt(shapes["grid"][0])
+        if grid is not None and not (output == "grid" and 1 <= grid <= side):
+            raise ValueError(
+                f"grid: found {grid} cells a side for the output {output!r} of {self.encoder}, "
+                f"expected 1 to {side}, and the output 'grid'"
+            )
+        self.output, self.grid = output, grid
+
+    def beside(self, output: str, grid: int | None = None) -> Extractor:
+        """An extractor of another output by the same network, so that one look serves both.
+
+        It projects nothing.
+        """
+        other = copy(self)
+        other._choose(output, grid)
+        other.pca = None
+        return other
 
     def __call__(self, images: Sequence[Array]) -> Array:
         """(h, w, 3) uint8 pictures of any size -> (N, ...) float32 features."""
-        batch = np.stack([resize_and_crop(image, self.preprocessing["size"]) for image in images])
-        features = self._encode(batch)
+        return self.finish(self.look(images))
+
+    def look(self, images: Sequence[Array]) -> dict[str, Array]:
+        """Pictures of any size -> every output of the encoder by name, float32."""
+        size = self.preprocessing["size"]
+        return self._look(np.stack([resize_and_crop(image, size) for image in images]))
+
+    def finish(self, outputs: Mapping[str, Array]) -> Array:
+        """The one output that was chosen, the grid averaged to its cells, projected."""
+        features = outputs[self.output]
+        if self.grid is not None:
+            features = pool_grid(features, self.grid)
         return features if self.pca is None else self.pca(features)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the features of one picture: (D,) or (L, C)."""
+        shape = OUTPUTS[self.encoder][self.output]
+        if self.grid is not None:
+            shape = (self.grid**2, *shape[1:])
+        return shape if self.pca is None else (*shape[:-1], self.pca.components.shape[1])
 
     @property
     def specification(self) -> dict:
         """What rebuilds this extractor, as JSON; the projection's arrays travel beside it."""
-        return {
+        specification = {
             "encoder": self.encoder,
             "output": self.output,
             "preprocessing": self.preprocessing,
             "weights": self.weights,
             "sha256": self.sha256,
         }
+        return specification if self.grid is None else {**specification, "grid": self.grid}
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -118,7 +164,25 @@ class Extractor:
             specification["preprocessing"],
             pca,
             specification["sha256"],
+            specification.get("grid"),
         )
+
+
+def pool_grid(grid: Array, cells: int) -> Array:
+    """Averages a square grid to ``cells`` x ``cells``; (N, L, C) -> (N, cells * cells, C).
+
+    Adaptive average pooling: new cell i is the mean of the old ones that it touches, from
+    floor(i s / cells) to ceil((i + 1) s / cells) of s a side. Where s is no multiple of ``cells``,
+    neighbours share old cells.
+    """
+    N, L, C = grid.shape
+    s = math.isqrt(L)
+    i, old = np.arange(cells)[:, None], np.arange(s)
+    touched = (old >= i * s // cells) & (old < -(-(i + 1) * s // cells))  # (cells, s)
+    average = (touched / touched.sum(axis=1, keepdims=True)).astype(grid.dtype)
+    rows = average @ grid.reshape(N, s, s * C)
+    both = average @ rows.reshape(N, cells, s, C)  # of each row, the columns
+    return both.reshape(N, cells * cells, C)
 
 
 def _identify(encoder: str, weights: str | None, sha256: str | None) -> tuple[str, str]:

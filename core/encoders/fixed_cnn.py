@@ -27,6 +27,12 @@ _OUTLINES = len(COLOURS) * len(KINDS) * len(RADII)  # the first channels
 _POSITION = 12  # the last channels, which say where a cell is
 
 
+def look(images: Array) -> dict[str, Array]:
+    """(N, 64, 64, 3) uint8 pictures -> grid (N, 64, C), strips (N, 19 (C - 12)), float32."""
+    grid = grid_features(images)
+    return {"grid": grid, "strips": strips(grid)}
+
+
 def grid_features(images: Array) -> Array:
     """The features of each cell of each picture.
 

@@ -52,6 +52,7 @@ class SqueezeNet(nn.Module):
         )
         self.classifier = nn.Sequential(nn.Dropout(), nn.Conv2d(512, 1000, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, 224, 224) normalised pictures -> (N, 512): the mean of ``features.12``."""
-        return self.features(x).mean(dim=(2, 3))
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(N, 3, 224, 224) normalised pictures -> grid (N, 512, 13, 13), pooled (N, 512)."""
+        grid = self.features(x)
+        return {"grid": grid, "pooled": grid.mean(dim=(2, 3))}

@@ -37,7 +37,12 @@ class VGG16(nn.Module):
             nn.Linear(4096, 1000),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, 224, 224) normalised pictures -> (N, 4096): fc7, after its ReLU."""
-        x = self.features(x).flatten(1)
-        return self.classifier[:6](x)
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(N, 3, 224, 224) normalised pictures -> grid (N, 512, 14, 14), fc7 (N, 4096).
+
+        The grid is conv5_3, the last map before the last pooling, as "Show, attend and tell" takes
+        it (Xu et al., ICML 2015, section 4.3); both are taken after their ReLU.
+        """
+        grid = self.features[:-1](x)
+        pooled = self.features[-1](grid)
+        return {"grid": grid, "fc7": self.classifier[:6](pooled.flatten(1))}

@@ -2,51 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
+from core.encoders.resnet import ResNet
 from core.encoders.squeezenet import SqueezeNet
 from core.encoders.vgg import VGG16
 
 Array = np.ndarray
 
-_NETWORKS = {"squeezenet1_1": SqueezeNet, "vgg16": VGG16}
-# torchvision's published checkpoints; the eight digits are the start of the file's SHA-256.
+NETWORKS = {
+    "squeezenet1_1": SqueezeNet,
+    "vgg16": VGG16,
+    "resnet50": partial(ResNet, (3, 4, 6, 3)),
+    "resnet101": partial(ResNet, (3, 4, 23, 3)),
+    "resnet152": partial(ResNet, (3, 8, 36, 3)),
+}
+# torchvision's published checkpoints (of the ResNets the first edition, IMAGENET1K_V1); the eight
+# digits are the start of the file's SHA-256, which is checked.
 _URLS = {
     "squeezenet1_1": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
     "vgg16": "https://download.pytorch.org/models/vgg16-397923af.pth",
+    "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+    "resnet101": "https://download.pytorch.org/models/resnet101-63fe2227.pth",
+    "resnet152": "https://download.pytorch.org/models/resnet152-394f9c45.pth",
 }
 
 
-def load_network(encoder: str, weights: str) -> Callable[[Array], Array]:
-    """A frozen network in eval mode: dropout off, no gradients.
+def load_network(encoder: str, weights: str) -> nn.Module:
+    """A frozen network: dropout off, the statistics of batch normalisation fixed, no gradients.
 
     Inputs:
-    - encoder: 'squeezenet1_1' or 'vgg16'
+    - encoder: a key of ``NETWORKS``
     - weights: a file with a state dict (read without running code in it), or 'random'
-
-    Returns a function from (N, h, w, 3) float32 normalised pictures to (N, D) float32 features.
 
     Raises ValueError when the weights do not fit.
     """
     # Random weights are the same ones every time, and leave torch's own generator alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = _NETWORKS[encoder]()
+        network = NETWORKS[encoder]()
     if weights != "random":
         _load(network, _read(weights), encoder, weights)
-    network.eval()
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
+    return network.eval().requires_grad_(False)
 
-    def encode(images: Array) -> Array:
-        with torch.inference_mode():
-            return network(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
 
-    return encode
+def look(network: nn.Module, images: Array) -> dict[str, Array]:
+    """Every output of a network.
+
+    (N, h, w, 3) float32 normalised pictures -> float32 arrays by name: grids (N, L, C), their cells
+    in reading order, and vectors (N, D).
+    """
+    with torch.inference_mode():
+        outputs = network(torch.from_numpy(images).permute(0, 3, 1, 2))
+    return {
+        name: (x.flatten(2).transpose(1, 2) if x.ndim == 4 else x).numpy()
+        for name, x in outputs.items()
+    }
 
 
 def download(encoder: str) -> str:
@@ -82,11 +98,18 @@ def _read(weights: str) -> dict:
     return state
 
 
-def _load(network: torch.nn.Module, state: dict, encoder: str, weights: str) -> None:
-    """Loads strictly, but for the layers that are not computed: they may be absent."""
+def _load(network: nn.Module, state: dict, encoder: str, weights: str) -> None:
+    """Loads strictly; absent may be what is not computed: the classifier, and the number of batches
+    that batch normalisation has seen, which older files do not have.
+    """
     own = network.state_dict()
-    unused = [key for key in own if key.startswith(network.UNUSED)]
-    missing = [key for key in own if key not in state and key not in unused]
+    missing = [
+        key
+        for key in own
+        if key not in state
+        and not key.startswith(network.UNUSED)
+        and not key.endswith(".num_batches_tracked")
+    ]
     unknown = [key for key in state if key not in own]
     wrong = [key for key in state if key in own and state[key].shape != own[key].shape]
     for keys, what in ((missing, "has no"), (unknown, "has an unknown"), (wrong, "has a misfit")):
