@@ -1,6 +1,7 @@
 """A folder of photos with captions becomes a data folder: tokens, vocabulary, features, splits.
 
     python -m core.flickr8k --root Flickr8k --out datasets/flickr8k --weights squeezenet1_1.pth
+    python -m core.flickr8k ... --encoder resnet101 --weights download --grid    for attention
 
 Made for Flickr8k (Hodosh, Young and Hockenmaier, JAIR 2013) in the three forms in which copies of
 it come, and fit for anybody's photos in one of these forms:
@@ -17,11 +18,14 @@ training.
 from __future__ import annotations
 
 import csv
+import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -42,9 +46,13 @@ SPLIT_LISTS = {
     "val": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
+ENCODERS = ("squeezenet1_1", "vgg16", "resnet50", "resnet101", "resnet152")
 _KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 _MOST_UNREADABLE = 0.01
 _BATCH = 32
+# How features are stored. A grid is a hundred times as large as a vector; its 11 bits of precision
+# are enough for an encoder's outputs, and the models compute in their own dtype.
+_DTYPES = {"pooled": np.dtype(np.float32), "grid": np.dtype(np.float16)}
 
 
 @dataclass
@@ -203,39 +211,54 @@ def take_fraction(splits: Mapping[str, Sequence[str]], share: float) -> dict[str
     return taken
 
 
-def read_photos(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, Array | str]]:
-    """Each name with its photo, or with the reason why it cannot be read."""
+def extract(
+    extractors: Mapping, folder: Path, names: Sequence[str], spool: Path, bar
+) -> tuple[dict[str, Array], list[str], list[str]]:
+    """The features of photos, in batches: in a file, never whole in memory.
+
+    Inputs:
+    - extractors: for each kind of features, its extractor; all by the same network
+    - folder, names: the photos
+    - spool: an empty folder, which holds the features afterwards
+    - bar: a progress bar
+
+    Returns the features (n, ...) for each kind, as arrays mapped from their files; the names of the
+    photos that they are of; and for each photo that was skipped the reason.
+    """
     from core.image_utils import load_image
 
-    for name in names:
-        try:
-            yield name, load_image(folder / name)
-        except (OSError, ValueError) as error:
-            yield name, str(error)
+    kept, skipped = [], []
+    for start in range(0, len(names), _BATCH):
+        batch, photos = names[start : start + _BATCH], []
+        for name in batch:
+            try:
+                photos.append(load_image(folder / name))
+                kept.append(name)
+            except (OSError, ValueError) as error:
+                skipped.append(str(error))
+        if photos:
+            outputs = extractors["pooled"].look(photos)
+            for kind, extractor in extractors.items():
+                with open(spool / kind, "ab") as file:
+                    extractor.finish(outputs).astype(_DTYPES[kind]).tofile(file)
+        bar.update(len(batch))
+    features = {}
+    if kept:
+        for kind, extractor in extractors.items():
+            rows = np.memmap(spool / kind, _DTYPES[kind], mode="r")
+            features[kind] = rows.reshape(len(kept), *extractor.shape)
+    return features, kept, skipped
 
 
-def extract(
-    extractor, folder: Path, names: Sequence[str], bar
-) -> tuple[Array, list[str], list[str]]:
-    """The features of photos, in batches.
-
-    Returns the features (n, D), the names of the photos that they are of, and for each photo that
-    was skipped the reason.
-    """
-    features, kept, skipped, waiting = [], [], [], []
-    for name, photo in read_photos(folder, names):
-        bar.update()
-        if isinstance(photo, str):
-            skipped.append(photo)
-        else:
-            kept.append(name)
-            waiting.append(photo)
-        if len(waiting) == _BATCH:
-            features.append(extractor(waiting))
-            waiting = []
-    if waiting:
-        features.append(extractor(waiting))
-    return (np.concatenate(features) if features else np.empty((0, 0))), kept, skipped
+def _require_space(folder: Path, extractors: Mapping, count: int) -> None:
+    """Raises OSError unless the features fit on the disk: twice, for they are copied at the end."""
+    row = sum(math.prod(e.shape) * _DTYPES[kind].itemsize for kind, e in extractors.items())
+    needed, free = 2 * count * row, shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"{folder}: has {free / 2**30:.1f} GiB free, the features of {count:,} photos need "
+            f"{needed / 2**30:.1f} GiB; take a coarser --grid, or a --fraction of the photos"
+        )
 
 
 def prepare(
@@ -247,24 +270,28 @@ def prepare(
     min_count: int = 5,
     share: float = 1.0,
     seed: int = 0,
+    grid: int | None = None,
 ) -> dict:
     """Writes a data folder from a photo folder, whole or not at all.
 
     Inputs:
     - root: the photo folder
     - out: the data folder to make
-    - encoder: 'squeezenet1_1' (pooled features, 512 wide) or 'vgg16' (fc7, 4,096 wide)
+    - encoder: one of ``ENCODERS``
     - weights: a state dict of the encoder, 'download' or 'random'
-    - pca: number of components, fitted on the training photos; 0 keeps the features as they are
+    - pca: number of components of the pooled features, fitted on the training photos; 0 keeps the
+      features as they are
     - min_count: words rarer than this in the training captions become <UNK>
     - share: take this part of the images of each split
     - seed: of the random split, where there are no lists
+    - grid: also store a grid of this many cells a side; 0: the encoder's own; None: no grid
 
     Returns what was done: for each split the number of images and captions, the size of the
-    vocabulary, the variance kept, the photos skipped.
+    vocabulary, the variance kept, the shape of the grid, the photos skipped.
 
     Raises ValueError when more than 1 % of the photos cannot be read, or when there are fewer
-    training photos than components; FileExistsError when ``out`` is taken.
+    training photos than components; FileExistsError when ``out`` is taken; OSError when the disk is
+    too small.
     """
     from core.coco_utils import build_vocabulary, save_coco_data
     from core.encoders import OUTPUTS, Extractor
@@ -282,50 +309,62 @@ def prepare(
             "as many features, so take more photos or fewer components (0: none)"
         )
     extractor = Extractor(encoder, output, weights)
+    extractors = {"pooled": extractor}
+    if grid is not None:
+        extractors["grid"] = extractor.beside("grid", grid or None)
 
-    features, urls, skipped = {}, {}, []
+    urls, skipped = {}, []
+    features: dict[str, dict[str, Array]] = {kind: {} for kind in extractors}
     total = sum(map(len, splits.values()))
-    bar = progress(None, f"features by {encoder}", total=total)
-    for split, names in splits.items():
-        raw, kept, unreadable = extract(extractor, source.image_folder, names, bar)
-        skipped += unreadable
-        if len(skipped) > _MOST_UNREADABLE * total:
-            raise ValueError(
-                f"{root}: more than {_MOST_UNREADABLE:.0%} of the photos cannot be read, "
-                f"for example {skipped[0]}; is the copy complete?"
-            )
-        if kept:
-            features[split], urls[split] = raw, kept
-    bar.close()
-
-    if pca:
-        extractor.pca = fit_pca(features["train"], pca)
-        features = {split: extractor.pca(raw) for split, raw in features.items()}
-    captions = {
-        split: [
-            (i, words)
-            for i, name in enumerate(names)
-            for words in map(tokenize, source.captions[name])
-            if words
-        ]
-        for split, names in urls.items()
-    }
-    vocabulary = build_vocabulary([words for _, words in captions["train"]], min_count)
-    save_coco_data(
-        out,
-        captions,
-        vocabulary,
-        urls,
-        {"pooled": features},
-        {"pooled": (extractor.specification, extractor.arrays)},
-        image_root=str(source.image_folder.resolve()),
-        about={"name": out.name},
-    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _require_space(out.parent, extractors, total)
+    with (
+        TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as spool,
+        progress(None, f"features by {encoder}", total=total) as bar,
+    ):
+        for split, names in splits.items():
+            of_split = Path(spool) / split
+            of_split.mkdir()
+            raw, kept, unreadable = extract(extractors, source.image_folder, names, of_split, bar)
+            skipped += unreadable
+            if len(skipped) > _MOST_UNREADABLE * total:
+                raise ValueError(
+                    f"{root}: more than {_MOST_UNREADABLE:.0%} of the photos cannot be read, "
+                    f"for example {skipped[0]}; is the copy complete?"
+                )
+            if kept:
+                urls[split] = kept
+                for kind, table in raw.items():
+                    features[kind][split] = table
+        if pca:
+            extractor.pca = fit_pca(features["pooled"]["train"], pca)
+            features["pooled"] = {s: extractor.pca(raw) for s, raw in features["pooled"].items()}
+        captions = {
+            split: [
+                (i, words)
+                for i, name in enumerate(names)
+                for words in map(tokenize, source.captions[name])
+                if words
+            ]
+            for split, names in urls.items()
+        }
+        vocabulary = build_vocabulary([words for _, words in captions["train"]], min_count)
+        save_coco_data(
+            out,
+            captions,
+            vocabulary,
+            urls,
+            features,
+            {kind: (each.specification, each.arrays) for kind, each in extractors.items()},
+            image_root=str(source.image_folder.resolve()),
+            about={"name": out.name},
+        )
     return {
         "images": {split: len(names) for split, names in urls.items()},
         "captions": {split: len(pairs) for split, pairs in captions.items()},
         "vocabulary": len(vocabulary),
         "explained": extractor.pca.explained if pca else None,
+        "grid": None if grid is None else extractors["grid"].shape,
         "skipped": skipped,
     }
 
@@ -334,12 +373,20 @@ def main() -> None:
     parser = ArgumentParser(prog="python -m core.flickr8k", description=__doc__.split("\n")[0])
     parser.add_argument("--root", required=True, metavar="DIR", help="the photo folder")
     parser.add_argument("--out", required=True, metavar="DIR", help="the data folder to make")
-    parser.add_argument("--encoder", choices=["squeezenet1_1", "vgg16"], default="squeezenet1_1")
+    parser.add_argument("--encoder", choices=ENCODERS, default="squeezenet1_1")
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="a state dict, 'download' or 'random'"
     )
     parser.add_argument(
         "--pca", type=non_negative_int, default=512, metavar="K", help="components; 0: none"
+    )
+    parser.add_argument(
+        "--grid",
+        type=positive_int,
+        nargs="?",
+        const=0,
+        metavar="G",
+        help="store a grid of locations too, for attention; averaged to G x G cells if given",
     )
     parser.add_argument("--min_count", type=positive_int, default=5, help="rarer words are <UNK>")
     parser.add_argument("--fraction", type=fraction, default=1.0, help="part of the images to take")
@@ -354,6 +401,7 @@ def main() -> None:
         options.min_count,
         options.fraction,
         options.seed,
+        options.grid,
     )
     for reason in done["skipped"]:
         print(f"skipped {reason}")
@@ -362,7 +410,10 @@ def main() -> None:
     print(f"vocabulary: {done['vocabulary']:,} words, the four special ones included")
     if done["explained"] is not None:
         print(f"PCA: {options.pca} components keep {done['explained']:.1%} of the variance")
-    print(f"next: python training.py --model lstm --data {shlex.quote(options.out)}")
+    if done["grid"] is not None:
+        print(f"grid: {done['grid'][0]} cells of {done['grid'][1]} features")
+    model = "lstm" if done["grid"] is None else "attention"
+    print(f"next: python training.py --model {model} --data {shlex.quote(options.out)}")
 
 
 if __name__ == "__main__":

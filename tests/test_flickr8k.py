@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -12,8 +14,18 @@ import pytest
 from conftest import REAL_DATA
 from PIL import Image
 
-from core.coco_utils import decode_captions, load_coco_data
-from core.flickr8k import SPLIT_LISTS, prepare, read_photo_folder, take_fraction, tokenize
+from core.coco_utils import decode_captions, feature_kinds, load_coco_data, open_features
+from core.command_line import progress
+from core.encoders import Extractor
+from core.flickr8k import (
+    SPLIT_LISTS,
+    extract,
+    prepare,
+    read_photo_folder,
+    take_fraction,
+    tokenize,
+)
+from core.image_utils import load_image
 
 REAL = REAL_DATA / "flickr8k"
 
@@ -221,15 +233,111 @@ def test_command(root, tmp_path, command):
 
 
 def test_a_photo_gets_the_features_of_its_preparation(root, tmp_path):
-    from core.encoders import Extractor
-    from core.image_utils import load_image
-
     # Without PCA: it would blow up the rounding of a random network, whose features hardly vary.
     prepare_small(root, tmp_path / "data", pca=0)
     data = load_coco_data(tmp_path / "data")
     extractor = Extractor.rebuild(data["source"]["extractor"], data["source"]["arrays"])
     features = extractor([load_image(root / "Images" / "010.jpg")])[0]
     np.testing.assert_allclose(features, data["val_features"][1], rtol=1e-3, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------
+# Grids
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("grid", "cells"), [(0, 169), (7, 49)])
+def test_a_grid_beside_the_pooled_features(root, tmp_path, grid, cells):
+    done = prepare_small(root, tmp_path / "data", pca=0, grid=grid)
+    assert done["grid"] == (cells, 512)
+    assert feature_kinds(tmp_path / "data") == ["pooled", "grid"]
+    pooled = load_coco_data(tmp_path / "data")
+    data = load_coco_data(tmp_path / "data", features="grid")
+    assert pooled["train_features"].dtype == np.float32
+    for split, count in (("train", 9), ("val", 3)):
+        table = data[f"{split}_features"]
+        assert table.shape == (count, cells, 512)
+        assert table.dtype == np.float16
+        assert isinstance(table, np.memmap), "not in one piece: slow to read"
+    if cells == 169:
+        mean = data["val_features"].astype(np.float32).mean(axis=1)
+        np.testing.assert_allclose(mean, pooled["val_features"], rtol=1e-3, atol=1e-6)
+    # A later photo goes through the same steps, up to the precision in which they are stored.
+    extractor = Extractor.rebuild(data["source"]["extractor"], data["source"]["arrays"])
+    features = extractor([load_image(root / "Images" / "010.jpg")])[0]
+    np.testing.assert_allclose(features, data["val_features"][1], rtol=2e-3, atol=1e-4)
+    assert not list(tmp_path.glob(".*")), "temporary files are left"
+
+
+def test_the_pooled_features_are_those_without_a_grid(root, tmp_path):
+    prepare_small(root, tmp_path / "one")
+    prepare_small(root, tmp_path / "two", grid=3)
+    name = "train2014_squeezenet1_1_pooled_pca.h5"
+    assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+class WideExtractor:
+    """Plays an encoder: grids of half a mebibyte a photo (in float16), filled with its number."""
+
+    shape = (64, 2**12)
+
+    def __init__(self):
+        self.seen = 0
+
+    def look(self, photos):
+        numbers = self.seen + np.arange(len(photos), dtype=np.float32)
+        self.seen += len(photos)
+        return np.broadcast_to(numbers[:, None, None], (len(photos), *self.shape))
+
+    def finish(self, outputs):
+        return outputs
+
+
+def test_grids_are_never_whole_in_memory(root, tmp_path):
+    """120 MiB of them, of which a batch of 32 is 16; the skipped photo leaves no gap."""
+    names = list(CAPTIONS) * 20
+    names[5] = "gone.jpg"
+    wide = WideExtractor()
+    tracemalloc.start()
+    with progress(None, "test", total=len(names)) as bar:
+        features, kept, skipped = extract(
+            {"pooled": wide, "grid": wide}, root / "Images", names, tmp_path, bar
+        )
+    del features["pooled"]
+    with h5py.File(tmp_path / "grid.h5", "w") as file:
+        file["features"] = features["grid"]  # as save_coco_data does
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    table = open_features(tmp_path / "grid.h5")
+    assert table.shape == (239, *wide.shape)
+    assert (len(kept), len(skipped)) == (239, 1)
+    np.testing.assert_array_equal(table[:, 0, 0], np.arange(239))
+    assert peak < 50 * 2**20, f"{peak / 2**20:.0f} MiB"
+
+
+def test_a_disk_that_is_too_small_is_noticed_first(root, tmp_path, monkeypatch, refuses):
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    base = (*ARGUMENTS, "--root", root, "--out", tmp_path / "data")
+    refuses(*base, "--grid", says=("0.0 GiB free", "12 photos", "--grid"))
+    assert not (tmp_path / "data").exists()
+
+
+def test_attention_is_trained_on_a_grid_of_photos(root, tmp_path, command):
+    out = tmp_path / "data"
+    code, text, error = command(*ARGUMENTS, "--root", root, "--out", out, "--grid", 7)
+    assert code == 0, error
+    assert "grid: 49 cells of 512 features" in text
+    assert "--model attention" in text
+    run = tmp_path / "run"
+    code, text, error = command(
+        "training.py", "--model", "attention", "--data", out, "--num_epochs", 1, "--out", run
+    )
+    assert code == 0, error
+    photo = root / "Images" / "000.jpg"
+    code, text, error = command("inference.py", "--checkpoint", run, "--image", photo)
+    assert code == 0, error
+    assert str(photo) in text
 
 
 DAMAGE = {
@@ -297,6 +405,8 @@ def test_bad_options(root, tmp_path, refuses):
     refuses(*base, "--weights", "random", "--pca", "-1", says=("--pca", "-1"))
     refuses(*base, "--pca", "4", "--weights", "nowhere.pth", says=("nowhere.pth",))
     refuses(*base, "--weights", "random", "--encoder", "alexnet", says=("alexnet", "vgg16"))
+    refuses(*base, "--weights", "random", "--grid", "0", says=("--grid", "'0'"))
+    refuses(*base, *ARGUMENTS[1:], "--grid", "14", says=("14 cells", "1 to 13"))
     out.mkdir()
     (out / "mine").touch()
     refuses(*base, "--pca", "4", "--weights", "random", says=("is there already",))
@@ -318,8 +428,15 @@ def test_the_real_captions():
 @pytest.mark.skipif(not REAL.is_dir(), reason="Flickr8k is not here")
 def test_some_real_photos(tmp_path):
     weights = REAL_DATA / "weights" / "squeezenet1_1_features.pth"
-    done = prepare(REAL, tmp_path / "data", "squeezenet1_1", str(weights), pca=16, share=0.005)
+    done = prepare(
+        REAL, tmp_path / "data", "squeezenet1_1", str(weights), pca=16, share=0.005, grid=0
+    )
     assert done["images"] == {"train": 30, "val": 5}
     assert 0.5 < done["explained"] < 1
     with h5py.File(tmp_path / "data" / "train2014_squeezenet1_1_pooled_pca.h5") as file:
         assert np.isfinite(file["features"]).all()
+    grid = load_coco_data(tmp_path / "data", features="grid")["val_features"].astype(np.float32)
+    assert grid.shape == (5, 169, 512)
+    assert np.isfinite(grid).all()
+    distances = np.abs(grid[:, None] - grid[None]).mean(axis=(2, 3))
+    assert (distances[~np.eye(5, dtype=bool)] > 0.1 * np.abs(grid).mean()).all()
