@@ -84,7 +84,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, tuple]:
     for ids that are not integers.
     """
     x = np.asarray(x)
-    _check_word_ids(x, len(W), "x")
+    check_word_ids(x, len(W), "x")
     return W[x], (x, W)
 
 
@@ -114,7 +114,7 @@ def word_embedding_backward(dout: Array, cache: tuple) -> Array:
     return dW
 
 
-def _check_word_ids(ids: Array, vocabulary_size: int, name: str) -> None:
+def check_word_ids(ids: Array, vocabulary_size: int, name: str) -> None:
     if not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"{name}: word ids must be integers, found {ids.dtype}")
     if ids.size and (ids.min() < 0 or ids.max() >= vocabulary_size):
@@ -473,7 +473,7 @@ def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False
     weights = np.asarray(mask).reshape(N * T).astype(x.dtype)
     rows = np.flatnonzero(weights)
     targets = np.asarray(y).reshape(N * T)[rows]
-    _check_word_ids(targets, V, "y")
+    check_word_ids(targets, V, "y")
     weights = weights[rows]
 
     log_probs = log_softmax(x.reshape(N * T, V)[rows])

@@ -124,7 +124,7 @@ class CaptioningModel:
 
     def _checked_features(self, features: Array) -> Array:
         """(N, D) for a model of one vector an image; (N, L, C) for one of a grid."""
-        features = np.asarray(features, dtype=self.dtype)
+        features = self._as_array(features)
         width = self.input_dim
         if not self.grid:
             if features.ndim != 2 or features.shape[1] != width:
@@ -143,6 +143,9 @@ class CaptioningModel:
                 stacklevel=2,
             )
         return features
+
+    def _as_array(self, features: Array) -> Array:
+        return np.asarray(features, dtype=self.dtype)
 
     def needs_a_grid(self) -> list[str]:
         """Parameters whose gradient is 0 when the image has one location."""

@@ -1,0 +1,104 @@
+"""PyTorch's optimizers under the names, the options and the memory of ``core/optim.py``.
+
+What an optimizer remembers can be taken out and put in as the solver's ``optim_configs``, so a run
+that one engine began can be gone on with by the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from core.optim import RULES
+from core.torch_models.base import TorchCaptioner
+from core.torch_models.convert import to_numpy, to_torch
+
+# What is remembered of a parameter: the name in core/optim.py -> PyTorch's.
+_MEMORY = {"m": "exp_avg", "v": "exp_avg_sq", "velocity": "momentum_buffer", "cache": "square_avg"}
+
+
+def _optimizer(rule: str, parameters, numbers: Mapping[str, float]) -> torch.optim.Optimizer:
+    options = {"lr": numbers["learning_rate"]}
+    if rule == "sgd":
+        return torch.optim.SGD(parameters, **options)
+    if rule == "sgd_momentum":
+        return torch.optim.SGD(parameters, momentum=numbers["momentum"], **options)
+    options["eps"] = numbers["epsilon"]
+    if rule == "rmsprop":
+        return torch.optim.RMSprop(parameters, alpha=numbers["decay_rate"], **options)
+    options["betas"] = numbers["beta1"], numbers["beta2"]
+    if rule == "adam":
+        return torch.optim.Adam(parameters, **options)
+    return torch.optim.AdamW(parameters, weight_decay=numbers["weight_decay"], **options)
+
+
+class TorchOptimizer:
+    """Updates a twin from the gradients that ``backward`` left in its parameters.
+
+    Inputs:
+    - model: a twin
+    - update_rule: a name in ``core.optim.RULES``
+    - optim_config: numbers of the rule, as for ``core.optim``
+    """
+
+    def __init__(self, model: TorchCaptioner, update_rule: str, optim_config: Mapping):
+        self.model, self.update_rule = model, update_rule
+        # One step of the NumPy rule fills in its defaults: they stand in one place.
+        _, filled_in = RULES[update_rule](np.zeros(1), np.zeros(1), dict(optim_config))
+        self._build({k: v for k, v in filled_in.items() if isinstance(v, float)})
+
+    def _build(self, numbers: dict[str, float]) -> None:
+        self.numbers = numbers
+        names = self.model.names()
+        by_name = dict(self.model.named_parameters())
+        self.parameters = {theirs: by_name[theirs] for theirs in names.values()}
+        self.optimizer = _optimizer(self.update_rule, self.parameters.values(), numbers)
+
+    def step(self, clip_norm: float | None = None) -> None:
+        """Clips the gradients, updates the parameters, forgets the gradients."""
+        if clip_norm is not None:
+            clip_grad_norm_(self.parameters.values(), clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def scale_learning_rate(self, factor: float) -> None:
+        self.numbers["learning_rate"] *= factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.numbers["learning_rate"]
+
+    @property
+    def configs(self) -> dict[str, dict]:
+        """For each parameter the config of its update rule in ``core/optim.py``. Assign to load.
+
+        Assigning raises ValueError when what is remembered is of another model.
+        """
+        configs = {name: dict(self.numbers) for name in self.model.names()}
+        states = {name: self.optimizer.state[p] for name, p in self.parameters.items()}
+        for ours, theirs in _MEMORY.items():
+            memory = {n: s[theirs] for n, s in states.items() if s.get(theirs) is not None}
+            if memory:
+                for name, array in to_numpy(self.model, memory).items():
+                    configs[name][ours] = array
+        if self.update_rule in ("adam", "adamw"):
+            for ours, theirs in self.model.names().items():
+                if "step" in states[theirs]:
+                    configs[ours]["t"] = int(states[theirs]["step"])
+        return configs
+
+    @configs.setter
+    def configs(self, configs: Mapping[str, Mapping]) -> None:
+        some = next(iter(configs.values()))
+        self._build({name: some[name] for name in self.numbers})
+        states = self.optimizer.state
+        for ours, theirs in _MEMORY.items():
+            if ours not in some:
+                continue
+            memory = {name: config[ours] for name, config in configs.items()}
+            for name, tensor in to_torch(self.model, memory).items():
+                parameter = self.parameters[name]
+                states[parameter][theirs] = tensor.to(parameter)
+                # RMSprop counts steps as well, but makes no use of the number.
+                states[parameter]["step"] = torch.tensor(float(some.get("t", 0)))
