@@ -94,10 +94,8 @@ class Block(nn.Module):
         words = ()
         sublayers = (attend_to_words, attend_to_image, feed_forward)
         for norm, sublayer in zip((self.norm1, self.norm2, self.norm3), sublayers, strict=True):
-            if self.norm_first:
-                x = x + drop(sublayer(norm(x)))
-            else:
-                x = norm(x + drop(sublayer(x)))
+            y = drop(sublayer(norm(x) if self.norm_first else x))
+            x = x + y if self.norm_first else norm(x + y)
         return x, words
 
 
