@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from core.command_line import (
@@ -24,7 +25,16 @@ from core.command_line import (
     progress,
     run_command,
 )
-from core.runs import DEFAULTS, MODEL_NAMES, check_same_data, find_checkpoint, load_data
+from core.runs import (
+    DEFAULTS,
+    DEVICES,
+    ENGINES,
+    MODEL_NAMES,
+    check_engine_options,
+    check_same_data,
+    find_checkpoint,
+    load_data,
+)
 
 _BATCH = 256
 _SHOWN_WITHOUT_FILE = 10  # images of a whole split, unless asked for more or for a file
@@ -90,6 +100,10 @@ def build_parser() -> argparse.ArgumentParser:
     decoder_option("sample", "top_k", positive_int, "from the K most probable words", "K")
     decoder_option("sample", "top_p", fraction, "from the head with this share", "P")
     decoder_option("sample", "seed", non_negative_int, "of the draws", "S")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="numpy", help="what computes; any reads any checkpoint"
+    )
+    parser.add_argument("--device", choices=DEVICES, help="torch: where to compute")
     parser.add_argument("--out", metavar="FILE.json", help="write the captions there")
     parser.add_argument("--figure", metavar="FILE.png", help="draw pictures with their captions")
     parser.add_argument(
@@ -306,6 +320,7 @@ def main() -> None:
     check_output("--attention", arguments.attention, (".png", ".pdf", ".svg"))
     if arguments.heads and not arguments.attention:
         raise ValueError("--heads: goes with --attention FILE.png; add that")
+    check_engine_options(vars(arguments), arguments.engine)
     path = find_checkpoint(arguments.model, arguments.checkpoint)
 
     from core.checkpoint import load_checkpoint
@@ -314,9 +329,12 @@ def main() -> None:
 
     checkpoint = load_checkpoint(path)
     decode = decoder(arguments)
-    model = build_model(
-        checkpoint.model, checkpoint.config, checkpoint.idx_to_word, checkpoint.params
-    )
+    build = build_model
+    if arguments.engine == "torch":
+        from core.torch_models import build_torch_model, choose_device
+
+        build = partial(build_torch_model, device=choose_device(arguments.device or "auto"))
+    model = build(checkpoint.model, checkpoint.config, checkpoint.idx_to_word, checkpoint.params)
     if arguments.attention and not model.grid:
         raise ValueError(f"--attention: {checkpoint.model} has no attention; leave it out")
     own_photos = arguments.image or arguments.images

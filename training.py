@@ -4,12 +4,14 @@ python training.py --model lstm --num_samples 50       overfit 50 captions of th
 python training.py --model lstm                        train on all of the embedded data
 python training.py --model lstm --data datasets/flickr8k --hidden_dim 512
 python training.py --resume --out runs/lstm            go on where a run was stopped
+python training.py --model lstm --engine torch         the same with PyTorch's gradients
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
+from functools import partial
 from pathlib import Path
 
 from core.command_line import (
@@ -24,6 +26,8 @@ from core.command_line import (
 )
 from core.runs import (
     DEFAULTS,
+    DEVICES,
+    ENGINES,
     MODEL_DEFAULTS,
     MODEL_NAMES,
     OVERFIT_DEFAULTS,
@@ -79,6 +83,9 @@ def build_parser() -> argparse.ArgumentParser:
     option("patience", positive_int, "stop after E epochs without a better score", metavar="E")
     option("dtype", str, "of all computation", choices=["float32", "float64"])
     option("seed", non_negative_int, "of samples, parameters, shuffling, dropout", metavar="S")
+    option("engine", str, "hand-written gradients, or PyTorch's", choices=ENGINES)
+    option("device", str, "torch: where to compute", choices=DEVICES)
+    option("precision", str, "torch: bf16 is autocast", choices=["float32", "bf16"])
     option("out", str, "run folder (default: runs/MODEL)", metavar="DIR")
     parser.add_argument(
         "--no_pca", action="store_true", help="the 4,096-wide features of the COCO archive"
@@ -105,7 +112,7 @@ def main() -> None:
 
     import numpy as np
 
-    from core.captioning_solver import CaptioningSolver
+    from core.captioning_solver import CaptioningSolver, NumpyEngine
     from core.checkpoint import Checkpoint, load_checkpoint
     from core.files import write_json
     from core.models import build_model
@@ -118,7 +125,13 @@ def main() -> None:
     if last:
         check_same_data(last, data)
     config = model_config(settings, data)
-    model = build_model(
+    engine, build = NumpyEngine, build_model
+    if settings["engine"] == "torch":
+        from core.torch_models import TorchEngine, build_torch_model, choose_device
+
+        engine = partial(TorchEngine, precision=settings["precision"])
+        build = partial(build_torch_model, device=choose_device(settings["device"]))
+    model = build(
         settings["model"],
         config,
         data["idx_to_word"],
@@ -149,6 +162,7 @@ def main() -> None:
         rng=np.random.default_rng([settings["seed"], 2]),
         run_folder=folder,
         checkpoint=checkpoint,
+        engine=engine,
     )
 
     if last:

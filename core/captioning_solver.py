@@ -1,7 +1,8 @@
 """Trains a captioning model: minibatches, update rule, validation, checkpoints.
 
-The solver asks a model for ``loss(features, captions) -> loss, grads``, ``evaluate``, ``params``,
-``rng`` and ``null``, and knows nothing else of it.
+The solver asks a model for ``evaluate``, ``params``, ``rng`` and ``null``, and an engine for one
+step of training: ``NumpyEngine`` here, ``core.torch_models.TorchEngine`` for the twins. It knows
+nothing else of either.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,45 @@ from core.files import write_text
 _EVALUATION_BATCH = 256
 _LINES_PER_RUN = 20  # printed where there is no terminal to draw a progress bar on
 _SECONDS_BETWEEN_PICTURES = 60
+
+
+class NumpyEngine:
+    """One step of training with hand-written gradients.
+
+    Inputs:
+    - model: a model of ``core.models``
+    - update_rule, optim_config, clip_norm: as for ``CaptioningSolver``
+
+    ``configs`` holds, for each parameter, the config of its update rule: its numbers, and what it
+    remembers. It goes into the checkpoints, and may be assigned.
+    """
+
+    def __init__(self, model, update_rule: str, optim_config: Mapping, clip_norm: float | None):
+        self.model, self.rule, self.clip_norm = model, optim.RULES[update_rule], clip_norm
+        self.configs = {name: deepcopy(dict(optim_config)) for name in model.params}
+
+    def compute(self, features: np.ndarray, captions: np.ndarray) -> float:
+        """The loss of a batch; keeps its gradients for ``update``."""
+        loss, self.grads = self.model.loss(features, captions)
+        return float(loss)
+
+    def update(self) -> None:
+        """Clips the gradients and moves the parameters."""
+        if self.clip_norm is not None:
+            self.grads, _ = optim.clip_gradient_norm(self.grads, self.clip_norm)
+        for name, gradient in self.grads.items():
+            self.model.params[name], self.configs[name] = self.rule(
+                self.model.params[name], gradient, self.configs[name]
+            )
+
+    @property
+    def learning_rate(self) -> float:
+        return next(iter(self.configs.values()))["learning_rate"]
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        for config in self.configs.values():
+            config["learning_rate"] = value
 
 
 class CaptioningSolver:
@@ -49,6 +89,7 @@ class CaptioningSolver:
     - run_folder: where checkpoints, ``metrics.jsonl`` and ``loss.png`` go; None writes nothing
     - checkpoint: what the checkpoints say besides the training (model, vocabulary, extractor, ...);
       needed with run_folder
+    - engine: (model, update_rule, optim_config, clip_norm) -> what takes the steps
 
     After and during training:
     - loss_history: the loss of each step, as ``model.loss`` returns it (nats a caption)
@@ -78,6 +119,7 @@ class CaptioningSolver:
         rng: np.random.Generator | None = None,
         run_folder: str | Path | None = None,
         checkpoint: Checkpoint | None = None,
+        engine: Callable = NumpyEngine,
     ):
         if update_rule not in optim.RULES:
             expected = ", ".join(optim.RULES)
@@ -90,10 +132,9 @@ class CaptioningSolver:
                 "expected at least 1"
             )
         self.model, self.data = model, data
-        self.rule = optim.RULES[update_rule]
-        self.optim_configs = {name: deepcopy(dict(optim_config or {})) for name in model.params}
+        self.engine = engine(model, update_rule, optim_config or {}, clip_norm)
         self.lr_decay, self.batch_size, self.num_epochs = lr_decay, batch_size, num_epochs
-        self.clip_norm, self.patience = clip_norm, patience
+        self.patience = patience
         self.select = select if "val_captions" in data else "train_loss"
         self.verbose, self.print_every = verbose, max(1, print_every)
         self.rng = rng if rng is not None else np.random.default_rng(0)
@@ -131,7 +172,7 @@ class CaptioningSolver:
                     row["val_perplexity"] = _perplexity(row["val_loss"])
                 self.epoch += 1
                 self.history.append(row)
-                self._decay_learning_rate()
+                self.engine.learning_rate *= self.lr_decay
                 self._save()
                 last = self.epoch == self.num_epochs or self._out_of_patience()
                 if self.verbose:
@@ -162,28 +203,21 @@ class CaptioningSolver:
                 )
         seconds = time.perf_counter() - started
         train_loss = total_loss / max(1, total_tokens)
-        some_config = next(iter(self.optim_configs.values()))
         return {
             "epoch": self.epoch + 1,
             "train_loss": train_loss,
             "train_perplexity": _perplexity(train_loss),
             "val_loss": None,
             "val_perplexity": None,
-            "learning_rate": some_config["learning_rate"],
+            "learning_rate": self.engine.learning_rate,
             "tokens_per_second": total_tokens / seconds,
             "seconds": seconds,
         }
 
     def _step(self, features: np.ndarray, captions: np.ndarray) -> float:
         """Loss, gradients, clipping, update."""
-        loss, grads = self.model.loss(features, captions)
-        loss = self._finite(loss)
-        if self.clip_norm is not None:
-            grads, _ = optim.clip_gradient_norm(grads, self.clip_norm)
-        for name, gradient in grads.items():
-            self.model.params[name], self.optim_configs[name] = self.rule(
-                self.model.params[name], gradient, self.optim_configs[name]
-            )
+        loss = self._finite(self.engine.compute(features, captions))
+        self.engine.update()
         self.loss_history.append(loss)
         return loss
 
@@ -211,10 +245,6 @@ class CaptioningSolver:
     def _count_tokens(self, captions: np.ndarray) -> int:
         """Words that are scored: all but the first column, without <NULL>."""
         return int(np.count_nonzero(captions[:, 1:] != self.model.null))
-
-    def _decay_learning_rate(self) -> None:
-        for config in self.optim_configs.values():
-            config["learning_rate"] *= self.lr_decay
 
     # -- the best epoch -----------------------------------------------------------------------
 
@@ -245,7 +275,7 @@ class CaptioningSolver:
         last = replace(
             self.checkpoint,
             params=self.model.params,
-            optimizer=self.optim_configs,
+            optimizer=self.engine.configs,
             training={
                 "epoch": self.epoch,
                 "history": self.history,
@@ -276,7 +306,7 @@ class CaptioningSolver:
         self.rng.bit_generator.state = training["shuffling"]
         self.model.rng.bit_generator.state = training["dropout"]
         self.model.params = checkpoint.params
-        self.optim_configs = checkpoint.optimizer
+        self.engine.configs = checkpoint.optimizer
 
     def _draw(self) -> None:
         if self.run_folder is not None and self.history:

@@ -13,7 +13,7 @@ MODEL_NAMES = ("rnn", "lstm", "attention", "transformer")
 UPDATE_RULES = ("sgd", "sgd_momentum", "rmsprop", "adam", "adamw")
 
 # Settings that a resumed run may change; what else it was started with stays.
-_MAY_CHANGE = {"num_epochs", "patience"}
+_MAY_CHANGE = {"num_epochs", "patience", "engine", "device", "precision"}
 DEFAULTS = {
     "data": "shapes",
     "num_samples": None,
@@ -38,6 +38,9 @@ DEFAULTS = {
     "no_pca": False,
     "dtype": "float32",
     "seed": 0,
+    "engine": "numpy",
+    "device": "auto",
+    "precision": "float32",
 }
 # With num_samples: nothing that keeps a model from learning by heart.
 OVERFIT_DEFAULTS = {"num_epochs": 120, "batch_size": 25, "lr_decay": 1.0, "dropout": 0.0}
@@ -45,6 +48,9 @@ OVERFIT_DEFAULTS = {"num_epochs": 120, "batch_size": 25, "lr_decay": 1.0, "dropo
 MODEL_DEFAULTS = {
     "transformer": {"learning_rate": 1e-3, "dropout": 0.1, "num_epochs": 12},
 }
+ENGINES = ("numpy", "torch")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+TORCH_OPTIONS = ("device", "precision")
 # Options that only one model has.
 MODEL_OPTIONS = {
     "attention": ("attention_dim", "double_stochastic"),
@@ -67,6 +73,7 @@ def resolve_settings(given: dict, folder: Path, resume: bool) -> dict:
         given = given | {"data": str(Path(given["data"]).resolve())}
     if not resume:
         _refuse_options_of_other_models(given, given["model"])
+        check_engine_options(given, given.get("engine", DEFAULTS["engine"]))
         overfit = OVERFIT_DEFAULTS if given.get("num_samples") is not None else {}
         return DEFAULTS | MODEL_DEFAULTS.get(given["model"], {}) | overfit | given
 
@@ -79,6 +86,7 @@ def resolve_settings(given: dict, folder: Path, resume: bool) -> dict:
     if not isinstance(settings, dict) or settings.keys() != {"model", *DEFAULTS}:
         raise ValueError(f"{path}: does not hold the settings of a run; start another run")
     _refuse_options_of_other_models(given, settings["model"])
+    check_engine_options(given, given.get("engine", settings["engine"]))
     for name, value in given.items():
         if name not in _MAY_CHANGE and settings[name] != value:
             raise ValueError(
@@ -105,6 +113,13 @@ def model_config(settings: dict, data: dict) -> dict:
         config["norm_first"] = not config.pop("post_norm")
         config["max_length"] = max(50, data["train_captions"].shape[1])
     return config
+
+
+def check_engine_options(given: dict, engine: str) -> None:
+    """Raises ValueError for options of the torch engine that the NumPy engine does not have."""
+    for name in TORCH_OPTIONS:
+        if engine != "torch" and given.get(name) is not None:
+            raise ValueError(f"--{name}: is an option of --engine torch; add that, or leave it out")
 
 
 def load_data(settings: dict) -> dict:

@@ -14,6 +14,7 @@ from core.torch_models.base import TorchCaptioner
 from core.torch_models.captioning_attention import TorchCaptioningAttention
 from core.torch_models.captioning_rnn import TorchCaptioningRNN
 from core.torch_models.captioning_transformer import TorchCaptioningTransformer
+from core.torch_models.engine import TorchEngine
 
 __all__ = [
     "TORCH_MODELS",
@@ -21,7 +22,9 @@ __all__ = [
     "TorchCaptioningAttention",
     "TorchCaptioningRNN",
     "TorchCaptioningTransformer",
+    "TorchEngine",
     "build_torch_model",
+    "choose_device",
 ]
 
 _TWINS = (TorchCaptioningRNN, TorchCaptioningAttention, TorchCaptioningTransformer)
@@ -29,6 +32,19 @@ _TWIN_OF = {twin.twin_of: twin for twin in _TWINS}
 
 # As MODELS of core/models.
 TORCH_MODELS = {name: (_TWIN_OF[model], implied) for name, (model, implied) in MODELS.items()}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; for 'auto' a GPU where there is one, else the CPU.
+
+    Raises ValueError when there is no such device on this machine.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next((device for device, available in there.items() if available), "cpu")
+    if not there.get(name, name == "cpu"):
+        raise ValueError(f"--device {name}: there is none on this machine, expected cpu or auto")
+    return torch.device(name)
 
 
 def build_torch_model(

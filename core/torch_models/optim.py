@@ -64,10 +64,15 @@ class TorchOptimizer:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def scale_learning_rate(self, factor: float) -> None:
-        self.numbers["learning_rate"] *= factor
+    @property
+    def learning_rate(self) -> float:
+        return self.numbers["learning_rate"]
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self.numbers["learning_rate"] = value
         for group in self.optimizer.param_groups:
-            group["lr"] = self.numbers["learning_rate"]
+            group["lr"] = value
 
     @property
     def configs(self) -> dict[str, dict]:
