@@ -10,7 +10,9 @@ python training.py --model lstm --engine torch         the same with PyTorch's g
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -109,28 +111,64 @@ def main() -> None:
     folder = Path(out or f"runs/{given['model']}")
     check_run_folder(folder)
     settings = resolve_settings(given, folder, resume)
+    if settings["engine"] == "numpy":
+        if "WORLD_SIZE" in os.environ:  # torchrun started this
+            raise ValueError("--engine numpy: is one process; leave torchrun out, or take torch")
+        from core.captioning_solver import NumpyEngine
+        from core.models import build_model
 
+        train(settings, folder, resume, NumpyEngine, build_model)
+        return
+
+    from core.torch_models import TorchEngine, build_torch_model, choose_device, processes
+
+    device = processes.join(choose_device(settings["device"]))
+    engine = partial(TorchEngine, precision=settings["precision"])
+    build = partial(build_torch_model, device=device)
+    first = processes.rank() == 0
+    train(settings, folder, resume, engine, build, first, processes.wait_for_all)
+    processes.leave()
+
+
+def train(
+    settings: dict,
+    folder: Path,
+    resume: bool,
+    engine: Callable,
+    build: Callable,
+    first: bool = True,
+    wait_for_all: Callable[[], None] = lambda: None,
+) -> None:
+    """A run, whatever computes it.
+
+    Inputs:
+    - settings, folder, resume: the run
+    - engine, build: what takes the steps, and what builds the models that it takes them with
+    - first: whether this is the process that writes and talks
+    - wait_for_all: returns when all processes have called it
+    """
     import numpy as np
 
-    from core.captioning_solver import CaptioningSolver, NumpyEngine
+    from core.captioning_solver import CaptioningSolver
     from core.checkpoint import Checkpoint, load_checkpoint
     from core.files import write_json
-    from core.models import build_model
+
+    def say(text: str) -> None:
+        if first:
+            print(text, flush=True)
 
     last = None
     if resume and (folder / "last.npz").is_file():
         last = load_checkpoint(folder / "last.npz")
         check_same_settings(last, settings, folder)
+    if not first:
+        wait_for_all()  # until the first has drawn the embedded data, if they are not there yet
     data = load_data(settings)
+    if first:
+        wait_for_all()
     if last:
         check_same_data(last, data)
     config = model_config(settings, data)
-    engine, build = NumpyEngine, build_model
-    if settings["engine"] == "torch":
-        from core.torch_models import TorchEngine, build_torch_model, choose_device
-
-        engine = partial(TorchEngine, precision=settings["precision"])
-        build = partial(build_torch_model, device=choose_device(settings["device"]))
     model = build(
         settings["model"],
         config,
@@ -159,34 +197,38 @@ def main() -> None:
         clip_norm=settings["clip_norm"] or None,
         patience=settings["patience"],
         select="train_loss" if overfit else "val_loss",
+        verbose=first,
         rng=np.random.default_rng([settings["seed"], 2]),
-        run_folder=folder,
+        run_folder=folder if first else None,
         checkpoint=checkpoint,
         engine=engine,
     )
 
     if last:
         solver.restore(last)
-        solver.write_metrics()
-        print(f"resumed after epoch {solver.epoch}")
-    elif not resume and (aside := make_room(folder)):
-        print(f"the run that was in {folder} is in {aside} now")
-    write_json(folder / "config.json", settings)
+        say(f"resumed after epoch {solver.epoch}")
+    wait_for_all()  # until all have read what was there
+    if first:
+        if last:
+            solver.write_metrics()
+        elif not resume and (aside := make_room(folder)):
+            say(f"the run that was in {folder} is in {aside} now")
+        write_json(folder / "config.json", settings)
 
     count = sum(parameter.size for parameter in model.params.values())
-    print(
+    say(
         f"{settings['model']}: {count:,} parameters, {len(data['train_captions']):,} captions of "
         f"{data['source']['folder'].name}, vocabulary of {len(data['idx_to_word']):,} words, "
         f"run folder {folder}"
     )
     solver.train()
     best = solver.history[solver.best_epoch - 1]
-    print(
+    say(
         f"best epoch {best['epoch']} by {solver.select}: {best[solver.select]:.4f} nats a token; "
         f"loss curve in {folder / 'loss.png'}"
     )
     split = "train" if overfit else "val"
-    print(f"next: python inference.py --checkpoint {shlex.quote(str(folder))} --split {split}")
+    say(f"next: python inference.py --checkpoint {shlex.quote(str(folder))} --split {split}")
 
 
 if __name__ == "__main__":

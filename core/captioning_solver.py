@@ -1,8 +1,8 @@
 """Trains a captioning model: minibatches, update rule, validation, checkpoints.
 
-The solver asks a model for ``evaluate``, ``params``, ``rng`` and ``null``, and an engine for one
-step of training: ``NumpyEngine`` here, ``core.torch_models.TorchEngine`` for the twins. It knows
-nothing else of either.
+The solver asks a model for ``params``, ``rng`` and ``null``, and an engine for losses and steps:
+``NumpyEngine`` here, ``core.torch_models.TorchEngine`` for the twins. It knows nothing else of
+either.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class NumpyEngine:
         """The loss of a batch; keeps its gradients for ``update``."""
         loss, self.grads = self.model.loss(features, captions)
         return float(loss)
+
+    def evaluate(self, features: np.ndarray, captions: np.ndarray) -> float:
+        """The cross-entropy of a batch, without dropout and gradients."""
+        return float(self.model.evaluate(features, captions))
 
     def update(self) -> None:
         """Clips the gradients and moves the parameters."""
@@ -230,7 +234,7 @@ class CaptioningSolver:
         for captions, features in minibatches(
             self.data, split, _EVALUATION_BATCH, self.model.null, most=most
         ):
-            total_loss += self._finite(self.model.evaluate(features, captions)) * len(captions)
+            total_loss += self._finite(self.engine.evaluate(features, captions)) * len(captions)
             total_tokens += self._count_tokens(captions)
         return total_loss / max(1, total_tokens)
 

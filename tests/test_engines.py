@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from core.checkpoint import load_checkpoint
 from core.runs import MODEL_NAMES
@@ -93,3 +98,51 @@ def test_refusals(refuses, tiny_folder, tmp_path, options, says):
 def test_inference_refuses_a_device_without_the_engine(refuses):
     options = ("--checkpoint", "nowhere", "--device", "cpu")
     refuses("inference.py", *options, says=("--device", "--engine torch"))
+
+
+# ---------------------------------------------------------------------------------------------
+# Several processes
+# ---------------------------------------------------------------------------------------------
+
+
+def torchrun(folder, *options) -> subprocess.CompletedProcess:
+    """``training.py`` in two processes of this machine, from that folder."""
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port())
+    command = [sys.executable, *launcher, ROOT / "training.py", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("model", ["lstm", "transformer"])
+def test_two_processes_train_as_one(train, tiny_folder, tmp_path, model):
+    """Batches of 23 leave unequal shares; the last of an epoch, of 1, leaves a process none."""
+    one, two = (
+        ("--model", model, "--data", tiny_folder, *EXACT, *SMALL, "--engine", "torch")
+        + ("--batch_size", 23),
+        ("--out", tmp_path / "two"),
+    )
+    expected = train("one", *one)
+    done = torchrun(tmp_path, *one, *two)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("best epoch") == 1, "one process talks"
+    lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    np.testing.assert_allclose(losses(metrics), losses(expected), rtol=1e-6)
+    last, alone = (load_checkpoint(tmp_path / run / "last.npz") for run in ("two", "one"))
+    for name, parameter in alone.params.items():
+        np.testing.assert_allclose(last.params[name], parameter, rtol=1e-6, atol=1e-9)
+
+
+def test_several_processes_need_torch(tiny_folder, tmp_path):
+    done = torchrun(tmp_path, "--model", "lstm", "--data", tiny_folder)
+    assert done.returncode != 0
+    assert "--engine numpy: is one process" in done.stderr
+    assert not (tmp_path / "runs").exists()

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from core.models.base import CaptioningModel
 from core.rnn_layers import check_word_ids
 from core.torch_models.convert import to_numpy, to_torch
+from core.torch_models.processes import rank
 
 Array = np.ndarray
 Drop = Callable[[Tensor], Tensor]
@@ -115,11 +116,11 @@ class TorchCaptioner(nn.Module, CaptioningModel):
         """What drops out entries of a tensor, or leaves them all when not training.
 
         One number of the NumPy generator seeds all masks of a batch: its state is all there is to
-        keep for a run to be resumed, on any device.
+        keep for a run to be resumed, on any device. Every process draws other masks from it.
         """
         if not train or self.dropout == 0:
             return lambda x: x
-        seed = int(self.rng.integers(2**63))
+        seed = int(self.rng.integers(2**62)) + rank()
         generator = torch.Generator(self.device).manual_seed(seed)
         keep = 1 - self.dropout
         return lambda x: x * torch.empty_like(x).bernoulli_(keep, generator=generator) / keep

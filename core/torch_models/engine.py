@@ -1,15 +1,33 @@
-"""One step of training for the twins: PyTorch's gradients and optimizers, for the solver."""
+"""One step of training for the twins: PyTorch's gradients and optimizers, for the solver.
+
+With several processes each computes its share of a batch. Weighted by how many captions that is,
+the losses and gradients add up to those of the whole batch, whatever the number of processes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from core.torch_models.base import TorchCaptioner
 from core.torch_models.optim import TorchOptimizer
+from core.torch_models.processes import number_of_processes, share_of, sum_over_all
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
+
+
+class _LossOf(nn.Module):
+    """The loss as a forward pass, which is where DistributedDataParallel listens."""
+
+    def __init__(self, model: TorchCaptioner):
+        super().__init__()
+        self.model = model
+
+    def forward(self, features, captions) -> Tensor:
+        return self.model.loss(features, captions)
 
 
 class TorchEngine:
@@ -32,14 +50,26 @@ class TorchEngine:
     ):
         self.model, self.clip_norm, self.precision = model, clip_norm, precision
         self.optimizer = TorchOptimizer(model, update_rule, optim_config)
+        self.processes = number_of_processes()
+        self.loss_of = _LossOf(model)
+        if self.processes > 1:
+            self.loss_of = DistributedDataParallel(self.loss_of)
 
     def compute(self, features, captions) -> float:
         """The loss of a batch; leaves its gradients in the parameters."""
+        features, captions, share = share_of(features, captions)
         lower = PRECISIONS[self.precision]
         with torch.autocast(self.model.device.type, lower, enabled=lower is not None):
-            loss = self.model.loss(features, captions)
-        loss.backward()
-        return loss.item()
+            loss = self.loss_of(features, captions)
+        # Gradients are averaged over the processes, and should be added up.
+        (loss * share * self.processes).backward()
+        return sum_over_all(loss.item() * share, self.model.device)
+
+    def evaluate(self, features, captions) -> float:
+        """The cross-entropy of a batch, without dropout and gradients."""
+        features, captions, share = share_of(features, captions)
+        loss = self.model.evaluate(features, captions)
+        return sum_over_all(loss * share, self.model.device)
 
     def update(self) -> None:
         """Clips the gradients and moves the parameters."""
