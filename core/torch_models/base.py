@@ -59,6 +59,10 @@ class TorchCaptioner(nn.Module, CaptioningModel):
     def needs_a_grid(self) -> list[str]:
         return self.twin_of.needs_a_grid(self)
 
+    def head_names(self) -> list[str]:
+        """What the maps of ``attention_weights`` are called, for a model that has attention."""
+        return self.twin_of.head_names(self)
+
     # -- parameters in the names and the layout of core/models ----------------------------------
 
     @property
