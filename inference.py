@@ -26,14 +26,12 @@ from core.command_line import (
     run_command,
 )
 from core.runs import (
-    DEFAULTS,
     DEVICES,
     ENGINES,
     MODEL_NAMES,
     check_engine_options,
-    check_same_data,
     find_checkpoint,
-    load_data,
+    load_data_of,
 )
 
 _BATCH = 256
@@ -122,13 +120,8 @@ def split_items(arguments, checkpoint) -> tuple[list[Item], object]:
 
     from core.coco_utils import decode_captions, image_path
 
-    settings = DEFAULTS | checkpoint.settings | {"model": checkpoint.model}
-    if arguments.data:
-        settings["data"] = arguments.data
-    data = load_data(settings)
-    check_same_data(checkpoint, data)
-
-    overfit = settings["num_samples"] is not None
+    data = load_data_of(checkpoint, **({"data": arguments.data} if arguments.data else {}))
+    overfit = checkpoint.settings.get("num_samples") is not None
     split = arguments.split or ("train" if overfit else "val")
     if f"{split}_captions" not in data:
         raise ValueError(f"--split {split}: {data['source']['folder']} has no such split")

@@ -73,8 +73,6 @@ def load_coco_data(
     file.
     """
     folder = Path(base_dir)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such data folder; {_HOW_TO_MEND}")
     info = _read_info(folder, pca_features)
     if features not in info["features"]:
         raise ValueError(
@@ -128,13 +126,12 @@ def feature_kinds(base_dir: str | Path) -> list[str]:
 
     Raises FileNotFoundError and ValueError as ``load_coco_data`` does.
     """
-    folder = Path(base_dir)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such data folder; {_HOW_TO_MEND}")
-    return list(_read_info(folder, pca_features=True)["features"])
+    return list(_read_info(Path(base_dir), pca_features=True)["features"])
 
 
 def _read_info(folder: Path, pca_features: bool) -> dict:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such data folder; {_HOW_TO_MEND}")
     path = folder / DATASET_FILE
     if path.exists():
         info = read_json(path)

@@ -21,7 +21,7 @@ from core.checkpoint import load_checkpoint
 from core.coco_utils import decode_captions
 from core.command_line import ArgumentParser, progress, run_command
 from core.models import build_model
-from core.runs import check_same_data, find_checkpoint, load_data
+from core.runs import find_checkpoint, load_data_of
 from core.scenes import IMAGE_SIZE, Shape
 from core.shapes import caption_is_true, load_scenes
 
@@ -132,8 +132,7 @@ def main() -> None:
 
     path = find_checkpoint(None, arguments.checkpoint)
     checkpoint = load_checkpoint(path)
-    data = load_data(checkpoint.settings | {"num_samples": None})
-    check_same_data(checkpoint, data)
+    data = load_data_of(checkpoint, num_samples=None)
     if not (data["source"]["folder"] / "scenes.json").is_file():
         raise ValueError(
             f"--checkpoint {path}: was not trained on the embedded data, and only of those pictures"

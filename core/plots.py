@@ -1,4 +1,4 @@
-"""Pictures of a run, written to PNG files: loss curves, photos with their captions."""
+"""Pictures of a run, written to PNG files: loss curves, photos with captions, attention maps."""
 
 from __future__ import annotations
 

@@ -172,6 +172,17 @@ def check_same_data(checkpoint, data: dict) -> None:
         )
 
 
+def load_data_of(checkpoint, **changes) -> dict:
+    """The data that a checkpoint was trained on, or with ``changes`` to its settings others.
+
+    Raises as ``load_data`` does, and as ``check_same_data`` when they are not made for the model.
+    """
+    settings = DEFAULTS | checkpoint.settings | {"model": checkpoint.model}
+    data = load_data(settings | changes)
+    check_same_data(checkpoint, data)
+    return data
+
+
 def check_same_settings(checkpoint, settings: dict, folder: Path) -> None:
     """Raises ValueError, by name, when config.json is not what a run's last.npz was made with."""
     for name, value in checkpoint.settings.items():

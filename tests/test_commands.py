@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import ROOT, WORDS, make_tiny_folder
 from PIL import Image
 
-from core.checkpoint import load_checkpoint
+from core.checkpoint import load_checkpoint, save_checkpoint
 from core.runs import MODEL_NAMES
 
 
@@ -180,6 +181,15 @@ def test_grounding_of_a_run(attentive_run, command):
     report = json.loads(out)
     assert report["pictures"] == 300
     assert 0 <= report["true"] <= 1
+
+
+def test_grounding_of_a_checkpoint_without_settings(attentive_run, command):
+    """As one has that was saved from a notebook: the defaults stand in."""
+    checkpoint = load_checkpoint(attentive_run / "best.npz")
+    save_checkpoint(attentive_run / "bare.npz", replace(checkpoint, settings={}))
+    code, out, error = command("core.grounding", "--checkpoint", attentive_run / "bare.npz")
+    assert code == 0, error
+    assert "true of the picture: " in out
 
 
 def test_grounding_refuses_other_data(tiny_run, refuses):
