@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from core.command_line import (
+    DEVICES,
     ArgumentParser,
     fraction,
     non_negative_float,
@@ -26,10 +27,10 @@ from core.command_line import (
     run_command,
 )
 from core.runs import (
-    DEVICES,
     ENGINES,
     MODEL_NAMES,
     check_engine_options,
+    extractor_of,
     find_checkpoint,
     load_data_of,
 )
@@ -43,7 +44,6 @@ _DECODER_OPTIONS = {
     "beam": {"beam_size": 5, "length_penalty": 1.0, "n_best": 1},
     "sample": {"temperature": 1.0, "top_k": None, "top_p": None, "seed": 0},
 }
-_PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
 
 @dataclass
@@ -114,13 +114,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def split_items(arguments, checkpoint) -> tuple[list[Item], object]:
+def split_items(arguments, checkpoint, device: str) -> tuple[list[Item], object]:
     """The images of a split and their features, after checking that they fit the model."""
     import numpy as np
 
     from core.coco_utils import decode_captions, image_path
 
-    data = load_data_of(checkpoint, **({"data": arguments.data} if arguments.data else {}))
+    changes = {"data": arguments.data} if arguments.data else {}
+    data = load_data_of(checkpoint, arguments.weights, device, **changes)
     overfit = checkpoint.settings.get("num_samples") is not None
     split = arguments.split or ("train" if overfit else "val")
     if f"{split}_captions" not in data:
@@ -139,12 +140,10 @@ def split_items(arguments, checkpoint) -> tuple[list[Item], object]:
     return list(items.values()), Rows(data[f"{split}_features"], chosen)
 
 
-def photo_items(arguments, checkpoint) -> tuple[list[Item], object]:
+def photo_items(arguments, checkpoint, device: str) -> tuple[list[Item], object]:
     """The user's own photos and their features, by the extractor in the checkpoint."""
-    import numpy as np
-
-    from core.encoders import Extractor
-    from core.image_utils import load_image
+    from core.encoders.pictures import LookedAt
+    from core.image_utils import list_pictures
 
     if checkpoint.extractor is None:
         raise ValueError(
@@ -153,19 +152,10 @@ def photo_items(arguments, checkpoint) -> tuple[list[Item], object]:
         )
     paths = [Path(name) for name in arguments.image or []]
     if arguments.images:
-        folder = Path(arguments.images)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"--images {folder}: no such folder")
-        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in _PICTURE_SUFFIXES)
-        if not paths:
-            raise ValueError(f"--images {folder}: holds no pictures")
+        paths = list_pictures(arguments.images)
     paths = paths[: arguments.num_samples]
-    extractor = Extractor.rebuild(
-        checkpoint.extractor, checkpoint.extractor_arrays, arguments.weights
-    )
-    features = [extractor([load_image(path)])[0] for path in progress(paths, "looking at photos")]
     items = [Item(i, str(path), path) for i, path in enumerate(paths)]
-    return items, np.stack(features)
+    return items, LookedAt(paths, extractor_of(checkpoint, arguments.weights, device))
 
 
 def print_table(items: list[Item]) -> None:
@@ -322,18 +312,22 @@ def main() -> None:
 
     checkpoint = load_checkpoint(path)
     decode = decoder(arguments)
-    build = build_model
+    build, device = build_model, "cpu"
     if arguments.engine == "torch":
-        from core.torch_models import build_torch_model, choose_device
+        from core.processes import choose_device
+        from core.torch_models import build_torch_model
 
-        build = partial(build_torch_model, device=choose_device(arguments.device or "auto"))
-    model = build(checkpoint.model, checkpoint.config, checkpoint.idx_to_word, checkpoint.params)
+        device = choose_device(arguments.device or "auto")
+        build = partial(build_torch_model, device=device)
+    model = build(
+        checkpoint.model, checkpoint.config, checkpoint.idx_to_word, checkpoint.decoder_params
+    )
     if arguments.attention and not model.grid:
         raise ValueError(f"--attention: {checkpoint.model} has no attention; leave it out")
     own_photos = arguments.image or arguments.images
     if own_photos and arguments.data:
         raise ValueError("--data: does not go with photos of your own, leave it out")
-    items, features = (photo_items if own_photos else split_items)(arguments, checkpoint)
+    items, features = (photo_items if own_photos else split_items)(arguments, checkpoint, device)
     ids = caption_all(model, decode, checkpoint.idx_to_word, items, features)
 
     print_table(items)

@@ -5,6 +5,8 @@ python training.py --model lstm                        train on all of the embed
 python training.py --model lstm --data datasets/flickr8k --hidden_dim 512
 python training.py --resume --out runs/lstm            go on where a run was stopped
 python training.py --model lstm --engine torch         the same with PyTorch's gradients
+python training.py --model attention --encoder tiny_cnn          from pixels, the CNN learns too
+python training.py --model attention --encoder resnet101 --weights FILE --data PHOTOS
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from functools import partial
 from pathlib import Path
 
 from core.command_line import (
+    DEVICES,
+    ENCODERS,
     ArgumentParser,
     dropout_rate,
     fraction,
@@ -28,7 +32,7 @@ from core.command_line import (
 )
 from core.runs import (
     DEFAULTS,
-    DEVICES,
+    ENCODER_DEFAULTS,
     ENGINES,
     MODEL_DEFAULTS,
     MODEL_NAMES,
@@ -37,7 +41,9 @@ from core.runs import (
     check_run_folder,
     check_same_data,
     check_same_settings,
+    extractor_of_settings,
     load_data,
+    load_init,
     make_room,
     model_config,
     resolve_settings,
@@ -53,14 +59,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     def option(name: str, kind, text: str, **more) -> None:
-        default, others = DEFAULTS.get(name), {"--num_samples": OVERFIT_DEFAULTS, **MODEL_DEFAULTS}
+        default = DEFAULTS.get(name)
+        others = {"--num_samples": OVERFIT_DEFAULTS, **MODEL_DEFAULTS, **ENCODER_DEFAULTS}
         if default is not None:
             cases = [f"{which}: {of[name]}" for which, of in others.items() if name in of]
             text += f" (default: {'; '.join([str(default), *cases])})"
         parser.add_argument(f"--{name}", type=kind, help=text, **more)
 
     option("model", str, "the decoder", choices=MODEL_NAMES)
-    option("data", str, "'shapes', the embedded data, or a prepared folder", metavar="DIR")
+    option(
+        "data",
+        str,
+        "'shapes', the embedded data, or a prepared folder; with --encoder also a photo folder",
+        metavar="DIR",
+    )
     option("num_samples", positive_int, "overfit K captions of K images", metavar="K")
     option("num_epochs", positive_int, "passes over the training captions", metavar="E")
     option("batch_size", positive_int, "captions in a batch", metavar="N")
@@ -88,6 +100,13 @@ def build_parser() -> argparse.ArgumentParser:
     option("engine", str, "hand-written gradients, or PyTorch's", choices=ENGINES)
     option("device", str, "torch: where to compute", choices=DEVICES)
     option("precision", str, "torch: bf16 is autocast", choices=["float32", "bf16"])
+    option("workers", non_negative_int, "threads that read batches ahead", metavar="W")
+    option("init", str, "start from the parameters of another run", metavar="RUN_OR_FILE")
+    option("encoder", str, "look at the pictures with this CNN", choices=ENCODERS)
+    option("weights", str, "of the encoder: a file, 'download' or 'random'", metavar="FILE")
+    option("grid", positive_int, "average the encoder's grid to G x G cells", metavar="G")
+    option("finetune_encoder", non_negative_int, "the encoder's last N stages learn", metavar="N")
+    option("encoder_learning_rate", positive_float, "of those stages", metavar="R")
     option("out", str, "run folder (default: runs/MODEL)", metavar="DIR")
     parser.add_argument(
         "--no_pca", action="store_true", help="the 4,096-wide features of the COCO archive"
@@ -97,6 +116,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--post_norm", action="store_true", help="transformer: norm after each sublayer"
+    )
+    parser.add_argument(
+        "--flip",
+        action="store_true",
+        help="an encoder that learns sees half of the pictures mirrored; not where captions say "
+        "left and right",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     return parser
@@ -117,41 +142,46 @@ def main() -> None:
         from core.captioning_solver import NumpyEngine
         from core.models import build_model
 
-        train(settings, folder, resume, NumpyEngine, build_model)
+        train(settings, folder, resume, NumpyEngine, build_model, extractor_of_settings(settings))
         return
 
-    from core.torch_models import TorchEngine, build_torch_model, choose_device, processes
+    from core import processes
+    from core.torch_models import TorchEngine, build_end_to_end, build_torch_model
 
-    device = processes.join(choose_device(settings["device"]))
-    engine = partial(TorchEngine, precision=settings["precision"])
-    build = partial(build_torch_model, device=device)
-    first = processes.rank() == 0
-    train(settings, folder, resume, engine, build, first, processes.wait_for_all)
-    processes.leave()
+    with processes.joined(settings["device"]) as device:
+        extractor = extractor_of_settings(settings, device)
+        engine = partial(TorchEngine, precision=settings["precision"])
+        build = partial(build_torch_model, device=device)
+        if settings["finetune_encoder"]:
+            engine = partial(engine, encoder_learning_rate=settings["encoder_learning_rate"])
+            build = partial(
+                build_end_to_end,
+                device=device,
+                extractor=extractor,
+                stages=settings["finetune_encoder"],
+                flip=settings["flip"],
+            )
+        train(settings, folder, resume, engine, build, extractor)
 
 
 def train(
-    settings: dict,
-    folder: Path,
-    resume: bool,
-    engine: Callable,
-    build: Callable,
-    first: bool = True,
-    wait_for_all: Callable[[], None] = lambda: None,
+    settings: dict, folder: Path, resume: bool, engine: Callable, build: Callable, extractor=None
 ) -> None:
-    """A run, whatever computes it.
+    """A run, whatever computes it; of several processes the first writes and talks.
 
     Inputs:
     - settings, folder, resume: the run
     - engine, build: what takes the steps, and what builds the models that it takes them with
-    - first: whether this is the process that writes and talks
-    - wait_for_all: returns when all processes have called it
+    - extractor: what looks at pictures, when the settings name an encoder
     """
     import numpy as np
 
+    from core import processes
     from core.captioning_solver import CaptioningSolver
     from core.checkpoint import Checkpoint, load_checkpoint
     from core.files import write_json
+
+    first = processes.rank() == 0
 
     def say(text: str) -> None:
         if first:
@@ -161,19 +191,16 @@ def train(
     if resume and (folder / "last.npz").is_file():
         last = load_checkpoint(folder / "last.npz")
         check_same_settings(last, settings, folder)
-    if not first:
-        wait_for_all()  # until the first has drawn the embedded data, if they are not there yet
-    data = load_data(settings)
-    if first:
-        wait_for_all()
+    data = load_data(settings, extractor)
     if last:
         check_same_data(last, data)
+    start = last or load_init(settings, data)
     config = model_config(settings, data)
     model = build(
         settings["model"],
         config,
         data["idx_to_word"],
-        params=last.params if last else None,
+        params=start.params if start else None,
         rng=np.random.default_rng([settings["seed"], 1]),
     )
     checkpoint = Checkpoint(
@@ -201,13 +228,14 @@ def train(
         rng=np.random.default_rng([settings["seed"], 2]),
         run_folder=folder if first else None,
         checkpoint=checkpoint,
+        workers=settings["workers"],
         engine=engine,
     )
 
     if last:
         solver.restore(last)
         say(f"resumed after epoch {solver.epoch}")
-    wait_for_all()  # until all have read what was there
+    processes.wait_for_all()  # until all have read what was there
     if first:
         if last:
             solver.write_metrics()

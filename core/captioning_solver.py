@@ -25,6 +25,7 @@ from core.coco_utils import minibatches
 from core.files import write_text
 
 _EVALUATION_BATCH = 256
+_LOSSES = ("val_loss", "train_loss")
 _LINES_PER_RUN = 20  # printed where there is no terminal to draw a progress bar on
 _SECONDS_BETWEEN_PICTURES = 60
 
@@ -66,10 +67,9 @@ class NumpyEngine:
     def learning_rate(self) -> float:
         return next(iter(self.configs.values()))["learning_rate"]
 
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
+    def scale_learning_rate(self, factor: float) -> None:
         for config in self.configs.values():
-            config["learning_rate"] = value
+            config["learning_rate"] *= factor
 
 
 class CaptioningSolver:
@@ -85,14 +85,17 @@ class CaptioningSolver:
     - num_epochs: passes over all training captions, each caption once a pass, shuffled
     - clip_norm: largest norm of all gradients together; None does not clip
     - patience: stop after this many epochs without a better score; None never stops early
-    - select: the score that makes an epoch the best one, 'val_loss' or 'train_loss'; without a
-      validation split always 'train_loss'
+    - select: what makes an epoch the best one: 'val_loss' or 'train_loss', the lowest, or the name
+      of one of ``scores``, the highest. Without a validation split always 'train_loss'.
     - verbose: show a progress bar, or a few lines where there is no terminal
     - print_every: steps between updates of the figures beside the bar
     - rng: shuffles; ``default_rng(0)`` when None
     - run_folder: where checkpoints, ``metrics.jsonl`` and ``loss.png`` go; None writes nothing
     - checkpoint: what the checkpoints say besides the training (model, vocabulary, extractor, ...);
       needed with run_folder
+    - workers: threads that read batches ahead; 0: none
+    - scores: called with the model after each epoch; what it returns, numbers by name, higher for
+      better (a metric on free-running captions), goes into the row of the epoch
     - engine: (model, update_rule, optim_config, clip_norm) -> what takes the steps
 
     After and during training:
@@ -123,13 +126,13 @@ class CaptioningSolver:
         rng: np.random.Generator | None = None,
         run_folder: str | Path | None = None,
         checkpoint: Checkpoint | None = None,
+        workers: int = 0,
+        scores: Callable[[object], Mapping[str, float]] | None = None,
         engine: Callable = NumpyEngine,
     ):
         if update_rule not in optim.RULES:
             expected = ", ".join(optim.RULES)
             raise ValueError(f"update_rule: found {update_rule!r}, expected one of {expected}")
-        if select not in ("val_loss", "train_loss"):
-            raise ValueError(f"select: found {select!r}, expected 'val_loss' or 'train_loss'")
         if min(batch_size, num_epochs, 1 if patience is None else patience) < 1:
             raise ValueError(
                 f"batch_size, num_epochs, patience: found {batch_size}, {num_epochs}, {patience}, "
@@ -139,7 +142,10 @@ class CaptioningSolver:
         self.engine = engine(model, update_rule, optim_config or {}, clip_norm)
         self.lr_decay, self.batch_size, self.num_epochs = lr_decay, batch_size, num_epochs
         self.patience = patience
+        if scores is None and select not in _LOSSES:
+            raise ValueError(f"select: found {select!r}, expected {' or '.join(_LOSSES)}")
         self.select = select if "val_captions" in data else "train_loss"
+        self.scores, self.workers = scores, workers
         self.verbose, self.print_every = verbose, max(1, print_every)
         self.rng = rng if rng is not None else np.random.default_rng(0)
         self.run_folder = None if run_folder is None else Path(run_folder)
@@ -174,9 +180,11 @@ class CaptioningSolver:
                 if "val_captions" in self.data:
                     row["val_loss"] = self.evaluate("val")
                     row["val_perplexity"] = _perplexity(row["val_loss"])
+                if self.scores is not None:
+                    row |= self._scored()
                 self.epoch += 1
                 self.history.append(row)
-                self.engine.learning_rate *= self.lr_decay
+                self.engine.scale_learning_rate(self.lr_decay)
                 self._save()
                 last = self.epoch == self.num_epochs or self._out_of_patience()
                 if self.verbose:
@@ -193,7 +201,9 @@ class CaptioningSolver:
         """One pass over the training captions; returns the epoch's row of ``history``."""
         started = time.perf_counter()
         total_loss, total_tokens = 0.0, 0
-        batches = minibatches(self.data, "train", self.batch_size, self.model.null, self.rng)
+        batches = minibatches(
+            self.data, "train", self.batch_size, self.model.null, self.rng, workers=self.workers
+        )
         for captions, features in batches:
             loss = self._step(features, captions)
             total_loss += loss * len(captions)
@@ -232,11 +242,19 @@ class CaptioningSolver:
         """
         total_loss, total_tokens, most = 0.0, 0, len(self.data["train_captions"])
         for captions, features in minibatches(
-            self.data, split, _EVALUATION_BATCH, self.model.null, most=most
+            self.data, split, _EVALUATION_BATCH, self.model.null, most=most, workers=self.workers
         ):
             total_loss += self._finite(self.engine.evaluate(features, captions)) * len(captions)
             total_tokens += self._count_tokens(captions)
         return total_loss / max(1, total_tokens)
+
+    def _scored(self) -> dict[str, float]:
+        scores = dict(self.scores(self.model))
+        if self.select not in (*_LOSSES, *scores):
+            raise ValueError(
+                f"select: found {self.select!r}, expected one of {', '.join((*_LOSSES, *scores))}"
+            )
+        return scores
 
     def _finite(self, loss: float) -> float:
         if not math.isfinite(loss):
@@ -254,9 +272,10 @@ class CaptioningSolver:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the lowest score so far; 0 before the first."""
+        """The epoch with the best score so far; 0 before the first."""
         scores = [row[self.select] for row in self.history]
-        return int(np.argmin(scores)) + 1 if scores else 0
+        best = np.argmin if self.select in _LOSSES else np.argmax
+        return int(best(scores)) + 1 if scores else 0
 
     def _out_of_patience(self) -> bool:
         return self.patience is not None and self.epoch - self.best_epoch >= self.patience

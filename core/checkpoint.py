@@ -20,6 +20,7 @@ from core.files import atomic_file
 Array = np.ndarray
 
 FORMAT = 1
+ENCODER = "encoder."  # how the names of an encoder's parameters begin
 # What a file that is no whole checkpoint makes the readers of zip, npy and JSON raise.
 _TORN = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError)
 _TORN += (zipfile.BadZipFile, zlib.error)
@@ -32,7 +33,7 @@ class Checkpoint:
     - model: name of the model, a key of ``core.models.MODELS``
     - config: the arguments that build it, besides the vocabulary
     - idx_to_word: the vocabulary
-    - params: parameters by name
+    - params: parameters by name; those of an encoder that was trained too begin with 'encoder.'
     - extractor, extractor_arrays: what turns photos into the features it reads, if known
       (``core.encoders.Extractor``)
     - settings: the options of the training run
@@ -49,6 +50,16 @@ class Checkpoint:
     settings: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
     optimizer: dict[str, dict] = field(default_factory=dict)
+
+    @property
+    def decoder_params(self) -> dict[str, Array]:
+        """The parameters of the captioning model itself."""
+        return {k: x for k, x in self.params.items() if not k.startswith(ENCODER)}
+
+    @property
+    def encoder_state(self) -> dict[str, Array]:
+        """The state of the encoder's stages, by its own names; empty when it was not trained."""
+        return _under(self.params, ENCODER)
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:

@@ -16,7 +16,10 @@ preprocessing, PCA) and the folder of the pictures.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import h5py
@@ -24,6 +27,8 @@ import numpy as np
 from PIL import Image
 
 from core.files import atomic_folder, read_json, read_text, write_json, write_text
+from core.tables import HOW_TO_MEND as _HOW_TO_MEND
+from core.tables import Blocks, open_features, open_h5, write_features
 
 Array = np.ndarray
 
@@ -32,8 +37,8 @@ SPLITS = ("train", "val", "test")
 CAPTIONS_FILE = "coco2014_captions.h5"
 VOCABULARY_FILE = "coco2014_vocab.json"
 DATASET_FILE = "dataset.json"
+_CHECKED_WHOLE = 2**30  # bytes of features
 DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "coco_captioning"
-_HOW_TO_MEND = "prepare or fetch the data set again (datasets/README.md)"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -45,16 +50,19 @@ def load_coco_data(
     base_dir: str | Path = DEFAULT_FOLDER,
     max_train: int | None = None,
     pca_features: bool = True,
-    features: str = "pooled",
+    features: str | None = "pooled",
     rng: np.random.Generator | None = None,
 ) -> dict:
     """Loads a data folder, and checks it: nothing wrong in it surfaces in mid-training.
+
+    Of features of more than a gibibyte only rows that are evenly spaced over the file are checked.
 
     Inputs:
     - base_dir: the folder
     - max_train: keep this many training captions, drawn without repetition; None keeps all
     - pca_features: of the published archive, the 512-wide features or the 4,096-wide ones
-    - features: 'pooled' (n_images, D) or 'grid' (n_images, L, C), where ``dataset.json`` names both
+    - features: 'pooled' (n_images, D) or 'grid' (n_images, L, C), where ``dataset.json`` names
+      both; None loads none
     - rng: draws ``max_train``; ``default_rng(0)`` when None
 
     Returns a dict with, for each split,
@@ -74,21 +82,25 @@ def load_coco_data(
     """
     folder = Path(base_dir)
     info = _read_info(folder, pca_features)
-    if features not in info["features"]:
+    if features not in (None, *info["features"]):
         raise ValueError(
             f"{folder}: has no {features} features, only {', '.join(info['features'])}"
         )
     data: dict = _read_vocabulary(folder / VOCABULARY_FILE)
     data.update(_read_captions(folder / CAPTIONS_FILE, len(data["idx_to_word"])))
     for split in [split for split in SPLITS if f"{split}_captions" in data]:
+        if features is None:
+            urls = data[f"{split}_urls"] = _read_urls(folder / f"{split}2014_urls.txt")
+            _check_image_idxs(folder / f"{split}2014_urls.txt", data[f"{split}_image_idxs"], urls)
+            continue
         name = info["features"][features].get(split)
         if name is None:
             raise ValueError(
                 f"{folder / DATASET_FILE}: names no {features} features of {split}; {_HOW_TO_MEND}"
             )
-        idxs = data[f"{split}_image_idxs"]
         table = open_features(folder / name)
-        _check_features(folder / name, table, idxs)
+        _check_image_idxs(folder / name, data[f"{split}_image_idxs"], table)
+        _check_features(folder / name, table)
         expected = data.get("train_features", table).shape[1:]
         if table.shape[1:] != expected:
             raise ValueError(
@@ -96,7 +108,12 @@ def load_coco_data(
                 f"but those of train are {expected}; do the two files belong together?"
             )
         data[f"{split}_features"] = table
-        data[f"{split}_urls"] = _read_urls(folder / f"{split}2014_urls.txt", len(table))
+        data[f"{split}_urls"] = _read_urls(folder / f"{split}2014_urls.txt")
+        if len(data[f"{split}_urls"]) != len(table):
+            raise ValueError(
+                f"{folder / f'{split}2014_urls.txt'}: has {len(data[f'{split}_urls'])} lines for "
+                f"{len(table)} images; {_HOW_TO_MEND}"
+            )
 
     if max_train is not None:
         total = len(data["train_captions"])
@@ -175,7 +192,7 @@ def _read_vocabulary(path: Path) -> dict:
 
 def _read_captions(path: Path, vocabulary_size: int) -> dict[str, Array]:
     arrays = {}
-    with _open_h5(path) as file:
+    with open_h5(path) as file:
         for split in SPLITS:
             names = f"{split}_captions", f"{split}_image_idxs"
             present = [name for name in names if name in file]
@@ -212,64 +229,20 @@ def _outside(indices: Array, size: int) -> int | None:
     return highest if highest >= size else None
 
 
-def open_features(path: str | Path) -> Array:
-    """The ``features`` of an HDF5 file as an array whose rows are read when they are indexed.
-
-    A dataset stored in one piece is mapped into memory, which is the fastest way to random rows and
-    is safe across processes; one stored in chunks is read through HDF5.
-
-    Raises FileNotFoundError, or ValueError for a torn file or one without numeric ``features``.
-    """
-    path = Path(path)
-    with _open_h5(path) as file:
-        if not isinstance(file.get("features"), h5py.Dataset):
-            raise ValueError(f"{path}: has no 'features'; {_HOW_TO_MEND}")
-        dataset = file["features"]
-        if dataset.ndim not in (2, 3) or dataset.dtype.kind != "f":
-            raise ValueError(
-                f"{path}: features are {dataset.dtype} {dataset.shape}, "
-                "expected floating-point (n_images, D) or (n_images, L, C)"
-            )
-        if dataset.size == 0:
-            raise ValueError(f"{path}: holds no features; {_HOW_TO_MEND}")
-        offset = dataset.id.get_offset()  # None when it is stored in chunks
-        if offset is None:
-            return _ChunkedRows(path, dataset)
-        return np.memmap(path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
-
-
-class _ChunkedRows:
-    """The rows of a chunked HDF5 dataset, indexed as an array by a number, a slice or an array."""
-
-    def __init__(self, path: Path, dataset: h5py.Dataset):
-        self.path, self.shape, self.dtype = path, dataset.shape, dataset.dtype
-        self.ndim = len(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows) -> Array:
-        # Opened for each read: an open handle would not survive in another process.
-        with h5py.File(self.path, "r") as file:
-            if isinstance(rows, (int, np.integer, slice)):
-                return file["features"][rows]
-            # HDF5 reads rows in ascending order, each once.
-            unique, inverse = np.unique(np.arange(len(self))[rows], return_inverse=True)
-            return file["features"][unique][inverse]
-
-    def __array__(self, dtype=None, copy=None) -> Array:
-        return np.asarray(self[:], dtype=dtype)
-
-
-def _check_features(path: Path, features: Array, image_idxs: Array) -> None:
-    wrong = _outside(image_idxs, len(features))
+def _check_image_idxs(path: Path, image_idxs: Array, images: Array) -> None:
+    wrong = _outside(image_idxs, len(images))
     if wrong is not None:
         raise ValueError(
-            f"{path}: has {len(features)} images, but {CAPTIONS_FILE} names image {wrong}; "
+            f"{path}: has {len(images)} images, but {CAPTIONS_FILE} names image {wrong}; "
             "do the two files belong together?"
         )
-    rows = max(1, 2**24 // features[0].nbytes)  # 16 MiB at a time
-    for start in range(0, len(features), rows):
+
+
+def _check_features(path: Path, features: Array) -> None:
+    row = features[0].nbytes
+    rows = max(1, 2**24 // row)  # 16 MiB at a time
+    step = rows * max(1, len(features) * row // _CHECKED_WHOLE)
+    for start in range(0, len(features), step):
         chunk = np.asarray(features[start : start + rows])
         if not np.isfinite(chunk).all():
             row = start + int(np.argwhere(~np.isfinite(chunk))[0][0])
@@ -278,17 +251,13 @@ def _check_features(path: Path, features: Array, image_idxs: Array) -> None:
             )
 
 
-def _read_urls(path: Path, count: int) -> Array:
+def _read_urls(path: Path) -> Array:
     _require(path)
-    lines = read_text(path).splitlines()
-    urls = np.array([line.strip() for line in lines if line.strip()])
-    if len(urls) != count:
-        raise ValueError(f"{path}: has {len(urls)} lines for {count} images; {_HOW_TO_MEND}")
-    return urls
+    return np.array([line.strip() for line in read_text(path).splitlines() if line.strip()])
 
 
 def _read_arrays(path: Path) -> dict[str, Array]:
-    with _open_h5(path) as file:
+    with open_h5(path) as file:
         arrays = {name: np.asarray(file[name]) for name in file}
     if arrays.keys() != {"pca_mean", "pca_components"}:
         raise ValueError(f"{path}: is no projection; {_HOW_TO_MEND}")
@@ -298,14 +267,6 @@ def _read_arrays(path: Path) -> dict[str, Array]:
 def _require(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; {_HOW_TO_MEND}")
-
-
-def _open_h5(path: Path) -> h5py.File:
-    _require(path)
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path}: is not a whole HDF5 file ({error}); {_HOW_TO_MEND}") from error
 
 
 # ---------------------------------------------------------------------------------------------
@@ -347,7 +308,7 @@ def save_coco_data(
     captions: Mapping[str, Sequence[tuple[int, Sequence[str]]]],
     idx_to_word: Sequence[str],
     urls: Mapping[str, Sequence[str]],
-    features: Mapping[str, Mapping[str, Array]],
+    features: Mapping[str, Mapping[str, Array | Blocks]],
     extractors: Mapping[str, tuple[dict, Mapping[str, Array]]],
     image_root: str,
     about: Mapping[str, object],
@@ -390,8 +351,7 @@ def save_coco_data(
             info["features"][kind] = {}
             for split, table in by_split.items():
                 file_name = f"{split}2014_{stem}.h5"
-                with h5py.File(temporary / file_name, "w") as file:
-                    file["features"] = table
+                write_features(temporary / file_name, table)
                 info["features"][kind][split] = file_name
             info["extractors"][kind] = dict(spec)
             if arrays:
@@ -447,10 +407,18 @@ def minibatches(
     null: int,
     rng: np.random.Generator | None = None,
     most: int | None = None,
+    workers: int = 0,
 ) -> Iterator[tuple[Array, Array]]:
     """Every caption of a split once, in batches; shuffled when there is a generator.
 
-    With ``most``, that many captions at the most, evenly spaced over the split.
+    Inputs:
+    - data: from ``load_coco_data``. With an entry ``captions_together`` that is true, the captions
+      of an image follow one another, in whatever order the images come.
+    - split, batch_size, null, rng
+    - most: that many captions at the most, evenly spaced over the split
+    - workers: threads that read the next batches while one is computed with. Threads, not
+      processes: reading files and decoding pictures do not hold the interpreter's lock, and no open
+      file has to survive in another process.
 
     Yields captions (N, T') and features (N, ...). T' is as long as the longest caption of the batch
     needs: columns that hold nothing but ``null`` add nothing to a loss and are cut.
@@ -460,12 +428,32 @@ def minibatches(
     order = np.arange(len(captions)) if rng is None else rng.permutation(len(captions))
     if most is not None and most < len(order):
         order = order[np.arange(most) * len(order) // most]
-    for start in range(0, len(order), batch_size):
+    if rng is not None and data.get("captions_together"):
+        place = rng.permutation(len(data[f"{split}_urls"]))  # of each image
+        order = order[np.argsort(place[image_idxs[order]], kind="stable")]
+
+    def read(start: int) -> tuple[Array, Array]:
         rows = order[start : start + batch_size]
         batch = captions[rows]
         used = np.flatnonzero((batch != null).any(axis=0))
         length = max(2, used[-1] + 1) if len(used) else 2
-        yield batch[:, :length], np.asarray(features[image_idxs[rows]])
+        return batch[:, :length], features[image_idxs[rows]]
+
+    starts = range(0, len(order), batch_size)
+    yield from _read_ahead(read, starts, workers) if workers else map(read, starts)
+
+
+def _read_ahead(read: Callable, items: Iterable, workers: int) -> Iterator:
+    """``map(read, items)``, two items a thread ahead of what is asked for."""
+    items, waiting = iter(items), deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting += [pool.submit(read, item) for item in islice(items, 2 * workers)]
+        while waiting:
+            yield waiting.popleft().result()
+            waiting += [pool.submit(read, item) for item in islice(items, 1)]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def take_samples(data: Mapping, count: int, rng: np.random.Generator) -> dict:
@@ -494,6 +482,20 @@ def image_path(data: Mapping, split: str, image_idx: int) -> Path | None:
         return None
     path = root / str(data[f"{split}_urls"][image_idx])
     return path if path.is_file() else None
+
+
+def picture_paths(data: Mapping, split: str) -> list[Path]:
+    """The pictures of all images of a split; raises FileNotFoundError when one is not here."""
+    paths = []
+    for i, url in enumerate(data[f"{split}_urls"]):
+        path = image_path(data, split, i)
+        if path is None:
+            raise FileNotFoundError(
+                f"{data['source']['folder']}: its {split} picture {url} is not on this machine; "
+                "give --data a folder with its pictures"
+            )
+        paths.append(path)
+    return paths
 
 
 def decode_captions(captions: Array, idx_to_word: Sequence[str]) -> list[str] | str:

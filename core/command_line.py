@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 INPUT_ERRORS = (ValueError, OSError)
+# Choices of several commands; here, so that --help need not load what they stand for.
+DEVICES = ("auto", "cpu", "cuda", "mps")
+ENCODERS = ("squeezenet1_1", "vgg16", "resnet50", "resnet101", "resnet152", "tiny_cnn")
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -18,25 +18,26 @@ training.
 from __future__ import annotations
 
 import csv
-import math
 import re
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from core import processes
 from core.command_line import (
+    DEVICES,
+    ENCODERS,
     ArgumentParser,
     fraction,
     non_negative_int,
     positive_int,
-    progress,
     run_command,
 )
+from core.encoders.extract import extract, refuse_unreadable, require_space
 from core.files import read_json, read_text, require_free
 
 Array = np.ndarray
@@ -46,10 +47,7 @@ SPLIT_LISTS = {
     "val": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
-ENCODERS = ("squeezenet1_1", "vgg16", "resnet50", "resnet101", "resnet152")
 _KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
-_MOST_UNREADABLE = 0.01
-_BATCH = 32
 # How features are stored. A grid is a hundred times as large as a vector; its 11 bits of precision
 # are enough for an encoder's outputs, and the models compute in their own dtype.
 _DTYPES = {"pooled": np.dtype(np.float32), "grid": np.dtype(np.float16)}
@@ -202,6 +200,45 @@ def _find_images(root: Path, captions: Mapping) -> Path:
 # ---------------------------------------------------------------------------------------------
 
 
+def captions_in_words(
+    source: PhotoFolder, splits: Mapping[str, Sequence[str]]
+) -> dict[str, list[tuple[int, list[str]]]]:
+    """For each split (number of the image, words) of each caption that has a word."""
+    return {
+        split: [
+            (i, words)
+            for i, name in enumerate(names)
+            for words in map(tokenize, source.captions[name])
+            if words
+        ]
+        for split, names in splits.items()
+    }
+
+
+def load_photo_data(root: str | Path, min_count: int = 5, seed: int = 0) -> dict:
+    """A photo folder as it is, in the form of ``core.coco_utils.load_coco_data``, without features.
+
+    Inputs: as for ``prepare``. Raises as ``read_photo_folder`` does.
+    """
+    from core.coco_utils import build_vocabulary, encode_captions
+
+    source = read_photo_folder(root, seed)
+    splits = {split: names for split, names in source.splits.items() if names}
+    captions = captions_in_words(source, splits)
+    words = build_vocabulary([words for _, words in captions["train"]], min_count)
+    word_to_idx = {word: i for i, word in enumerate(words)}
+    length = 2 + max(len(words) for pairs in captions.values() for _, words in pairs)
+    data = {"idx_to_word": words, "word_to_idx": word_to_idx}
+    for split, pairs in captions.items():
+        data[f"{split}_captions"] = encode_captions([w for _, w in pairs], word_to_idx, length)
+        data[f"{split}_image_idxs"] = np.array([i for i, _ in pairs], dtype=np.int32)
+        data[f"{split}_urls"] = np.array(splits[split])
+    image_root = source.image_folder.resolve()
+    folder = Path(root).resolve()
+    data["source"] = {"folder": folder, "image_root": image_root, "extractor": None, "arrays": {}}
+    return data
+
+
 def take_fraction(splits: Mapping[str, Sequence[str]], share: float) -> dict[str, list[str]]:
     """That part of the images of each split, at least one, evenly spaced through the list."""
     taken = {}
@@ -209,56 +246,6 @@ def take_fraction(splits: Mapping[str, Sequence[str]], share: float) -> dict[str
         count = max(1, round(len(names) * share))
         taken[split] = [names[i * len(names) // count] for i in range(count)] if names else []
     return taken
-
-
-def extract(
-    extractors: Mapping, folder: Path, names: Sequence[str], spool: Path, bar
-) -> tuple[dict[str, Array], list[str], list[str]]:
-    """The features of photos, in batches: in a file, never whole in memory.
-
-    Inputs:
-    - extractors: for each kind of features, its extractor; all by the same network
-    - folder, names: the photos
-    - spool: an empty folder, which holds the features afterwards
-    - bar: a progress bar
-
-    Returns the features (n, ...) for each kind, as arrays mapped from their files; the names of the
-    photos that they are of; and for each photo that was skipped the reason.
-    """
-    from core.image_utils import load_image
-
-    kept, skipped = [], []
-    for start in range(0, len(names), _BATCH):
-        batch, photos = names[start : start + _BATCH], []
-        for name in batch:
-            try:
-                photos.append(load_image(folder / name))
-                kept.append(name)
-            except (OSError, ValueError) as error:
-                skipped.append(str(error))
-        if photos:
-            outputs = extractors["pooled"].look(photos)
-            for kind, extractor in extractors.items():
-                with open(spool / kind, "ab") as file:
-                    extractor.finish(outputs).astype(_DTYPES[kind]).tofile(file)
-        bar.update(len(batch))
-    features = {}
-    if kept:
-        for kind, extractor in extractors.items():
-            rows = np.memmap(spool / kind, _DTYPES[kind], mode="r")
-            features[kind] = rows.reshape(len(kept), *extractor.shape)
-    return features, kept, skipped
-
-
-def _require_space(folder: Path, extractors: Mapping, count: int) -> None:
-    """Raises OSError unless the features fit on the disk: twice, for they are copied at the end."""
-    row = sum(math.prod(e.shape) * _DTYPES[kind].itemsize for kind, e in extractors.items())
-    needed, free = 2 * count * row, shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(
-            f"{folder}: has {free / 2**30:.1f} GiB free, the features of {count:,} photos need "
-            f"{needed / 2**30:.1f} GiB; take a coarser --grid, or a --fraction of the photos"
-        )
 
 
 def prepare(
@@ -271,13 +258,18 @@ def prepare(
     share: float = 1.0,
     seed: int = 0,
     grid: int | None = None,
-) -> dict:
+    device: str = "cpu",
+) -> dict | None:
     """Writes a data folder from a photo folder, whole or not at all.
+
+    The features of photos that were looked at are kept beside it until it is there: the same
+    command, started again after it was stopped, goes on. Of several processes each takes its part
+    of the photos.
 
     Inputs:
     - root: the photo folder
     - out: the data folder to make
-    - encoder: one of ``ENCODERS``
+    - encoder: one of ``core.command_line.ENCODERS``
     - weights: a state dict of the encoder, 'download' or 'random'
     - pca: number of components of the pooled features, fitted on the training photos; 0 keeps the
       features as they are
@@ -285,9 +277,11 @@ def prepare(
     - share: take this part of the images of each split
     - seed: of the random split, where there are no lists
     - grid: also store a grid of this many cells a side; 0: the encoder's own; None: no grid
+    - device: where the encoder computes
 
     Returns what was done: for each split the number of images and captions, the size of the
-    vocabulary, the variance kept, the shape of the grid, the photos skipped.
+    vocabulary, the variance kept, the shape of the grid, the photos skipped. In all processes but
+    the first it returns None.
 
     Raises ValueError when more than 1 % of the photos cannot be read, or when there are fewer
     training photos than components; FileExistsError when ``out`` is taken; OSError when the disk is
@@ -308,57 +302,46 @@ def prepare(
             f"{width} features each; a PCA needs more photos than components and at least "
             "as many features, so take more photos or fewer components (0: none)"
         )
-    extractor = Extractor(encoder, output, weights)
+    extractor = Extractor(encoder, output, weights, device=device)
     extractors = {"pooled": extractor}
     if grid is not None:
         extractors["grid"] = extractor.beside("grid", grid or None)
 
-    urls, skipped = {}, []
-    features: dict[str, dict[str, Array]] = {kind: {} for kind in extractors}
+    parts = out.with_name(f".{out.name}.parts")
     total = sum(map(len, splits.values()))
     out.parent.mkdir(parents=True, exist_ok=True)
-    _require_space(out.parent, extractors, total)
-    with (
-        TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as spool,
-        progress(None, f"features by {encoder}", total=total) as bar,
-    ):
-        for split, names in splits.items():
-            of_split = Path(spool) / split
-            of_split.mkdir()
-            raw, kept, unreadable = extract(extractors, source.image_folder, names, of_split, bar)
-            skipped += unreadable
-            if len(skipped) > _MOST_UNREADABLE * total:
-                raise ValueError(
-                    f"{root}: more than {_MOST_UNREADABLE:.0%} of the photos cannot be read, "
-                    f"for example {skipped[0]}; is the copy complete?"
-                )
-            if kept:
-                urls[split] = kept
-                for kind, table in raw.items():
-                    features[kind][split] = table
-        if pca:
-            extractor.pca = fit_pca(features["pooled"]["train"], pca)
-            features["pooled"] = {s: extractor.pca(raw) for s, raw in features["pooled"].items()}
-        captions = {
-            split: [
-                (i, words)
-                for i, name in enumerate(names)
-                for words in map(tokenize, source.captions[name])
-                if words
-            ]
-            for split, names in urls.items()
-        }
-        vocabulary = build_vocabulary([words for _, words in captions["train"]], min_count)
-        save_coco_data(
-            out,
-            captions,
-            vocabulary,
-            urls,
-            features,
-            {kind: (each.specification, each.arrays) for kind, each in extractors.items()},
-            image_root=str(source.image_folder.resolve()),
-            about={"name": out.name},
-        )
+    require_space(out.parent, extractors, _DTYPES, total)
+    found = {}
+    for split, names in splits.items():
+        paths = [source.image_folder / name for name in names]
+        description = f"features of {split} by {encoder}"
+        found[split] = extract(paths, extractors, parts / split, _DTYPES, description)
+    if processes.rank() > 0:
+        return None
+    skipped = [reason for of_split in found.values() for reason in of_split.skipped]
+    refuse_unreadable(skipped, total, Path(root))
+    found = {split: of_split for split, of_split in found.items() if of_split.kept}
+    urls = {split: [splits[split][i] for i in of_split.kept] for split, of_split in found.items()}
+    features = {
+        kind: {split: of_split.features[kind] for split, of_split in found.items()}
+        for kind in extractors
+    }
+    if pca:
+        extractor.pca = fit_pca(features["pooled"]["train"], pca)
+        features["pooled"] = {s: x.project(extractor.pca) for s, x in features["pooled"].items()}
+    captions = captions_in_words(source, urls)
+    vocabulary = build_vocabulary([words for _, words in captions["train"]], min_count)
+    save_coco_data(
+        out,
+        captions,
+        vocabulary,
+        urls,
+        features,
+        {kind: (each.specification, each.arrays) for kind, each in extractors.items()},
+        image_root=str(source.image_folder.resolve()),
+        about={"name": out.name},
+    )
+    shutil.rmtree(parts)
     return {
         "images": {split: len(names) for split, names in urls.items()},
         "captions": {split: len(pairs) for split, pairs in captions.items()},
@@ -391,18 +374,23 @@ def main() -> None:
     parser.add_argument("--min_count", type=positive_int, default=5, help="rarer words are <UNK>")
     parser.add_argument("--fraction", type=fraction, default=1.0, help="part of the images to take")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of a random split")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
     options = parser.parse_args()
-    done = prepare(
-        options.root,
-        options.out,
-        options.encoder,
-        options.weights,
-        options.pca,
-        options.min_count,
-        options.fraction,
-        options.seed,
-        options.grid,
-    )
+    with processes.joined(options.device) as device:
+        done = prepare(
+            options.root,
+            options.out,
+            options.encoder,
+            options.weights,
+            options.pca,
+            options.min_count,
+            options.fraction,
+            options.seed,
+            options.grid,
+            device,
+        )
+    if done is None:
+        return
     for reason in done["skipped"]:
         print(f"skipped {reason}")
     for split, count in done["images"].items():

@@ -139,7 +139,7 @@ def main() -> None:
             " it is known what they show; train one with training.py --data shapes"
         )
     model = build_model(
-        checkpoint.model, checkpoint.config, checkpoint.idx_to_word, checkpoint.params
+        checkpoint.model, checkpoint.config, checkpoint.idx_to_word, checkpoint.decoder_params
     )
     result = report(model, data, checkpoint.idx_to_word, arguments.split)
     if arguments.json:

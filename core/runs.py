@@ -13,7 +13,7 @@ MODEL_NAMES = ("rnn", "lstm", "attention", "transformer")
 UPDATE_RULES = ("sgd", "sgd_momentum", "rmsprop", "adam", "adamw")
 
 # Settings that a resumed run may change; what else it was started with stays.
-_MAY_CHANGE = {"num_epochs", "patience", "engine", "device", "precision"}
+_MAY_CHANGE = {"num_epochs", "patience", "engine", "device", "precision", "weights", "workers"}
 DEFAULTS = {
     "data": "shapes",
     "num_samples": None,
@@ -41,6 +41,14 @@ DEFAULTS = {
     "engine": "numpy",
     "device": "auto",
     "precision": "float32",
+    "workers": 0,
+    "init": None,
+    "encoder": None,
+    "weights": None,
+    "grid": None,
+    "finetune_encoder": 0,
+    "encoder_learning_rate": 1e-4,
+    "flip": False,
 }
 # With num_samples: nothing that keeps a model from learning by heart.
 OVERFIT_DEFAULTS = {"num_epochs": 120, "batch_size": 25, "lr_decay": 0.98, "dropout": 0.0}
@@ -48,9 +56,14 @@ OVERFIT_DEFAULTS = {"num_epochs": 120, "batch_size": 25, "lr_decay": 0.98, "drop
 MODEL_DEFAULTS = {
     "transformer": {"learning_rate": 1e-3, "dropout": 0.1, "num_epochs": 12},
 }
+# An encoder that comes untrained learns from the start, all of it.
+ENCODER_DEFAULTS = {
+    "tiny_cnn": {"weights": "random", "finetune_encoder": 5, "encoder_learning_rate": 1e-3},
+}
 ENGINES = ("numpy", "torch")
-DEVICES = ("auto", "cpu", "cuda", "mps")
 TORCH_OPTIONS = ("device", "precision")
+ENCODER_OPTIONS = ("weights", "grid", "finetune_encoder", "encoder_learning_rate", "flip")
+_MODELS_WITH_ENCODER = ("attention", "transformer")
 # Options that only one model has.
 MODEL_OPTIONS = {
     "attention": ("attention_dim", "double_stochastic"),
@@ -69,13 +82,20 @@ def resolve_settings(given: dict, folder: Path, resume: bool) -> dict:
     Raises FileNotFoundError when there is no run to resume, ValueError when it is asked to go on
     with other settings, or when its config.json is none.
     """
-    if given.get("data", "shapes") != "shapes":
-        given = given | {"data": str(Path(given["data"]).resolve())}
+    for name, word in (("data", "shapes"), ("init", None), ("weights", "download")):
+        if given.get(name, word) not in (word, "random"):
+            given = given | {name: str(Path(given[name]).resolve())}
     if not resume:
         _refuse_options_of_other_models(given, given["model"])
-        check_engine_options(given, given.get("engine", DEFAULTS["engine"]))
         overfit = OVERFIT_DEFAULTS if given.get("num_samples") is not None else {}
-        return DEFAULTS | MODEL_DEFAULTS.get(given["model"], {}) | overfit | given
+        of_encoder = ENCODER_DEFAULTS.get(given.get("encoder"), {})
+        defaults = DEFAULTS | MODEL_DEFAULTS.get(given["model"], {}) | overfit | of_encoder
+        settings = defaults | given
+        _check_encoder_options(given, settings)
+        if settings["finetune_encoder"]:
+            settings["engine"] = "torch"
+        check_engine_options(given, settings["engine"])
+        return settings
 
     from core.files import read_json
 
@@ -103,6 +123,24 @@ def _refuse_options_of_other_models(given: dict, model: str) -> None:
                 raise ValueError(f"--{name}: is an option of {owner}, not of {model}; leave it out")
 
 
+def _check_encoder_options(given: dict, settings: dict) -> None:
+    for name in ENCODER_OPTIONS:
+        if name in given and settings["encoder"] is None:
+            raise ValueError(f"--{name}: is about pictures; add --encoder, or leave it out")
+    if settings["encoder"] is not None and settings["model"] not in _MODELS_WITH_ENCODER:
+        raise ValueError(
+            f"--encoder: gives a grid of locations, which {settings['model']} does not read; "
+            f"use --model {' or '.join(_MODELS_WITH_ENCODER)}, or prepare a data folder"
+        )
+    for name in ("encoder_learning_rate", "flip"):
+        if name in given and not settings["finetune_encoder"]:
+            raise ValueError(f"--{name}: is for an encoder that learns; add --finetune_encoder N")
+    if settings["finetune_encoder"] and given.get("engine") == "numpy":
+        raise ValueError(
+            "--engine numpy: has no gradients of an encoder; leave it out, or --finetune_encoder 0"
+        )
+
+
 def model_config(settings: dict, data: dict) -> dict:
     """The arguments that build the model of a run, besides the vocabulary."""
     names = ("wordvec_dim", "hidden_dim", "dtype", "dropout")
@@ -122,27 +160,92 @@ def check_engine_options(given: dict, engine: str) -> None:
             raise ValueError(f"--{name}: is an option of --engine torch; add that, or leave it out")
 
 
-def load_data(settings: dict) -> dict:
+def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
     """The data of a run: the embedded data (made when absent) or a folder; samples taken.
 
-    A model that reads a grid gets one where the folder has one, else one vector an image.
+    A model that reads a grid gets one where the folder has one, else one vector an image. With an
+    encoder it gets the grid of that, looked at once and kept; while the encoder learns, pictures.
 
-    Raises as ``core.coco_utils.load_coco_data`` does.
+    Inputs:
+    - settings: of the run
+    - extractor: what looks at pictures, when the settings name an encoder
+    - training: whether all of the data are wanted, or some images of one split
+
+    Raises as ``core.coco_utils.load_coco_data`` does, and FileNotFoundError for pictures that are
+    not on this machine.
     """
     import numpy as np
 
-    from core import shapes
-    from core.coco_utils import feature_kinds, load_coco_data, take_samples
+    from core import processes, shapes
+    from core.coco_utils import CAPTIONS_FILE, feature_kinds, load_coco_data, take_samples
     from core.models import MODELS
 
-    folder = shapes.prepare() if settings["data"] == "shapes" else Path(settings["data"])
-    model_class, _ = MODELS[settings["model"]]
-    kind = "grid" if model_class.grid and "grid" in feature_kinds(folder) else "pooled"
-    data = load_coco_data(folder, pca_features=not settings["no_pca"], features=kind)
+    if settings["data"] == "shapes":
+        if processes.rank() == 0:
+            shapes.prepare()
+        processes.wait_for_all()
+        folder = shapes.DEFAULT_FOLDER
+    else:
+        folder = Path(settings["data"])
+    if extractor is not None and folder.is_dir() and not (folder / CAPTIONS_FILE).exists():
+        from core.flickr8k import load_photo_data
+
+        data = load_photo_data(folder)
+    elif extractor is not None:
+        data = load_coco_data(folder, features=None)
+    else:
+        model_class, _ = MODELS[settings["model"]]
+        kind = "grid" if model_class.grid and "grid" in feature_kinds(folder) else "pooled"
+        data = load_coco_data(folder, pca_features=not settings["no_pca"], features=kind)
+    if extractor is not None:
+        _add_pictures(data, extractor, training, learns=settings["finetune_encoder"] > 0)
     if settings["num_samples"] is not None:
         rng = np.random.default_rng([settings["seed"], 0])
         data = take_samples(data, settings["num_samples"], rng)
     return data
+
+
+def _add_pictures(data: dict, extractor, training: bool, learns: bool) -> None:
+    from core.coco_utils import SPLITS, picture_paths
+    from core.encoders.pictures import LookedAt, Pictures, kept_features
+
+    for split in [split for split in SPLITS if f"{split}_captions" in data]:
+        paths = picture_paths(data, split)
+        if learns and training:
+            table = Pictures(paths, extractor.preprocessing, extractor.shape)
+        elif learns:
+            table = LookedAt(paths, extractor)
+        else:
+            name = f"{data['source']['folder'].name}_{split}"
+            table = kept_features(paths, extractor, name, make=training)
+        data[f"{split}_features"] = table
+    data["captions_together"] = training and learns
+    data["source"] |= {"extractor": extractor.specification, "arrays": extractor.arrays}
+
+
+def extractor_of_settings(settings: dict, device: str = "cpu"):
+    """The ``Extractor`` that looks at the pictures of a run; None without an encoder."""
+    if settings["encoder"] is None:
+        return None
+    from core.encoders import Extractor
+
+    return Extractor(
+        settings["encoder"], "grid", settings["weights"], grid=settings["grid"], device=device
+    )
+
+
+def extractor_of(checkpoint, weights: str | None = None, device: str = "cpu"):
+    """The ``Extractor`` that makes of photos what a checkpoint's model reads.
+
+    Inputs:
+    - checkpoint: its extractor must be known
+    - weights: where the weight file of an encoder that was not trained is now, if it was moved
+    - device: where a PyTorch encoder computes
+    """
+    from core.encoders import Extractor
+
+    arrays, trained = checkpoint.extractor_arrays, checkpoint.encoder_state
+    return Extractor.rebuild(checkpoint.extractor, arrays, weights, trained, device)
 
 
 def check_same_data(checkpoint, data: dict) -> None:
@@ -172,15 +275,32 @@ def check_same_data(checkpoint, data: dict) -> None:
         )
 
 
-def load_data_of(checkpoint, **changes) -> dict:
+def load_data_of(checkpoint, weights: str | None = None, device: str = "cpu", **changes) -> dict:
     """The data that a checkpoint was trained on, or with ``changes`` to its settings others.
+
+    ``weights`` and ``device`` as for ``extractor_of``.
 
     Raises as ``load_data`` does, and as ``check_same_data`` when they are not made for the model.
     """
-    settings = DEFAULTS | checkpoint.settings | {"model": checkpoint.model}
-    data = load_data(settings | changes)
+    settings = DEFAULTS | checkpoint.settings | {"model": checkpoint.model} | changes
+    looks = settings["encoder"] is not None
+    extractor = extractor_of(checkpoint, weights, device) if looks else None
+    data = load_data(settings, extractor, training=False)
     check_same_data(checkpoint, data)
     return data
+
+
+def load_init(settings: dict, data: dict):
+    """The checkpoint whose parameters a run starts from, checked; None when it starts afresh."""
+    if settings["init"] is None:
+        return None
+    from core.checkpoint import load_checkpoint
+
+    init = load_checkpoint(find_checkpoint(None, settings["init"]))
+    if init.model != settings["model"]:
+        raise ValueError(f"--init {settings['init']}: is of {init.model}, not {settings['model']}")
+    check_same_data(init, data)
+    return init
 
 
 def check_same_settings(checkpoint, settings: dict, folder: Path) -> None:

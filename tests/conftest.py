@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -98,3 +100,19 @@ def refuses(command):
         return error
 
     return run
+
+
+def torchrun(folder, *options) -> subprocess.CompletedProcess:
+    """A script (or -m MODULE) in two processes of this machine, started in that folder."""
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port())
+    command = [sys.executable, *launcher, *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

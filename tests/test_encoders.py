@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from conftest import REAL_DATA
 from PIL import Image
 
-from core.encoders import OUTPUTS, Extractor, pool_grid
+from core.encoders import OUTPUTS, Extractor, pool_grid, scale_grid
 from core.encoders.pca import fit_pca
 from core.encoders.squeezenet import SqueezeNet
 from core.encoders.weights import NETWORKS, load_network, look
@@ -207,11 +207,24 @@ def test_a_grid_and_a_vector_of_one_look():
     assert whole.shape == (169, 512)
     assert seven.shape == (49, 512)
     np.testing.assert_array_equal(whole(photos()), whole.finish(outputs))
-    np.testing.assert_array_equal(seven.finish(outputs), pool_grid(outputs["grid"], 7))
-    np.testing.assert_allclose(extractor(photos()), whole(photos()).mean(axis=1), atol=1e-6)
+    pooled = pool_grid(outputs["grid"], 7)
+    np.testing.assert_array_equal(seven.finish(outputs), scale_grid(pooled))
+    np.testing.assert_allclose(extractor(photos()), outputs["grid"].mean(axis=1), atol=1e-6)
     assert seven.specification == {**whole.specification, "grid": 7}
     again = Extractor.rebuild(seven.specification, {})
     np.testing.assert_array_equal(again(photos()), seven(photos()))
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1, 1e3])
+def test_a_grid_is_scaled_to_a_mean_square_of_1_picture_by_picture(factor):
+    grid = factor * np.random.default_rng(0).random((3, 4, 5), np.float32)
+    grid[1] *= 7
+    scaled = scale_grid(grid)
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose((scaled**2).mean(axis=(1, 2)), 1, rtol=1e-5)
+    np.testing.assert_allclose(scaled[1] / scaled[1, 0, 0], grid[1] / grid[1, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(scale_grid(torch.from_numpy(grid)), scaled, rtol=1e-5)
+    assert not scale_grid(np.zeros((1, 4, 5), np.float32)).any(), "nothing becomes no number"
 
 
 @pytest.mark.parametrize(("output", "grid"), [("grid", 14), ("grid", 0), ("pooled", 7)])

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, torchrun
 
 from core.checkpoint import load_checkpoint
 from core.runs import MODEL_NAMES
@@ -105,29 +101,13 @@ def test_inference_refuses_a_device_without_the_engine(refuses):
 # ---------------------------------------------------------------------------------------------
 
 
-def torchrun(folder, *options) -> subprocess.CompletedProcess:
-    """``training.py`` in two processes of this machine, from that folder."""
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port())
-    command = [sys.executable, *launcher, ROOT / "training.py", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True
-    )
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @pytest.mark.parametrize("model", ["lstm", "transformer"])
 def test_two_processes_train_as_one(train, tiny_folder, tmp_path, model):
     """Batches of 23 leave unequal shares; the last of an epoch, of 1, leaves a process none."""
     one = ("--model", model, "--data", tiny_folder, *EXACT, *SMALL, "--engine", "torch")
     one += ("--batch_size", 23)
     expected = train("one", *one)
-    done = torchrun(tmp_path, *one, "--out", "two")
+    done = torchrun(tmp_path, ROOT / "training.py", *one, "--out", "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best epoch") == 1, "one process talks"
     lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
@@ -139,7 +119,7 @@ def test_two_processes_train_as_one(train, tiny_folder, tmp_path, model):
 
 
 def test_several_processes_need_torch(tiny_folder, tmp_path):
-    done = torchrun(tmp_path, "--model", "lstm", "--data", tiny_folder)
+    done = torchrun(tmp_path, ROOT / "training.py", "--model", "lstm", "--data", tiny_folder)
     assert done.returncode != 0
     assert "--engine numpy: is one process" in done.stderr
     assert not (tmp_path / "runs").exists()

@@ -247,7 +247,7 @@ def test_a_fresh_optimizer_has_the_defaults_of_numpy_and_no_memory(rule):
     other.configs = optimizer.configs
     assert other.configs == optimizer.configs
     rate = numbers["learning_rate"]
-    optimizer.learning_rate *= 0.5
+    optimizer.scale_learning_rate(0.5)
     assert {c["learning_rate"] for c in optimizer.configs.values()} == {0.5 * rate}
     assert optimizer.optimizer.param_groups[0]["lr"] == 0.5 * rate
 
@@ -460,7 +460,8 @@ def test_without_parameters_both_engines_start_from_the_same_ones(case):
 def test_the_state_of_another_model_is_refused(case, other, message):
     _, twin = pair(case)
     params, optimizer = build(other).params, TorchOptimizer(twin, "adam", {})
-    configs = {key: {**optimizer.numbers, "m": v, "v": v, "t": 1} for key, v in params.items()}
+    numbers = {"learning_rate": 1.0, **optimizer.numbers, "t": 1}
+    configs = {key: {**numbers, "m": v, "v": v} for key, v in params.items()}
     with pytest.raises(ValueError, match=message):
         twin.params = params
     with pytest.raises(ValueError, match=message):

@@ -7,6 +7,7 @@ photo of tomorrow goes through the very same steps. The encoders are
     squeezenet1_1    Iandola et al. 2016, 5 MB            (``core/encoders/squeezenet.py``)
     vgg16            Simonyan and Zisserman, ICLR 2015    (``core/encoders/vgg.py``)
     resnet50, resnet101, resnet152    He et al., CVPR 2016    (``core/encoders/resnet.py``)
+    tiny_cnn         for the embedded pictures, to be trained (``core/encoders/tiny_cnn.py``)
 
 PyTorch is imported by those that need it, when they are loaded, and by nothing else here.
 """
@@ -26,7 +27,7 @@ from core.image_utils import normalise, resize_and_crop
 
 Array = np.ndarray
 
-IMAGENET = {"size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+_IMAGENET = {"size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 # encoder -> what it computes for a picture: first one vector (D,), then a grid (L, C)
 _RESNET = {"pooled": (2048,), "grid": (7 * 7, 2048)}
 OUTPUTS = {
@@ -36,12 +37,16 @@ OUTPUTS = {
     "resnet50": _RESNET,
     "resnet101": _RESNET,
     "resnet152": _RESNET,
+    "tiny_cnn": {"pooled": (128,), "grid": (8 * 8, 140)},
 }
-PREPROCESSING = {name: {"size": 64} if name == "fixed_cnn" else IMAGENET for name in OUTPUTS}
+PREPROCESSING = {name: _IMAGENET for name in OUTPUTS} | {
+    "fixed_cnn": {"size": 64},
+    "tiny_cnn": {"size": 64, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+}
 
 
 class Extractor:
-    """Features of photos: crop, normalise, encode, pool the grid, project.
+    """Features of photos: crop, normalise, encode, pool and scale the grid, project.
 
     Inputs:
     - encoder: a key of ``OUTPUTS``
@@ -51,6 +56,7 @@ class Extractor:
     - pca: the projection, or None
     - sha256: of the weight file, when it must be a certain one
     - grid: average the output 'grid' to this many cells a side; None keeps the encoder's own
+    - device: where a PyTorch encoder computes
 
     Raises ValueError for an unknown encoder or output, for a grid finer than the encoder's and for
     weights that do not fit, FileNotFoundError when there is no weight file.
@@ -65,6 +71,7 @@ class Extractor:
         pca: PCA | None = None,
         sha256: str | None = None,
         grid: int | None = None,
+        device: str = "cpu",
     ):
         if encoder not in OUTPUTS:
             raise ValueError(f"encoder: found {encoder!r}, expected one of {', '.join(OUTPUTS)}")
@@ -80,9 +87,8 @@ class Extractor:
             from core.encoders.weights import load_network, look
 
             self.weights, self.sha256 = _identify(encoder, weights, sha256)
-            self.network = load_network(encoder, self.weights)
-            mean, std = self.preprocessing["mean"], self.preprocessing["std"]
-            self._look = lambda images: look(self.network, normalise(images, mean, std))
+            self.network = load_network(encoder, self.weights).to(device)
+            self._look = lambda images: look(self.network, images)
 
     def _choose(self, output: str, grid: int | None) -> None:
         shapes = OUTPUTS[self.encoder]
@@ -114,14 +120,15 @@ class Extractor:
 
     def look(self, images: Sequence[Array]) -> dict[str, Array]:
         """Pictures of any size -> every output of the encoder by name, float32."""
-        size = self.preprocessing["size"]
-        return self._look(np.stack([resize_and_crop(image, size) for image in images]))
+        return self._look(prepare(images, self.preprocessing))
 
     def finish(self, outputs: Mapping[str, Array]) -> Array:
-        """The one output that was chosen, the grid averaged to its cells, projected."""
+        """The one output that was chosen, the grid averaged to its cells and scaled, projected."""
         features = outputs[self.output]
         if self.grid is not None:
             features = pool_grid(features, self.grid)
+        if self.output == "grid" and self.encoder != "fixed_cnn":
+            features = scale_grid(features)
         return features if self.pca is None else self.pca(features)
 
     @property
@@ -145,6 +152,11 @@ class Extractor:
         return specification if self.grid is None else {**specification, "grid": self.grid}
 
     @property
+    def fingerprint(self) -> dict:
+        """The specification without the place of the weights, which their hash identifies."""
+        return {key: value for key, value in self.specification.items() if key != "weights"}
+
+    @property
     def arrays(self) -> dict[str, Array]:
         """The projection, by name; empty without one."""
         if self.pca is None:
@@ -153,19 +165,56 @@ class Extractor:
 
     @classmethod
     def rebuild(
-        cls, specification: Mapping, arrays: Mapping[str, Array], weights: str | None = None
+        cls,
+        specification: Mapping,
+        arrays: Mapping[str, Array],
+        weights: str | None = None,
+        trained: Mapping[str, Array] | None = None,
+        device: str = "cpu",
     ) -> Extractor:
-        """The extractor of a specification; ``weights`` says where its weight file is now."""
-        pca = PCA(arrays["pca_mean"], arrays["pca_components"]) if arrays else None
-        return cls(
+        """The extractor of a specification.
+
+        Inputs:
+        - specification, arrays: of the extractor that there was
+        - weights: where its weight file is now, if it was moved
+        - trained: the state of the encoder's stages, when it was trained with a decoder
+        - device: where a PyTorch encoder computes
+        """
+        extractor = cls(
             specification["encoder"],
             specification["output"],
-            weights or specification["weights"],
+            "random" if trained else weights or specification["weights"],
             specification["preprocessing"],
-            pca,
+            PCA(arrays["pca_mean"], arrays["pca_components"]) if arrays else None,
             specification["sha256"],
             specification.get("grid"),
+            device,
         )
+        if trained:
+            from core.encoders.weights import put_state_of_stages
+
+            put_state_of_stages(extractor.network, trained)
+        return extractor
+
+
+def prepare(images: Sequence[Array], preprocessing: Mapping) -> Array:
+    """Pictures of any size -> what the encoder reads: (N, size, size, 3), cropped and normalised.
+
+    uint8 as they are where the preprocessing has no mean.
+    """
+    cropped = np.stack([resize_and_crop(image, preprocessing["size"]) for image in images])
+    if "mean" not in preprocessing:
+        return cropped
+    return normalise(cropped, preprocessing["mean"], preprocessing["std"])
+
+
+def scale_grid(grid):
+    """(N, L, C), an array or a tensor, divided by the root of the mean square of each picture.
+
+    The last layer of a pretrained network gives mostly zeros and some numbers near 100; a tanh or a
+    sigmoid that reads those is full from the first step on, and learns nothing.
+    """
+    return grid / ((grid * grid).mean(axis=(1, 2), keepdims=True) + 1e-12) ** 0.5
 
 
 def pool_grid(grid: Array, cells: int) -> Array:

@@ -51,7 +51,7 @@ def grid_features(images: Array) -> Array:
     colours = _pool(_colour_layer(images), 2, np.mean)  # (N, 32, 32, colours)
     responses = _silhouette_layer(colours)  # (N, 32, 32, colours, outlines)
     cells = [_competition(_pool(responses, 4, np.max)), _pool(colours, 4, np.mean)]
-    cells.append(np.broadcast_to(_position_code(), (len(images), GRID, GRID, _POSITION)))
+    cells.append(np.broadcast_to(position_code(), (len(images), GRID, GRID, _POSITION)))
     return np.concatenate(cells, axis=3).reshape(len(images), GRID * GRID, -1)
 
 
@@ -160,7 +160,7 @@ def _without_echoes(cells: Array) -> Array:
 
 
 @cache
-def _position_code() -> Array:
+def position_code() -> Array:
     """(GRID, GRID, 12): sines and cosines of the cell's row and column, three wavelengths each."""
     angle = np.pi * (np.arange(GRID) + 0.5)[:, None] / GRID * np.array([1, 2, 3])
     waves = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)  # (GRID, 6)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from core.tables import Blocks
+
 Array = np.ndarray
 
 
@@ -31,11 +33,11 @@ class PCA:
         return (np.asarray(x, np.float32) - self.mean) @ self.components
 
 
-def fit_pca(x: Array, width: int) -> PCA:
-    """Fits a PCA.
+def fit_pca(x: Array | Blocks, width: int) -> PCA:
+    """Fits a PCA, in the memory of D x D numbers, or of n x D when that is less.
 
     Inputs:
-    - x: (n, D) one row a sample
+    - x: (n, D) one row a sample; read twice
     - width: K, number of components
 
     Raises ValueError when there are not more samples than components (n samples less their mean
@@ -50,14 +52,16 @@ def fit_pca(x: Array, width: int) -> PCA:
             f"PCA to {width} components needs more samples than that, at least as wide, "
             f"found {n} samples of width {D}; use more images or fewer components"
         )
-    mean = x.mean(axis=0, dtype=np.float64)
-    centred = (x - mean).astype(np.float64)
+    blocks = Blocks.of(x).blocks
+    mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks()) / n
+    centred = (block - mean for block in blocks())  # in float64, as the mean
     # The eigenvectors of the smaller of x'x and xx' carry the same information.
     if n < D:
-        values, vectors = np.linalg.eigh(centred @ centred.T)
-        vectors = centred.T @ vectors[:, ::-1][:, :width]
+        x = np.concatenate(list(centred))
+        values, vectors = np.linalg.eigh(x @ x.T)
+        vectors = x.T @ vectors[:, ::-1][:, :width]
     else:
-        values, vectors = np.linalg.eigh(centred.T @ centred)
+        values, vectors = np.linalg.eigh(sum(block.T @ block for block in centred))
         vectors = vectors[:, ::-1][:, :width]
     values = np.maximum(values[::-1], 0)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=0), 1e-12)

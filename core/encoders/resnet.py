@@ -64,6 +64,11 @@ class ResNet(nn.Module):
         self.layer4 = _stage(1024, 512, depths[3], stride=2)
         self.fc = nn.Linear(2048, 1000)
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        stem = nn.ModuleDict({"conv1": self.conv1, "bn1": self.bn1})
+        return [stem, self.layer1, self.layer2, self.layer3, self.layer4]
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, 224, 224) normalised pictures -> grid (N, 2048, 7, 7), pooled (N, 2048)."""
         x = self.maxpool(self.bn1(self.conv1(x)).relu())

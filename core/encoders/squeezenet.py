@@ -52,6 +52,12 @@ class SqueezeNet(nn.Module):
         )
         self.classifier = nn.Sequential(nn.Dropout(), nn.Conv2d(512, 1000, 1))
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The first convolution, then two Fire modules each."""
+        f = self.features
+        return [f[0:3], f[3:6], f[6:9], f[9:11], f[11:13]]
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, 224, 224) normalised pictures -> grid (N, 512, 13, 13), pooled (N, 512)."""
         grid = self.features(x)

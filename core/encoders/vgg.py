@@ -37,6 +37,13 @@ class VGG16(nn.Module):
             nn.Linear(4096, 1000),
         )
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The convolutions between two poolings."""
+        pools = [i for i, layer in enumerate(self.features) if isinstance(layer, nn.MaxPool2d)]
+        starts = [0, *(i + 1 for i in pools[:-1])]
+        return [self.features[start:stop] for start, stop in zip(starts, pools, strict=True)]
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, 224, 224) normalised pictures -> grid (N, 512, 14, 14), fc7 (N, 4096).
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from core.encoders.resnet import ResNet
 from core.encoders.squeezenet import SqueezeNet
+from core.encoders.tiny_cnn import TinyCNN
 from core.encoders.vgg import VGG16
 
 Array = np.ndarray
 
 NETWORKS = {
+    "tiny_cnn": TinyCNN,
     "squeezenet1_1": SqueezeNet,
     "vgg16": VGG16,
     "resnet50": partial(ResNet, (3, 4, 6, 3)),
@@ -58,11 +61,53 @@ def look(network: nn.Module, images: Array) -> dict[str, Array]:
     in reading order, and vectors (N, D).
     """
     with torch.inference_mode():
-        outputs = network(torch.from_numpy(images).permute(0, 3, 1, 2))
+        outputs = network(as_batch(network, images))
     return {
-        name: (x.flatten(2).transpose(1, 2) if x.ndim == 4 else x).numpy()
+        name: (x.flatten(2).transpose(1, 2) if x.ndim == 4 else x).cpu().numpy()
         for name, x in outputs.items()
     }
+
+
+def as_batch(network: nn.Module, images: Array) -> Tensor:
+    """(N, h, w, 3) normalised pictures -> (N, 3, h, w) of the network's device and dtype."""
+    images = torch.from_numpy(images).to(next(network.parameters()))
+    return images.permute(0, 3, 1, 2)  # a view: "channels last", the faster way for convolutions
+
+
+def open_stages(network: nn.Module, count: int) -> list[str]:
+    """Lets the last ``count`` stages of a frozen network learn; returns their parameters' names.
+
+    It stays in evaluation mode: a stage that learns keeps the statistics of batch normalisation
+    that it came with, for those of small batches would be worse, and drops nothing out.
+
+    Raises ValueError when it has fewer stages.
+    """
+    stages = network.stages
+    if not 0 <= count <= len(stages):
+        raise ValueError(
+            f"finetune_encoder: found {count} stages, but the encoder has {len(stages)}"
+        )
+    for stage in stages[len(stages) - count :]:
+        stage.requires_grad_(True)
+    return [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+
+
+def state_of_stages(network: nn.Module) -> dict[str, Tensor]:
+    """What the grid depends on, by the names of the state dict: no classifier."""
+    own = {id(x) for stage in network.stages for x in (*stage.parameters(), *stage.buffers())}
+    return {k: x for k, x in network.state_dict(keep_vars=True).items() if id(x) in own}
+
+
+def put_state_of_stages(network: nn.Module, state: Mapping[str, Array]) -> None:
+    """Undoes ``state_of_stages``; raises ValueError for what is not of this network."""
+    own = state_of_stages(network)
+    for name in own.keys() | state.keys():
+        found, expected = (x[name].shape if name in x else None for x in (state, own))
+        if found != expected:
+            raise ValueError(f"encoder: {name} has shape {found}, expected {expected}")
+    with torch.no_grad():
+        for name, x in own.items():
+            x.copy_(torch.from_numpy(np.array(state[name])))
 
 
 def download(encoder: str) -> str:
@@ -70,6 +115,8 @@ def download(encoder: str) -> str:
 
     Raises ValueError when they cannot be fetched.
     """
+    if encoder not in _URLS:
+        raise ValueError(f"--weights download: nobody published weights of {encoder}; use 'random'")
     url = _URLS[encoder]
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not path.is_file():

@@ -7,24 +7,26 @@ go back and forth (``core/torch_models/convert.py``).
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
+from core.encoders import Extractor
 from core.models import MODELS, build_model
 from core.torch_models.base import TorchCaptioner
 from core.torch_models.captioning_attention import TorchCaptioningAttention
 from core.torch_models.captioning_rnn import TorchCaptioningRNN
 from core.torch_models.captioning_transformer import TorchCaptioningTransformer
+from core.torch_models.end_to_end import EndToEndCaptioner
 from core.torch_models.engine import TorchEngine
 
 __all__ = [
     "TORCH_MODELS",
+    "EndToEndCaptioner",
     "TorchCaptioner",
     "TorchCaptioningAttention",
     "TorchCaptioningRNN",
     "TorchCaptioningTransformer",
     "TorchEngine",
+    "build_end_to_end",
     "build_torch_model",
-    "choose_device",
 ]
 
 _TWINS = (TorchCaptioningRNN, TorchCaptioningAttention, TorchCaptioningTransformer)
@@ -34,26 +36,13 @@ _TWIN_OF = {twin.twin_of: twin for twin in _TWINS}
 TORCH_MODELS = {name: (_TWIN_OF[model], implied) for name, (model, implied) in MODELS.items()}
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of that name; for 'auto' a GPU where there is one, else the CPU.
-
-    Raises ValueError when there is no such device on this machine.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next((device for device, available in there.items() if available), "cpu")
-    if not there.get(name, name == "cpu"):
-        raise ValueError(f"--device {name}: there is none on this machine, expected cpu or auto")
-    return torch.device(name)
-
-
 def build_torch_model(
     name: str,
     config: Mapping,
     idx_to_word: Sequence[str],
     params: Mapping[str, np.ndarray] | None = None,
     rng: np.random.Generator | None = None,
-    device: str | torch.device = "cpu",
+    device: str = "cpu",
 ) -> TorchCaptioner:
     """As ``core.models.build_model``, and on a device.
 
@@ -62,3 +51,23 @@ def build_torch_model(
     """
     config = {**config, "device": device}
     return build_model(name, config, idx_to_word, params, rng, TORCH_MODELS)
+
+
+def build_end_to_end(
+    name: str,
+    config: Mapping,
+    idx_to_word: Sequence[str],
+    params: Mapping[str, np.ndarray] | None = None,
+    rng: np.random.Generator | None = None,
+    *,
+    extractor: Extractor,
+    stages: int,
+    flip: bool = False,
+    device: str = "cpu",
+) -> EndToEndCaptioner:
+    """As ``build_torch_model``, with an encoder before it."""
+    decoder = build_torch_model(name, config, idx_to_word, None, rng, device)
+    model = EndToEndCaptioner(decoder, extractor, stages, flip)
+    if params is not None:
+        model.params = params
+    return model

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.models.base import CaptioningModel
+from core.processes import rank
 from core.rnn_layers import check_word_ids
 from core.torch_models.convert import to_numpy, to_torch
-from core.torch_models.processes import rank
 
 Array = np.ndarray
 Drop = Callable[[Tensor], Tensor]

@@ -6,7 +6,8 @@ follows from the module that owns the tensor:
 
     nn.Embedding               as it is
     nn.LSTM, nn.LSTMCell       gates i, f, o, g  <->  i, f, g, o, then transposed
-    any other                  transposed: x W + b here, W x + b there (a vector stays as it is)
+    any other matrix           transposed: x W + b here, W x + b there
+    a vector, a filter         as it is
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def to_numpy(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Array
     arrays = {}
     for ours, theirs in model.names().items():
         array, owner = tensors[theirs].detach().cpu().numpy(), _owner(model, theirs)
-        if not isinstance(owner, nn.Embedding):
+        if array.ndim == 2 and not isinstance(owner, nn.Embedding):
             array = array.T
         if isinstance(owner, nn.LSTM | nn.LSTMCell):
             array = _exchange_o_and_g(array)
@@ -49,7 +50,7 @@ def to_torch(model: nn.Module, arrays: Mapping[str, Array]) -> dict[str, Tensor]
         array, owner = np.asarray(arrays[ours]), _owner(model, theirs)
         if isinstance(owner, nn.LSTM | nn.LSTMCell):
             array = _exchange_o_and_g(array)
-        if not isinstance(owner, nn.Embedding):
+        if array.ndim == 2 and not isinstance(owner, nn.Embedding):
             array = array.T
         tensors[theirs] = torch.from_numpy(np.array(array, order="C"))
     return tensors

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from core.processes import number_of_processes, share_of, sum_over_all
 from core.torch_models.base import TorchCaptioner
+from core.torch_models.end_to_end import EndToEndCaptioner
 from core.torch_models.optim import TorchOptimizer
-from core.torch_models.processes import number_of_processes, share_of, sum_over_all
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
 
@@ -34,22 +35,24 @@ class TorchEngine:
     """What ``NumpyEngine`` is for the models of ``core/models``, for their twins.
 
     Inputs:
-    - model: a twin
+    - model: a twin, or one with an encoder before it
     - update_rule, optim_config, clip_norm: as for ``CaptioningSolver``
     - precision: 'float32' computes in the dtype of the model; 'bf16' lets autocast choose where
       bfloat16 will do
+    - encoder_learning_rate: of an encoder that learns with the decoder
     """
 
     def __init__(
         self,
-        model: TorchCaptioner,
+        model: TorchCaptioner | EndToEndCaptioner,
         update_rule: str,
         optim_config: Mapping,
         clip_norm: float | None,
         precision: str = "float32",
+        encoder_learning_rate: float | None = None,
     ):
         self.model, self.clip_norm, self.precision = model, clip_norm, precision
-        self.optimizer = TorchOptimizer(model, update_rule, optim_config)
+        self.optimizer = TorchOptimizer(model, update_rule, optim_config, encoder_learning_rate)
         self.processes = number_of_processes()
         self.loss_of = _LossOf(model)
         if self.processes > 1:
@@ -88,6 +91,5 @@ class TorchEngine:
     def learning_rate(self) -> float:
         return self.optimizer.learning_rate
 
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        self.optimizer.learning_rate = value
+    def scale_learning_rate(self, factor: float) -> None:
+        self.optimizer.scale_learning_rate(factor)

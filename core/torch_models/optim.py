@@ -12,21 +12,22 @@ import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from core.checkpoint import ENCODER
 from core.optim import RULES
 from core.torch_models.base import TorchCaptioner
 from core.torch_models.convert import to_numpy, to_torch
+from core.torch_models.end_to_end import EndToEndCaptioner
 
 # What is remembered of a parameter: the name in core/optim.py -> PyTorch's.
 _MEMORY = {"m": "exp_avg", "v": "exp_avg_sq", "velocity": "momentum_buffer", "cache": "square_avg"}
 
 
 def _optimizer(rule: str, parameters, numbers: Mapping[str, float]) -> torch.optim.Optimizer:
-    options = {"lr": numbers["learning_rate"]}
     if rule == "sgd":
-        return torch.optim.SGD(parameters, **options)
+        return torch.optim.SGD(parameters)
     if rule == "sgd_momentum":
-        return torch.optim.SGD(parameters, momentum=numbers["momentum"], **options)
-    options["eps"] = numbers["epsilon"]
+        return torch.optim.SGD(parameters, momentum=numbers["momentum"])
+    options = {"eps": numbers["epsilon"]}
     if rule == "rmsprop":
         return torch.optim.RMSprop(parameters, alpha=numbers["decay_rate"], **options)
     options["betas"] = numbers["beta1"], numbers["beta2"]
@@ -42,20 +43,35 @@ class TorchOptimizer:
     - model: a twin
     - update_rule: a name in ``core.optim.RULES``
     - optim_config: numbers of the rule, as for ``core.optim``
+    - encoder_learning_rate: of the parameters of an encoder, if the model has one that learns
     """
 
-    def __init__(self, model: TorchCaptioner, update_rule: str, optim_config: Mapping):
+    def __init__(
+        self,
+        model: TorchCaptioner | EndToEndCaptioner,
+        update_rule: str,
+        optim_config: Mapping,
+        encoder_learning_rate: float | None = None,
+    ):
         self.model, self.update_rule = model, update_rule
         # One step of the NumPy rule fills in its defaults: they stand in one place.
         _, filled_in = RULES[update_rule](np.zeros(1), np.zeros(1), dict(optim_config))
-        self._build({k: v for k, v in filled_in.items() if isinstance(v, float)})
+        numbers = {k: v for k, v in filled_in.items() if isinstance(v, float)}
+        rates = dict.fromkeys(model.names(), numbers.pop("learning_rate"))
+        if encoder_learning_rate is not None:
+            rates |= {k: encoder_learning_rate for k in rates if k.startswith(ENCODER)}
+        self._build(numbers, rates)
 
-    def _build(self, numbers: dict[str, float]) -> None:
+    def _build(self, numbers: dict[str, float], rates: Mapping[str, float]) -> None:
+        """With the rule's other numbers, and the learning rate of each parameter."""
         self.numbers = numbers
+        by_name, groups = dict(self.model.named_parameters()), {}
         names = self.model.names()
-        by_name = dict(self.model.named_parameters())
         self.parameters = {theirs: by_name[theirs] for theirs in names.values()}
-        self.optimizer = _optimizer(self.update_rule, self.parameters.values(), numbers)
+        for ours, theirs in names.items():
+            groups.setdefault(rates[ours], []).append(by_name[theirs])
+        groups = [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
+        self.optimizer = _optimizer(self.update_rule, groups, numbers)
 
     def step(self, clip_norm: float | None = None) -> None:
         """Clips the gradients, updates the parameters, forgets the gradients."""
@@ -66,13 +82,13 @@ class TorchOptimizer:
 
     @property
     def learning_rate(self) -> float:
-        return self.numbers["learning_rate"]
+        """Of the decoder."""
+        return self.optimizer.param_groups[0]["lr"]
 
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        self.numbers["learning_rate"] = value
+    def scale_learning_rate(self, factor: float) -> None:
+        """Of every parameter."""
         for group in self.optimizer.param_groups:
-            group["lr"] = value
+            group["lr"] *= factor
 
     @property
     def configs(self) -> dict[str, dict]:
@@ -80,7 +96,13 @@ class TorchOptimizer:
 
         Assigning raises ValueError when what is remembered is of another model.
         """
-        configs = {name: dict(self.numbers) for name in self.model.names()}
+        rates = {
+            id(p): group["lr"] for group in self.optimizer.param_groups for p in group["params"]
+        }
+        configs = {
+            ours: {"learning_rate": rates[id(self.parameters[theirs])], **self.numbers}
+            for ours, theirs in self.model.names().items()
+        }
         states = {name: self.optimizer.state[p] for name, p in self.parameters.items()}
         for ours, theirs in _MEMORY.items():
             memory = {n: s[theirs] for n, s in states.items() if s.get(theirs) is not None}
@@ -96,13 +118,16 @@ class TorchOptimizer:
     @configs.setter
     def configs(self, configs: Mapping[str, Mapping]) -> None:
         some = next(iter(configs.values()))
-        self._build({name: some[name] for name in self.numbers})
+        remembered = {
+            theirs: to_torch(self.model, {name: config[ours] for name, config in configs.items()})
+            for ours, theirs in _MEMORY.items()
+            if ours in some
+        }
+        rates = {name: config["learning_rate"] for name, config in configs.items()}
+        self._build({name: some[name] for name in self.numbers}, rates)
         states = self.optimizer.state
-        for ours, theirs in _MEMORY.items():
-            if ours not in some:
-                continue
-            memory = {name: config[ours] for name, config in configs.items()}
-            for name, tensor in to_torch(self.model, memory).items():
+        for theirs, memory in remembered.items():
+            for name, tensor in memory.items():
                 parameter = self.parameters[name]
                 states[parameter][theirs] = tensor.to(parameter)
                 # RMSprop counts steps as well, but makes no use of the number.

@@ -1,0 +1,280 @@
+"""Features of many photos: in parts that are kept, so that a run that was stopped goes on.
+
+    python -m core.encoders.extract --images DIR --encoder vgg16 --weights FILE --out features.h5
+    torchrun --nproc_per_node 2 -m core.encoders.extract ...      each process takes its parts
+
+The photos are cut into parts of 128. The features of each part go to a file of their own, whole or
+not at all, and at the end all are joined; no more than a part is in memory at a time. What was done
+when a run ends early, however rudely, is not done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from core import processes
+from core.command_line import (
+    DEVICES,
+    ENCODERS,
+    ArgumentParser,
+    non_negative_int,
+    positive_int,
+    progress,
+    run_command,
+)
+from core.files import atomic_file, read_json, write_json
+from core.tables import Blocks, write_features
+
+Array = np.ndarray
+
+_PART = 128  # photos
+_BATCH = 32
+_MOST_UNREADABLE = 0.01
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What ``extract`` has found.
+
+    - kept: the numbers of the photos that could be read
+    - skipped: for each other photo the reason
+    - features: for each kind a table with a row for each photo that was kept
+    """
+
+    kept: list[int]
+    skipped: list[str]
+    features: dict[str, Blocks]
+
+
+def extract(
+    paths: Sequence[Path], extractors: Mapping, folder: Path, dtypes: Mapping, description: str
+) -> Extracted | None:
+    """Features of photos, in the files of a folder.
+
+    Inputs:
+    - paths: of the photos
+    - extractors: for each kind of features its ``Extractor``; all by the same network
+    - folder: where the parts go; those that are there already are kept
+    - dtypes: how each kind of features is stored
+    - description: for the progress bar
+
+    Of several processes each takes its parts; the first waits for all and returns the whole, the
+    others return None.
+
+    Raises ValueError when the folder holds parts of something else.
+    """
+    contents = {
+        "photos": digest([str(path.resolve()) for path in paths]),
+        "features": {k: [e.fingerprint, np.dtype(dtypes[k]).name] for k, e in extractors.items()},
+    }
+    files = [folder / f"{start:08}.npz" for start in range(0, len(paths), _PART)]
+    if processes.rank() == 0:
+        marker = folder / "contents.json"
+        if not marker.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(marker, contents)
+        elif read_json(marker) != contents:
+            raise ValueError(
+                f"{folder}: holds the beginning of another extraction (other photos, encoder or "
+                "weights); finish that one with the same command, or remove the folder"
+            )
+    processes.wait_for_all()
+    todo = range(processes.rank(), len(files), processes.number_of_processes())
+    mine = sum(len(paths[i * _PART : (i + 1) * _PART]) for i in todo)
+    with progress(None, description, total=mine, unit="photo") as bar:
+        for i in todo:
+            part = paths[i * _PART : (i + 1) * _PART]
+            if _is_done(files[i]):
+                bar.update(len(part))
+            else:
+                _extract_part(part, extractors, files[i], dtypes, bar)
+    processes.wait_for_all()
+    return _join(files, extractors, dtypes) if processes.rank() == 0 else None
+
+
+def _is_done(file: Path) -> bool:
+    """Whether a part is there, and whole: photos that could not be read may have been mended."""
+    if not file.exists():
+        return False
+    with np.load(file) as part:
+        return len(part["skipped"]) == 0
+
+
+def _extract_part(paths: Sequence[Path], extractors, file: Path, dtypes, bar) -> None:
+    from core.image_utils import load_image
+
+    kept, skipped = [], []
+    rows: dict[str, list[Array]] = {kind: [] for kind in extractors}
+    for start in range(0, len(paths), _BATCH):
+        batch, photos = paths[start : start + _BATCH], []
+        for number, path in enumerate(batch, start):
+            try:
+                photos.append(load_image(path))
+                kept.append(number)
+            except (OSError, ValueError) as error:
+                skipped.append(str(error))
+        if photos:
+            outputs = next(iter(extractors.values())).look(photos)
+            for kind, extractor in extractors.items():
+                rows[kind].append(extractor.finish(outputs).astype(dtypes[kind]))
+        bar.update(len(batch))
+    tables = {kind: np.concatenate(several) for kind, several in rows.items() if several}
+    with atomic_file(file) as temporary:
+        np.savez(temporary, kept=np.array(kept, int), skipped=np.array(skipped, str), **tables)
+
+
+def _join(files: Sequence[Path], extractors: Mapping, dtypes: Mapping) -> Extracted:
+    kept: list[int] = []
+    skipped: list[str] = []
+    for i, file in enumerate(files):
+        with np.load(file) as part:
+            kept += (part["kept"] + i * _PART).tolist()
+            skipped += part["skipped"].tolist()
+
+    def blocks(kind: str) -> Iterator[Array]:
+        for file in files:
+            with np.load(file) as part:
+                if kind in part:
+                    yield part[kind]
+
+    def table(kind: str) -> Blocks:
+        shape = len(kept), *extractors[kind].shape
+        return Blocks(shape, np.dtype(dtypes[kind]), lambda: blocks(kind))
+
+    return Extracted(kept, skipped, {kind: table(kind) for kind in extractors})
+
+
+def require_space(folder: Path, extractors: Mapping, dtypes: Mapping, count: int) -> None:
+    """Raises OSError unless the features fit on the disk: twice, for they are joined at the end."""
+    row = sum(math.prod(e.shape) * np.dtype(dtypes[k]).itemsize for k, e in extractors.items())
+    needed, free = 2 * count * row, shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"{folder}: has {free / 2**30:.1f} GiB free, the features of {count:,} photos need "
+            f"{needed / 2**30:.1f} GiB; take a coarser --grid, or fewer photos"
+        )
+
+
+def refuse_unreadable(skipped: Sequence[str], count: int, folder: Path) -> None:
+    """Raises ValueError when more than 1 % of the photos of a folder cannot be read."""
+    if len(skipped) > _MOST_UNREADABLE * count:
+        raise ValueError(
+            f"{folder}: more than {_MOST_UNREADABLE:.0%} of the photos cannot be read, for example "
+            f"{skipped[0]}; is the copy complete?"
+        )
+
+
+def digest(value) -> str:
+    """Of a JSON value: the same for the same value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------
+# The command
+# ---------------------------------------------------------------------------------------------
+
+
+def extract_folder(
+    images: str | Path,
+    out: str | Path,
+    encoder: str,
+    weights: str,
+    pca: int | None = None,
+    grid: int | None = None,
+    device: str = "cpu",
+) -> Extracted | None:
+    """The features of all photos of a folder, in an HDF5 file.
+
+    Inputs:
+    - images: the folder
+    - out: the file: ``features`` (n, ...), the file ``names`` (n,), the ``extractor`` that made
+      them as JSON, and its PCA
+    - encoder, weights, device: as for ``Extractor``
+    - pca: components of a PCA that is fitted on these photos; 0: none; 512 when None
+    - grid: instead of one vector a photo, a grid of this many cells a side in float16; 0: the
+      encoder's own
+
+    Returns what was found; None in all processes but the first.
+
+    Raises FileExistsError when the file is there already, ValueError for too few photos.
+    """
+    from core.encoders import OUTPUTS, Extractor
+    from core.encoders.pca import fit_pca
+    from core.image_utils import list_pictures
+
+    out, paths = Path(out), list_pictures(images)
+    if out.exists():
+        raise FileExistsError(f"--out {out}: is there already; remove it, or choose another name")
+    if grid is not None and pca:
+        raise ValueError("--pca: is for one vector a photo; leave it out, or leave --grid out")
+    pca = (512 if grid is None else 0) if pca is None else pca
+    if pca >= len(paths):
+        raise ValueError(
+            f"--pca {pca}: needs more photos than components, found {len(paths)}; take fewer "
+            "components, or 0 for none"
+        )
+    output = next(iter(OUTPUTS[encoder])) if grid is None else "grid"
+    extractor = Extractor(encoder, output, weights, grid=grid or None, device=device)
+    dtypes = {"features": np.float32 if grid is None else np.float16}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    require_space(out.parent, {"features": extractor}, dtypes, len(paths))
+    parts = out.with_name(f".{out.name}.parts")
+    found = extract(paths, {"features": extractor}, parts, dtypes, f"features by {encoder}")
+    if found is None:
+        return None
+    refuse_unreadable(found.skipped, len(paths), Path(images))
+    table = found.features["features"]
+    if pca:
+        extractor.pca = fit_pca(table, pca)
+        table = table.project(extractor.pca)
+    names = [paths[i].name for i in found.kept]
+    with atomic_file(out) as temporary:
+        specification = json.dumps(extractor.specification)
+        write_features(temporary, table, names=names, extractor=specification, **extractor.arrays)
+    shutil.rmtree(parts)
+    return found
+
+
+def main() -> None:
+    parser = ArgumentParser(
+        prog="python -m core.encoders.extract", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--images", required=True, metavar="DIR", help="a folder with photos")
+    parser.add_argument("--out", required=True, metavar="FILE.h5", help="the file to make")
+    parser.add_argument("--encoder", choices=ENCODERS, default="squeezenet1_1")
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="a state dict, 'download' or 'random'"
+    )
+    parser.add_argument(
+        "--pca", type=non_negative_int, metavar="K", help="components; 0: none (default: 512)"
+    )
+    parser.add_argument(
+        "--grid",
+        type=positive_int,
+        nargs="?",
+        const=0,
+        metavar="G",
+        help="a grid of locations instead of one vector; averaged to G x G cells if given",
+    )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
+    options = vars(parser.parse_args())
+    with processes.joined(options.pop("device")) as device:
+        found = extract_folder(**options, device=device)
+    if found:
+        for reason in found.skipped:
+            print(f"skipped {reason}")
+        with h5py.File(options["out"]) as file:
+            print(f"{options['out']}: {file['features'].shape} {file['features'].dtype}")
+
+
+if __name__ == "__main__":
+    run_command(main)

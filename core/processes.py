@@ -1,0 +1,105 @@
+"""Several processes that work together, as ``torchrun`` started them: which one is this?
+
+``torch.distributed`` joins them. PyTorch is imported only where it is needed; without ``torchrun``
+there is one process, and nothing here does anything but choose its device.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def number_of_processes() -> int:
+    """How many processes ``torchrun`` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    """Which of them this is, from 0; only 0 writes, draws and talks."""
+    return int(os.environ.get("RANK", 0))
+
+
+def choose_device(name: str) -> str:
+    """The device of that name; for 'auto' a GPU where there is one, else the CPU.
+
+    Raises ValueError when there is no such device on this machine.
+    """
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next((device for device, available in there.items() if available), "cpu")
+    if not there.get(name, name == "cpu"):
+        raise ValueError(f"--device {name}: there is none on this machine, expected cpu or auto")
+    return name
+
+
+@contextmanager
+def joined(device: str = "auto") -> Iterator[str]:
+    """Joins the other processes for the time of the block; yields the device of this one.
+
+    On GPUs ('cuda') each process of a machine gets its own, and they talk through NCCL, else
+    through gloo.
+
+    Raises ValueError when there is no such device, ConnectionError when the connection to the other
+    processes breaks.
+    """
+    device = choose_device(device)
+    if number_of_processes() == 1:
+        yield device
+        return
+    import torch
+    from torch import distributed
+
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield device
+    except RuntimeError as error:  # gloo has no class of its own for a lost connection
+        raise ConnectionError(
+            f"process {rank()} of {number_of_processes()}: another one has ended, or this one has "
+            f"({str(error).splitlines()[0]}); what was saved is whole: start the same command "
+            "again, a training with --resume"
+        ) from error
+    finally:
+        distributed.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Goes on when every process has come here."""
+    if number_of_processes() > 1:
+        from torch import distributed
+
+        distributed.barrier()
+
+
+def share_of(features, captions: Array) -> tuple[object, Array, float]:
+    """This process's rows of a batch that all have drawn alike, and their share of the batch.
+
+    A process for which nothing is left takes the first row, with a share of 0.
+    """
+    rows = np.array_split(np.arange(len(captions)), number_of_processes())[rank()]
+    share = len(rows) / len(captions)
+    if len(rows) == 0:
+        rows = np.arange(1)
+    return features[rows], captions[rows], share
+
+
+def sum_over_all(value: float, device) -> float:
+    """The sum of a number of each process, in all of them; ``device`` is where they talk."""
+    if number_of_processes() == 1:
+        return value
+    import torch
+    from torch import distributed
+
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    distributed.all_reduce(total)
+    return total.item()

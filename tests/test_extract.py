@@ -1,0 +1,263 @@
+"""Features of many photos: in parts, resumed, shared by processes, never whole in memory."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import torchrun
+from PIL import Image
+
+from core.encoders import Extractor
+from core.encoders.extract import _PART, extract
+from core.encoders.pca import fit_pca
+from core.encoders.pictures import LookedAt, Pictures, kept_features
+from core.image_utils import load_image
+from core.tables import Blocks, open_features, write_features
+
+COUNT = 2 * _PART + 30
+DTYPES = {"pooled": np.float32, "grid": np.float16}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> list[Path]:
+    """Small pictures; of each the first pixel is its number."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(COUNT):
+        picture = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        picture[0, 0] = (*divmod(i, 256), 0)
+        Image.fromarray(picture).save(folder / f"{i:04}.png")
+    return sorted(folder.iterdir())
+
+
+class Numbers:
+    """Plays an encoder: what it finds in a photo is its number. Counts the photos it sees."""
+
+    specification = fingerprint = {"encoder": "numbers"}
+    arrays = {}
+    encoder = "numbers"
+
+    def __init__(self, width=1, stop_after=None):
+        self.shape, self.seen, self.stop_after = (width,), 0, stop_after
+
+    def look(self, pictures):
+        self.seen += len(pictures)
+        if self.stop_after is not None and self.seen > self.stop_after:
+            raise KeyboardInterrupt
+        return np.array([256 * int(p[0, 0, 0]) + int(p[0, 0, 1]) for p in pictures])
+
+    def finish(self, outputs):
+        return np.broadcast_to(outputs[:, None], (len(outputs), *self.shape))
+
+    def __call__(self, pictures):
+        return self.finish(self.look(pictures)).astype(np.float32)
+
+
+def run(photos, extractor, folder):
+    found = extract(photos, {"pooled": extractor, "grid": extractor}, folder, DTYPES, "test")
+    return found and {
+        kind: np.concatenate(list(table.blocks())) for kind, table in found.features.items()
+    }
+
+
+def test_every_photo_in_order(photos, tmp_path):
+    extractor = Numbers(3)
+    tables = run(photos, extractor, tmp_path / "parts")
+    assert extractor.seen == COUNT
+    for kind, table in tables.items():
+        assert table.dtype == DTYPES[kind]
+        np.testing.assert_array_equal(table, np.repeat(np.arange(COUNT)[:, None], 3, axis=1))
+
+
+def test_what_was_done_is_not_done_again(photos, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, Numbers(stop_after=_PART + 40), tmp_path / "parts")
+    again = Numbers()
+    tables = run(photos, again, tmp_path / "parts")
+    assert again.seen == COUNT - _PART
+    np.testing.assert_array_equal(tables["pooled"][:, 0], np.arange(COUNT))
+
+
+def test_parts_of_another_extraction_are_refused(photos, tmp_path):
+    run(photos, Numbers(), tmp_path / "parts")
+    other = Numbers()
+    other.fingerprint = {"encoder": "numbers", "sha256": "other"}
+    for paths, extractor in ((photos, other), (photos[1:], Numbers())):
+        with pytest.raises(ValueError, match=r"parts: holds the beginning of another extraction"):
+            run(paths, extractor, tmp_path / "parts")
+
+
+def test_a_photo_that_cannot_be_read_is_looked_at_again_once_it_can(photos, tmp_path):
+    paths = list(photos)
+    paths[5] = tmp_path / "mine.png"
+    paths[5].write_bytes(b"torn")
+    found = extract(paths, {"pooled": Numbers()}, tmp_path / "parts", DTYPES, "test")
+    assert found.kept == [i for i in range(COUNT) if i != 5]
+    assert len(found.skipped) == 1
+    assert "mine.png" in found.skipped[0]
+    assert found.features["pooled"].shape == (COUNT - 1, 1)
+    (row,) = np.flatnonzero(np.concatenate(list(found.features["pooled"].blocks()))[:, 0] == 6)
+    assert row == 5, "the skipped photo leaves no gap"
+    paths[5].write_bytes(photos[5].read_bytes())
+    again = Numbers()
+    found = extract(paths, {"pooled": again}, tmp_path / "parts", DTYPES, "test")
+    assert not found.skipped
+    assert again.seen == _PART, "only the part that it is in"
+
+
+def test_each_process_takes_its_parts(photos, tmp_path, monkeypatch):
+    """The second of two processes first, then the first, which finds its parts."""
+    monkeypatch.setattr("core.processes.wait_for_all", lambda: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    seen = []
+    (tmp_path / "parts").mkdir()
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        extractor = Numbers()
+        tables = run(photos, extractor, tmp_path / "parts")
+        seen.append(extractor.seen)
+        assert (tables is None) == (rank == "1")
+    assert seen == [_PART, COUNT - _PART]
+    np.testing.assert_array_equal(tables["pooled"][:, 0], np.arange(COUNT))
+
+
+def test_features_are_never_whole_in_memory(photos, tmp_path):
+    """280 MiB of them; a part is 64 MiB, twice while it is put together."""
+    wide = Numbers(2**18)
+    tracemalloc.start()
+    found = extract(photos, {"grid": wide}, tmp_path / "parts", {"grid": np.float16}, "test")
+    write_features(tmp_path / "grid.h5", found.features["grid"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    table = open_features(tmp_path / "grid.h5")
+    assert isinstance(table, np.memmap), "not in one piece: slow to read"
+    assert table.shape == (COUNT, 2**18)
+    np.testing.assert_array_equal(table[:, -1], np.arange(COUNT))
+    assert peak < 150 * 2**20, f"{peak / 2**20:.0f} MiB"
+
+
+@pytest.mark.parametrize(("n", "D"), [(50, 8), (8, 50)])
+def test_pca_of_blocks_is_that_of_the_whole(n, D):
+    x = np.random.default_rng(0).standard_normal((n, D)).astype(np.float32)
+    blocks = Blocks(x.shape, x.dtype, lambda: iter([x[:3], x[3:4], x[4:]]))
+    whole, pieces = fit_pca(x, 4), fit_pca(blocks, 4)
+    np.testing.assert_allclose(pieces.components, whole.components, atol=1e-5)
+    np.testing.assert_allclose(pieces.mean, whole.mean, atol=1e-6)
+    projected = np.concatenate(list(blocks.project(pieces).blocks()))
+    np.testing.assert_allclose(projected, whole(x), atol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------
+# The command
+# ---------------------------------------------------------------------------------------------
+
+COMMAND = ("core.encoders.extract", "--encoder", "tiny_cnn", "--weights", "random")
+
+
+def read(path) -> tuple[np.ndarray, list[str], Extractor]:
+    with h5py.File(path) as file:
+        names = [name.decode() for name in file["names"]]
+        arrays = {name: file[name][:] for name in ("pca_mean", "pca_components") if name in file}
+        specification = json.loads(file["extractor"][()])
+    return np.asarray(open_features(path)), names, Extractor.rebuild(specification, arrays)
+
+
+@pytest.mark.parametrize("options", [("--pca", 7), ("--pca", 0), ("--grid",), ("--grid", 2)])
+def test_command(photos, tmp_path, command, options):
+    out = tmp_path / "features.h5"
+    code, text, error = command(
+        *COMMAND, "--images", photos[0].parent, "--out", out, *options, "--device", "cpu"
+    )
+    assert code == 0, error
+    features, names, extractor = read(out)
+    shapes = {("--pca", 7): (7,), ("--pca", 0): (128,), ("--grid",): (64, 140)}
+    assert features.shape == (COUNT, *shapes.get(options, (4, 140)))
+    assert str(features.shape) in text
+    assert names == [path.name for path in photos]
+    again = extractor([load_image(path) for path in photos[130:134]])
+    np.testing.assert_allclose(again, features[130:134], rtol=2e-3, atol=2e-3)
+    assert sorted(path.name for path in tmp_path.glob("*")) == ["features.h5"], "files are left"
+
+
+def test_the_command_refuses(photos, tmp_path, refuses):
+    images, out = photos[0].parent, tmp_path / "features.h5"
+    base = (*COMMAND, "--out", out)
+    refuses(*base, "--images", tmp_path / "nowhere", says=("--images", "no such folder"))
+    refuses(*base, "--images", tmp_path, says=("--images", "holds no pictures"))
+    refuses(*base, "--images", images, "--pca", 500, says=("--pca 500", str(COUNT), "fewer"))
+    refuses(*base, "--images", images, "--grid", "--pca", 5, says=("--pca", "--grid"))
+    refuses(*base, "--images", images, "--grid", 9, says=("9 cells", "1 to 8"))
+    download = ("--weights", "download", "--pca", 0, "--images", images)
+    refuses(*base, *download, says=("nobody published weights of tiny_cnn",))
+    out.write_text("mine")
+    refuses(*base, "--images", images, says=("--out", "is there already"))
+    assert out.read_text() == "mine"
+
+
+def test_two_processes_extract_what_one_does(photos, tmp_path, command):
+    options = ("--images", photos[0].parent, "--pca", 5, "--device", "cpu")
+    code, _, error = command(*COMMAND, *options, "--out", tmp_path / "one.h5")
+    assert code == 0, error
+    done = torchrun(tmp_path, "-m", *COMMAND, *options, "--out", tmp_path / "two.h5")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("two.h5") == 1, "one process talks"
+    one, two = read(tmp_path / "one.h5"), read(tmp_path / "two.h5")
+    assert one[1] == two[1]
+    np.testing.assert_allclose(two[0], one[0], rtol=1e-4, atol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------
+# Tables of pictures
+# ---------------------------------------------------------------------------------------------
+
+
+def test_kept_features_are_made_once(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("core.encoders.pictures.FOLDER", tmp_path)
+    extractor = Numbers(2)
+    asked = kept_features(photos, extractor, "some", make=False)
+    assert isinstance(asked, LookedAt)
+    np.testing.assert_array_equal(asked[[3, 1, 3]][:, 0], [3, 1, 3])
+    assert extractor.seen == 3, "only what was asked for"
+    for _ in range(2):
+        kept = kept_features(photos, extractor, "some")
+        np.testing.assert_array_equal(kept[:, 1], np.arange(COUNT))
+        assert extractor.seen == 3 + COUNT
+    assert kept.dtype == np.float16
+    assert isinstance(kept, np.memmap)
+    np.testing.assert_array_equal(kept_features(photos, extractor, "some", make=False), kept)
+    assert len(kept_features(photos[2:], extractor, "some")) == COUNT - 2, "other photos"
+    assert len(list(tmp_path.glob("some_numbers_*.h5"))) == 2
+    assert len(list(tmp_path.iterdir())) == 2, "parts are left"
+
+
+def test_kept_features_need_every_picture(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("core.encoders.pictures.FOLDER", tmp_path / "kept")
+    torn = tmp_path / "torn.png"
+    torn.write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"torn\.png.*core\.flickr8k"):
+        kept_features([*photos, torn], Numbers(), "some")
+
+
+@pytest.mark.parametrize("rows", [slice(2, 70), [5], [9, 2, 9], slice(0, 0)])
+def test_looked_at_is_indexed_as_an_array(photos, rows):
+    table = LookedAt(photos, Numbers(2))
+    assert table.shape == (COUNT, 2)
+    assert len(table) == COUNT
+    np.testing.assert_array_equal(table[rows][:, 0], np.arange(COUNT)[rows])
+
+
+def test_pictures_are_read_once_a_batch(photos):
+    table = Pictures(photos, {"size": 12}, (64, 140))
+    assert table.shape == (COUNT, 64, 140)
+    batch = table[np.array([7, 7, 3, 7])]
+    assert len(batch) == 4
+    assert batch.images.shape == (2, 12, 12, 3)
+    part = batch[np.array([2, 3])]
+    assert len(part) == 2
+    expected = [load_image(photos[i])[:, 2:14] for i in (3, 7)]  # the square in the centre
+    np.testing.assert_array_equal(part.images[part.of_row], expected)
