@@ -1,0 +1,421 @@
+"""From pixels: the encoder learns when it is asked to, and else stays as it is, to the last bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, torchrun
+from PIL import Image
+from test_flickr8k import make_photos, write_csv
+
+from core import decoding
+from core.checkpoint import ENCODER, load_checkpoint
+from core.encoders import Extractor
+from core.encoders.pictures import LookedAt, PictureBatch, Pictures
+from core.encoders.weights import NETWORKS, load_network, open_stages, state_of_stages
+from core.runs import extractor_of, load_data
+from core.torch_models import TorchEngine, build_end_to_end
+
+WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "b", "c"]
+CAPTIONS = np.array([[1, 4, 5, 2], [1, 5, 2, 0], [1, 6, 6, 2], [1, 4, 2, 0]])
+SMALL = {"wordvec_dim": 5, "hidden_dim": 6}
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((3, 64, 64, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def batch(images) -> PictureBatch:
+    return PictureBatch(images, np.array([1, 0, 0, 2]))
+
+
+def build(model="attention", encoder="tiny_cnn", stages=5, dtype="float32", grid=None, **options):
+    width = 4 if model == "transformer" else 5
+    more = {"num_heads": 2} if model == "transformer" else {"attention_dim": 4}
+    extractor = Extractor(encoder, "grid", "random", grid=grid)
+    config = {**SMALL, **more, "wordvec_dim": width, "input_dim": extractor.shape[-1]}
+    config["dtype"] = dtype
+    return build_end_to_end(
+        model, config, WORDS, rng=np.random.default_rng(1), extractor=extractor, stages=stages,
+        **options,
+    )  # fmt: skip
+
+
+def fingerprint(network) -> str:
+    """Of all parameters, and of the statistics of batch normalisation."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------
+# The model
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grid", [None, 3])
+def test_it_is_the_extractor_and_then_the_decoder(images, batch, grid):
+    model = build(grid=grid)
+    extractor = Extractor("tiny_cnn", "grid", "random", grid=grid)
+    features = extractor.finish(extractor._look(images))
+    np.testing.assert_allclose(model.look(batch).detach(), features[batch.of_row], atol=1e-5)
+    assert model.evaluate(batch, CAPTIONS) == pytest.approx(
+        model.decoder.evaluate(features[batch.of_row], CAPTIONS), rel=1e-5
+    )
+    first = np.array([1, 0, 3])
+    tokens = np.array([4, 5, 6])
+    (found, _), (expected, _) = (
+        each.step(each.begin(x), tokens)
+        for each, x in ((model, batch[first]), (model.decoder, features))
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert decoding.greedy(model, batch[first], 5).shape == (3, 5)
+
+
+def test_the_gradient_reaches_every_pixel_filter_in_float64(batch):
+    """Autograd through encoder, scaling and decoder, against central differences."""
+    model = build(dtype="float64")
+    model.loss(batch, CAPTIONS).backward()
+    rng, h = np.random.default_rng(0), 1e-6  # small: a ReLU that turns on in between bends it
+    for name, parameter in model.encoder.named_parameters():
+        assert parameter.grad.abs().max() > 0, name
+        where = tuple(rng.integers(size) for size in parameter.shape)
+        with torch.no_grad():
+            losses = []
+            for step in (h, -2 * h):
+                parameter[where] += step
+                losses.append(float(model.loss(batch, CAPTIONS)))
+            parameter[where] += h
+        expected = (losses[0] - losses[1]) / (2 * h)
+        assert parameter.grad[where] == pytest.approx(expected, rel=1e-4, abs=1e-8), name
+
+
+def test_captions_of_one_picture_share_a_look(batch):
+    model, seen = build(), []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    model.loss(batch, CAPTIONS)
+    model.loss(batch[np.array([1, 2])], CAPTIONS[1:3])
+    assert seen == [3, 1]
+
+
+def test_flips_mirror_while_training_and_never_else(batch):
+    model = build(flip=True)
+    plain = build().look(batch)
+    mirrored = PictureBatch(batch.images[:, :, ::-1].copy(), batch.of_row)
+    other = build().look(mirrored)
+    seen = set()
+    for _ in range(20):
+        grid = model.look(batch)
+        for row in range(4):
+            same, flipped = (torch.equal(grid[row], x[row]) for x in (plain, other))
+            close = torch.allclose(grid[row], other[row], atol=1e-5)
+            assert same or flipped or close
+            seen.add((row, same))
+    assert len(seen) == 8, "every picture both ways"
+    assert model.training
+    expected = build().evaluate(batch, CAPTIONS)
+    assert {model.evaluate(batch, CAPTIONS) for _ in range(9)} == {expected}
+    assert model.training, "evaluation leaves the mode as it was"
+
+
+@pytest.mark.parametrize("stages", [0, 1, 3, 5])
+@pytest.mark.parametrize("encoder", ["tiny_cnn", "squeezenet1_1", "resnet50"])
+def test_so_many_stages_learn_and_the_rest_is_frozen(encoder, stages):
+    model = build(encoder=encoder, stages=stages)
+    images = np.random.default_rng(0).standard_normal((3, 64, 64, 3)).astype(np.float32)
+    batch = PictureBatch(images, np.array([1, 0, 0, 2]))
+    engine = TorchEngine(model, "adam", {"learning_rate": 1e-2}, 5.0, encoder_learning_rate=1e-2)
+    before = {k: x.clone() for k, x in model.encoder.state_dict().items()}
+    model.train()
+    for _ in range(2):
+        engine.compute(batch, CAPTIONS)
+        engine.update()
+    opened = {id(p) for stage in model.encoder.stages[5 - stages :] for p in stage.parameters()}
+    moved = {k for k, x in model.encoder.state_dict().items() if not torch.equal(x, before[k])}
+    expected = {k for k, p in model.encoder.named_parameters() if id(p) in opened}
+    # A filter that no picture here excites gets no gradient: nearly all of what may move does.
+    assert moved <= expected
+    assert len(moved) >= 0.9 * len(expected)
+
+
+def test_a_frozen_encoder_that_is_not_would_be_noticed(batch):
+    """The hash sees what an epoch in train mode does to batch normalisation alone."""
+    network = load_network("resnet50", "random")
+    before = fingerprint(network)
+    network(torch.zeros(2, 3, 64, 64))
+    assert fingerprint(network) == before
+    network.train()(torch.zeros(2, 3, 64, 64))
+    assert fingerprint(network) != before
+
+
+def test_too_many_stages():
+    with pytest.raises(ValueError, match="found 6 stages, but the encoder has 5"):
+        build(stages=6)
+
+
+@pytest.mark.parametrize("encoder", NETWORKS)
+def test_the_grid_depends_on_the_stages_alone_and_on_all_of_them(encoder):
+    network = load_network(encoder, "random")
+    other = load_network(encoder, "random")
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    if encoder == "vgg16":  # its fc7 takes 224 x 224 pictures only
+        x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    state = state_of_stages(network)
+    with torch.inference_mode():
+        for name, value in other.state_dict().items():
+            if name not in state:
+                value.zero_()
+        assert torch.equal(network(x)["grid"], other(x)["grid"])
+    assert sum(len(list(stage.parameters())) for stage in network.stages) == sum(
+        1 for name in state if name in dict(network.named_parameters())
+    ), "a parameter is in two stages"
+
+
+def test_states_go_back_and_forth(batch):
+    model, other = build(stages=2), build(stages=2)
+    engine = TorchEngine(model, "adam", {"learning_rate": 1e-2}, None, encoder_learning_rate=1e-3)
+    for _ in range(2):
+        engine.compute(batch, CAPTIONS)
+        engine.update()
+    engine.scale_learning_rate(0.5)
+    again = TorchEngine(other, "adam", {"learning_rate": 7.0}, None, encoder_learning_rate=7.0)
+    other.params, again.configs = dict(model.params), engine.configs
+    rates = {k: config["learning_rate"] for k, config in again.configs.items()}
+    assert {rate for k, rate in rates.items() if k.startswith(ENCODER)} == {5e-4}
+    assert {rate for k, rate in rates.items() if not k.startswith(ENCODER)} == {5e-3}
+    assert again.learning_rate == 5e-3
+    for each in (engine, again):
+        each.compute(batch, CAPTIONS)
+        each.update()
+    for name, array in model.params.items():
+        np.testing.assert_array_equal(other.params[name], array, err_msg=name)
+    decoder = {k: x for k, x in model.params.items() if not k.startswith(ENCODER)}
+    fresh = build(stages=2)
+    before = fingerprint(fresh.encoder)
+    fresh.params = decoder
+    assert fingerprint(fresh.encoder) == before, "without its parameters the encoder stays"
+    with pytest.raises(ValueError, match=r"encoder: conv5\.0\.weight has shape None"):
+        fresh.params = {k: x for k, x in model.params.items() if "conv5.0.weight" not in k}
+
+
+# ---------------------------------------------------------------------------------------------
+# The commands
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder of twelve photos with captions; what is kept of them goes to a temporary folder."""
+    monkeypatch.setattr("core.encoders.pictures.FOLDER", tmp_path / "kept")
+    root = make_photos(tmp_path / "photos")
+    write_csv(root)
+    return root
+
+
+@pytest.fixture
+def train(command, photos, tmp_path):
+    def run(out, *options, data=photos):
+        code, _, error = command(
+            *("training.py", "--data", data, "--out", tmp_path / out, "--hidden_dim", 12),
+            *("--wordvec_dim", 8, "--batch_size", 7, *options),
+        )
+        assert code == 0, error
+        rows = (tmp_path / out / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(row) for row in rows]
+
+    return run
+
+
+def losses(rows):
+    return [row[name] for row in rows for name in ("train_loss", "val_loss")]
+
+
+TINY = ("--encoder", "tiny_cnn", "--device", "cpu", "--dropout", 0)
+FROZEN = ("--encoder", "squeezenet1_1", "--weights", "random", "--grid", 3)
+
+
+@pytest.mark.parametrize("model", ["attention", "transformer"])
+def test_from_pixels_to_captions(train, command, photos, tmp_path, model):
+    rows = train("run", "--model", model, *TINY, "--num_epochs", 6)
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["engine"] == "torch"
+    checkpoint = load_checkpoint(tmp_path / "run" / "best.npz")
+    fresh = load_network("tiny_cnn", "random").state_dict()
+    moved = [k for k, x in checkpoint.encoder_state.items() if not np.array_equal(x, fresh[k])]
+    assert moved == list(fresh), "all of the encoder learns"
+    photo = photos / "Images" / "003.jpg"
+    said = set()
+    for engine in ("numpy", "torch"):
+        out = tmp_path / "captions.json"
+        options = ("--checkpoint", tmp_path / "run", "--engine", engine, "--out", out)
+        code, _, error = command("inference.py", *options, "--split", "train")
+        assert code == 0, error
+        of_split = {row["file_name"]: row["caption"] for row in json.loads(out.read_text())}
+        code, _, error = command("inference.py", *options, "--image", photo)
+        assert code == 0, error
+        (row,) = json.loads(out.read_text())
+        assert row["caption"] == of_split["003.jpg"]
+        code, _, error = command("inference.py", *options, "--images", photos / "Images")
+        assert code == 0, error
+        said.add(tuple(row["caption"] for row in json.loads(out.read_text())))
+    assert len(said) == 1, "the engines differ"
+    code, _, error = command(
+        *("inference.py", "--checkpoint", tmp_path / "run", "--num_samples", 2),
+        *("--attention", tmp_path / "attention.png"),
+    )
+    assert code == 0, error
+    assert (tmp_path / "attention.png").exists()
+
+
+def test_a_run_from_pixels_is_resumed_bit_for_bit(train, tmp_path):
+    options = ("--model", "attention", "--encoder", "tiny_cnn", "--device", "cpu", "--flip")
+    whole = train("whole", *options, "--num_epochs", 4)
+    train("run", *options, "--num_epochs", 2)
+    rows = train("run", "--resume", "--num_epochs", 4)
+    assert losses(rows) == losses(whole)
+    last, expected = (load_checkpoint(tmp_path / run / "last.npz") for run in ("run", "whole"))
+    assert last.params.keys() == expected.params.keys()
+    for name, array in expected.params.items():
+        np.testing.assert_array_equal(last.params[name], array, err_msg=name)
+
+
+def test_two_processes_learn_to_look_as_one(train, photos, tmp_path):
+    options = ("--model", "attention", *TINY, "--num_epochs", 3, "--dtype", "float64")
+    expected = train("one", *options)
+    done = torchrun(
+        tmp_path, ROOT / "training.py", *options, "--data", photos, "--out", "two",
+        "--hidden_dim", 12, "--wordvec_dim", 8, "--batch_size", 7,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(r) for r in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    np.testing.assert_allclose(losses(rows), losses(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["numpy", "torch"])
+def test_a_frozen_encoder_looks_once_and_stays(
+    train, command, photos, tmp_path, engine, monkeypatch
+):
+    networks = []
+    monkeypatch.setattr(
+        "core.encoders.weights.NETWORKS",
+        {"squeezenet1_1": lambda: networks.append(NETWORKS["squeezenet1_1"]()) or networks[-1]},
+    )
+    options = ("--model", "attention", *FROZEN, "--num_epochs", 3, "--engine", engine)
+    train("run", *options)
+    (network,) = networks
+    assert fingerprint(network) == fingerprint(load_network("squeezenet1_1", "random"))
+    assert not network.training
+    kept = sorted((tmp_path / "kept").glob("*.h5"))
+    assert [path.name.split("_sq")[0] for path in kept] == ["photos_train", "photos_val"]
+    written = [path.stat().st_mtime_ns for path in kept]
+    train("again", *options)
+    assert [path.stat().st_mtime_ns for path in kept] == written, "looked at twice"
+    assert not load_checkpoint(tmp_path / "run" / "best.npz").encoder_state
+    for path in kept:
+        path.unlink()
+    code, text, error = command("inference.py", "--checkpoint", tmp_path / "run", "--split", "val")
+    assert code == 0, error
+    assert not list((tmp_path / "kept").glob("*.h5")), "captioning a few pictures looks at those"
+    assert "009.jpg" in text
+
+
+def test_frozen_first_then_fine_tuned(train, tmp_path):
+    """The second run starts where the first ended: its first loss is lower than a fresh start's."""
+    options = ("--model", "attention", *FROZEN, "--dropout", 0)
+    frozen = train("frozen", *options, "--num_epochs", 8)
+    options += ("--num_epochs", 1, "--finetune_encoder", 2, "--encoder_learning_rate", 1e-5)
+    tuned = train("tuned", *options, "--init", tmp_path / "frozen" / "last.npz")
+    fresh = train("fresh", *options)
+    assert tuned[0]["train_loss"] < fresh[0]["train_loss"]
+    assert tuned[0]["train_loss"] < 1.1 * frozen[-1]["train_loss"]
+    state = load_checkpoint(tmp_path / "tuned" / "best.npz").encoder_state
+    before = load_network("squeezenet1_1", "random").state_dict()
+    moved = [k for k, x in state.items() if not np.array_equal(x, before[k])]
+    assert {name.split(".")[1] for name in moved} == {"9", "10", "11", "12"}
+
+
+def test_pictures_of_a_prepared_folder(train, command, photos, tmp_path):
+    code, _, error = command(
+        *("core.flickr8k", "--root", photos, "--out", tmp_path / "data"),
+        *("--weights", "random", "--pca", 4),
+    )
+    assert code == 0, error
+    options = ("--model", "attention", *TINY, "--num_epochs", 2)
+    prepared = train("prepared", *options, data=tmp_path / "data")
+    assert losses(prepared) == losses(train("as it is", *options))
+
+
+def test_the_embedded_pictures_fit_the_tiny_cnn(shapes_folder):
+    settings = {
+        "data": "shapes", "model": "attention", "num_samples": 3, "seed": 0, "no_pca": False,
+        "finetune_encoder": 5,
+    }  # fmt: skip
+    extractor = Extractor("tiny_cnn", "grid", "random")
+    data = load_data(settings, extractor)
+    assert isinstance(data["train_features"], Pictures)
+    assert data["captions_together"]
+    batch = data["train_features"][data["train_image_idxs"]]
+    assert batch.images.shape == (3, 64, 64, 3)
+    with Image.open(shapes_folder / data["train_urls"][data["train_image_idxs"][0]]) as picture:
+        expected = (np.asarray(picture.convert("RGB")) / 255 - 0.5) / 0.25
+    np.testing.assert_allclose(batch.images[batch.of_row[0]], expected, atol=1e-5)
+    data = load_data(settings, extractor, training=False)
+    assert isinstance(data["val_features"], LookedAt)
+
+
+def test_the_trained_encoder_travels_in_the_checkpoint(train, tmp_path, photos):
+    train("run", "--model", "attention", *TINY, "--num_epochs", 1)
+    checkpoint = load_checkpoint(tmp_path / "run" / "best.npz")
+    extractor = extractor_of(checkpoint)
+    for name, x in state_of_stages(extractor.network).items():
+        np.testing.assert_array_equal(x.numpy(), checkpoint.encoder_state[name])
+
+
+REFUSALS = {
+    "another model": (("--model", "lstm", "--encoder", "tiny_cnn"), ("--encoder", "lstm")),
+    "no weights": (("--encoder", "vgg16"), ("vgg16", "weight")),
+    "options without it": (("--grid", 3), ("--grid", "--encoder")),
+    "flips of features": ((*FROZEN, "--flip"), ("--flip", "--finetune_encoder")),
+    "a rate of nothing": ((*FROZEN, "--encoder_learning_rate", 1), ("--finetune_encoder",)),
+    "numpy": ((*TINY[:2], "--engine", "numpy"), ("--engine numpy", "encoder")),
+    "too many stages": ((*TINY[:2], "--finetune_encoder", 6), ("6 stages", "5")),
+    "too fine a grid": ((*TINY[:2], "--grid", 9), ("9 cells", "1 to 8")),
+    "no weight file": (("--encoder", "vgg16", "--weights", "no.pth"), ("no.pth",)),
+    "no start": ((*TINY[:2], "--init", "nowhere"), ("nowhere",)),
+}
+
+
+@pytest.mark.parametrize(("options", "says"), REFUSALS.values(), ids=REFUSALS)
+def test_refusals(refuses, photos, tmp_path, options, says):
+    model = () if "--model" in options else ("--model", "attention")
+    refuses("training.py", *model, "--data", photos, *options, says=says)
+    assert not (tmp_path / "runs").exists(), "something was written"
+
+
+def test_a_photo_that_is_torn_or_gone_is_named(refuses, photos):
+    base = ("training.py", "--model", "attention", "--data", photos, "--num_epochs", 1)
+    (photos / "Images" / "004.jpg").write_bytes(b"torn")
+    refuses(*base, *FROZEN, says=("004.jpg", "core.flickr8k"))
+    refuses(*base, *TINY, says=("004.jpg",))
+    (photos / "Images" / "004.jpg").unlink()
+    refuses(*base, *TINY, says=("004.jpg", "not on this machine"))
+
+
+def test_a_run_starts_from_one_of_its_kind(refuses, train, photos, tmp_path):
+    train("run", "--model", "attention", *FROZEN, "--num_epochs", 1)
+    base = ("training.py", "--data", photos, "--init", tmp_path / "run")
+    refuses(*base, "--model", "transformer", *FROZEN, says=("--init", "attention", "transformer"))
+    refuses(*base, "--model", "attention", *TINY, says=("extractor",))
+
+
+def test_stages_are_opened_on_their_own():
+    network = load_network("vgg16", "random")
+    names = open_stages(network, 1)
+    assert names == [f"features.{i}.{what}" for i in (24, 26, 28) for what in ("weight", "bias")]
