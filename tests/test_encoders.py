@@ -447,6 +447,97 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
     assert loaded.dtype == np.uint8
 
 
+RAMP = np.linspace(0, 255, 30 * 40).reshape(30, 40).round().astype(np.uint8)  # grey, dark to light
+GREY = np.repeat(RAMP[:, :, None], 3, axis=2)
+
+
+def sixteen_bits():
+    return Image.fromarray(RAMP.astype(np.uint16) * 257)
+
+
+KINDS_OF_PICTURES = {
+    # name -> the picture, and how far from the ramp (in steps of 255) its format leaves it
+    "grey.png": (Image.fromarray(RAMP), 0),
+    "grey.gif": (Image.fromarray(RAMP), 0),
+    "rgb.bmp": (Image.fromarray(GREY), 0),
+    "rgb.tiff": (Image.fromarray(GREY), 0),
+    "rgb.jpg": (Image.fromarray(GREY), 4),
+    "rgb.webp": (Image.fromarray(GREY), 8),
+    "palette.png": (Image.fromarray(RAMP).quantize(256), 1),
+    "opaque.png": (Image.fromarray(GREY).convert("RGBA"), 0),
+    "grey-alpha.png": (Image.fromarray(RAMP).convert("LA"), 0),
+    "cmyk.tif": (Image.fromarray(GREY).convert("CMYK"), 1),
+    "cmyk.jpg": (Image.fromarray(GREY).convert("CMYK"), 5),
+    "sixteen.png": (sixteen_bits(), 0),
+    "sixteen.tif": (sixteen_bits(), 0),
+    "integers.tif": (Image.fromarray(RAMP.astype(np.int32) * 257), 0),
+    "floats.tif": (Image.fromarray(RAMP.astype(np.float32) / 255), 1),
+    "large-floats.tif": (Image.fromarray(RAMP.astype(np.float32)), 1),
+}
+
+
+@pytest.mark.parametrize(("name", "made"), KINDS_OF_PICTURES.items(), ids=KINDS_OF_PICTURES)
+def test_every_kind_of_picture_shows_the_same(tmp_path, name, made):
+    picture, error = made
+    picture.save(tmp_path / name)
+    loaded = load_image(tmp_path / name).astype(int)
+    assert loaded.shape == GREY.shape
+    assert np.abs(loaded - GREY).max() <= error
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_lies_on_white(tmp_path, mode):
+    """Many files hide black, or anything, where they are transparent."""
+    picture = Image.new("RGBA", (4, 2), (0, 0, 0, 0))
+    picture.putpixel((1, 1), (0, 0, 0, 255))
+    if mode == "P":
+        picture = picture.quantize(4)
+    picture.convert(mode).save(tmp_path / "p.png")
+    loaded = load_image(tmp_path / "p.png")
+    assert (loaded[0] == 255).all()
+    assert (loaded[1, 1] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["p.jpg", "p.png"])
+def test_very_large_pictures_are_brought_down(tmp_path, name):
+    picture = Image.fromarray(RAMP).resize((9000, 3000))
+    picture.save(tmp_path / name)
+    loaded = load_image(tmp_path / name)
+    assert loaded.shape == (pytest.approx(1365, abs=1), 4096, 3)
+    assert load_image(tmp_path / name, largest=300).shape == (100, 300, 3)
+    expected = np.asarray(picture.resize((300, 100), Image.Resampling.BILINEAR), float)
+    assert np.abs(load_image(tmp_path / name, largest=300)[..., 0] - expected).mean() < 3
+
+
+def test_a_picture_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
+    Image.new("L", (60, 50)).save(tmp_path / "p.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses twice as many
+    with pytest.raises(ValueError, match=r"p\.png: .*3000 pixels"):
+        load_image(tmp_path / "p.png")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_of_any_orientation_are_turned_upright(tmp_path, orientation):
+    """The ways in which a camera may lie and mirror, undone: light is at the top left."""
+    upright = np.zeros((40, 20, 3), np.uint8)
+    upright[:20, :10] = 255
+    turned = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: upright.swapaxes(0, 1)[::-1],
+        7: upright.swapaxes(0, 1)[::-1, ::-1],
+        8: upright.swapaxes(0, 1)[:, ::-1],
+    }[orientation]
+    picture = Image.fromarray(np.ascontiguousarray(turned))
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "p.png", exif=exif)
+    np.testing.assert_array_equal(load_image(tmp_path / "p.png"), upright)
+
+
 def test_photos_are_turned_upright(tmp_path):
     picture = Image.new("RGB", (40, 20), "red")
     exif = picture.getexif()
