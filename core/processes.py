@@ -65,9 +65,9 @@ def joined(device: str = "auto") -> Iterator[str]:
         yield device
     except RuntimeError as error:  # gloo has no class of its own for a lost connection
         raise ConnectionError(
-            f"process {rank()} of {number_of_processes()}: another one has ended, or this one has "
-            f"({str(error).splitlines()[0]}); what was saved is whole: start the same command "
-            "again, a training with --resume"
+            f"process {rank()} of {number_of_processes()} ends, for another one did or it failed "
+            f"itself ({str(error).splitlines()[0]}); what was saved is whole: start the same "
+            "command again, a training with --resume"
         ) from error
     finally:
         distributed.destroy_process_group()

@@ -104,11 +104,21 @@ def refuses(command):
 
 def torchrun(folder, *options) -> subprocess.CompletedProcess:
     """A script (or -m MODULE) in two processes of this machine, started in that folder."""
+    started = start_torchrun(folder, *options)
+    out, error = started.communicate()
+    return subprocess.CompletedProcess(started.args, started.returncode, out, error)
+
+
+def start_torchrun(folder, *options) -> subprocess.Popen:
+    """As ``torchrun``, without waiting for the end."""
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port())
-    command = [sys.executable, *launcher, *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True
+    return subprocess.Popen(
+        list(map(str, (sys.executable, *launcher, *options))),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

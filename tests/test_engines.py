@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, torchrun
+from conftest import ROOT, start_torchrun, torchrun
 
 from core.checkpoint import load_checkpoint
 from core.runs import MODEL_NAMES
@@ -116,6 +120,41 @@ def test_two_processes_train_as_one(train, tiny_folder, tmp_path, model):
     last, alone = (load_checkpoint(tmp_path / run / "last.npz") for run in ("two", "one"))
     for name, parameter in alone.params.items():
         np.testing.assert_allclose(last.params[name], parameter, rtol=1e-6, atol=1e-9)
+
+
+def rank_of(process: str) -> str | None:
+    """Its rank, if it is one of several."""
+    try:
+        variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    except OSError:  # ended meanwhile
+        return None
+    return next((v[5:].decode() for v in variables if v.startswith(b"RANK=")), None)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")
+def test_when_a_process_dies_the_others_end_and_the_run_is_resumed(train, tiny_folder, tmp_path):
+    options = ("--model", "lstm", "--data", tiny_folder, *EXACT, *SMALL, "--engine", "torch")
+    started = start_torchrun(
+        tmp_path, ROOT / "training.py", *options, "--num_epochs", 100_000, "--out", "run"
+    )
+    try:
+        children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert started.poll() is None, started.communicate()[1]
+            time.sleep(0.05)
+        (second,) = (child for child in children.read_text().split() if rank_of(child) == "1")
+        os.kill(int(second), signal.SIGKILL)
+        _, error = started.communicate(timeout=60)
+    finally:
+        started.kill()
+    assert started.returncode != 0
+    (line,) = (line for line in error.splitlines() if line.startswith("training.py: error"))
+    assert "process 0 of 2 ends" in line
+    assert "--resume" in line
+    done = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    expected = train("whole", *options, "--num_epochs", done + 2)
+    metrics = train("run", "--resume", "--num_epochs", done + 2)
+    np.testing.assert_allclose(losses(metrics), losses(expected), rtol=1e-6)
 
 
 def test_several_processes_need_torch(tiny_folder, tmp_path):
