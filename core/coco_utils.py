@@ -37,7 +37,7 @@ SPLITS = ("train", "val", "test")
 CAPTIONS_FILE = "coco2014_captions.h5"
 VOCABULARY_FILE = "coco2014_vocab.json"
 DATASET_FILE = "dataset.json"
-_CHECKED_WHOLE = 2**30  # bytes of features
+_CHECKED_WHOLE, _CHECKED_AT_ONCE = 2**30, 2**24  # bytes of features
 DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "coco_captioning"
 
 
@@ -240,7 +240,7 @@ def _check_image_idxs(path: Path, image_idxs: Array, images: Array) -> None:
 
 def _check_features(path: Path, features: Array) -> None:
     row = features[0].nbytes
-    rows = max(1, 2**24 // row)  # 16 MiB at a time
+    rows = max(1, _CHECKED_AT_ONCE // row)
     step = rows * max(1, len(features) * row // _CHECKED_WHOLE)
     for start in range(0, len(features), step):
         chunk = np.asarray(features[start : start + rows])

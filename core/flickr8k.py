@@ -29,15 +29,18 @@ import numpy as np
 
 from core import processes
 from core.command_line import (
-    DEVICES,
-    ENCODERS,
     ArgumentParser,
     fraction,
     non_negative_int,
     positive_int,
     run_command,
 )
-from core.encoders.extract import extract, refuse_unreadable, require_space
+from core.encoders.extract import (
+    add_encoder_options,
+    extract,
+    refuse_unreadable,
+    require_space,
+)
 from core.files import read_json, read_text, require_free
 
 Array = np.ndarray
@@ -356,25 +359,13 @@ def main() -> None:
     parser = ArgumentParser(prog="python -m core.flickr8k", description=__doc__.split("\n")[0])
     parser.add_argument("--root", required=True, metavar="DIR", help="the photo folder")
     parser.add_argument("--out", required=True, metavar="DIR", help="the data folder to make")
-    parser.add_argument("--encoder", choices=ENCODERS, default="squeezenet1_1")
-    parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="a state dict, 'download' or 'random'"
-    )
+    add_encoder_options(parser, "store a grid of locations too, for attention")
     parser.add_argument(
         "--pca", type=non_negative_int, default=512, metavar="K", help="components; 0: none"
-    )
-    parser.add_argument(
-        "--grid",
-        type=positive_int,
-        nargs="?",
-        const=0,
-        metavar="G",
-        help="store a grid of locations too, for attention; averaged to G x G cells if given",
     )
     parser.add_argument("--min_count", type=positive_int, default=5, help="rarer words are <UNK>")
     parser.add_argument("--fraction", type=fraction, default=1.0, help="part of the images to take")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of a random split")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
     options = parser.parse_args()
     with processes.joined(options.device) as device:
         done = prepare(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -50,6 +51,77 @@ def make_published(folder: Path, images=(40, 10), captions=(200, 50), words=30, 
         urls = "".join(f"http://example.org/{split}/{i}.jpg\n" for i in range(n))
         (folder / f"{split}2014_urls.txt").write_text(urls)
     return folder
+
+
+def test_captions_of_an_image_stay_together_when_they_are_asked_to(tmp_path):
+    data = load_coco_data(make_published(tmp_path / "coco"))
+    orders = {}
+    for together in (False, True):
+        data["captions_together"] = together
+        rng, seen = np.random.default_rng(0), []
+        for captions, _ in minibatches(data, "train", 1, 0, rng):
+            seen.append(np.flatnonzero((data["train_captions"][:, :13] == captions).all(axis=1))[0])
+        assert sorted(seen) == list(range(200))
+        images = data["train_image_idxs"][seen]
+        runs = 1 + np.count_nonzero(np.diff(images))
+        assert (runs == len(np.unique(images))) == together
+        orders[together] = images
+    firsts = orders[True][np.sort(np.unique(orders[True], return_index=True)[1])]
+    assert (np.diff(firsts) < 0).any(), "images come in a random order"
+
+
+class SlowTable:
+    """A table that notes which rows are asked for, and fails at one of them."""
+
+    def __init__(self, fails_at=None):
+        self.asked, self.fails_at = [], fails_at
+
+    def __getitem__(self, rows):
+        self.asked.append(rows)
+        if self.fails_at in rows:
+            raise ValueError("row of bad luck")
+        return rows
+
+
+def test_reading_ahead_is_bounded_ordered_and_passes_errors_on(tmp_path):
+    data = load_coco_data(make_published(tmp_path / "coco"))
+    data["train_image_idxs"] = np.arange(200)
+    data["train_features"] = table = SlowTable()
+    batches = minibatches(data, "train", 4, 0, workers=2)
+    first = [next(batches)[1].tolist() for _ in range(3)]
+    assert first == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    time.sleep(0.05)
+    assert len(table.asked) <= 3 + 2 * 2
+    batches.close()
+    data["train_features"] = SlowTable(fails_at=9)
+    batches = minibatches(data, "train", 4, 0, workers=2)
+    assert len([next(batches), next(batches)]) == 2
+    with pytest.raises(ValueError, match="bad luck"):
+        next(batches)
+
+
+def test_of_large_features_a_sample_is_checked(tmp_path, monkeypatch):
+    folder = make_published(tmp_path / "coco", images=(4000, 4000))
+    monkeypatch.setattr("core.coco_utils._CHECKED_AT_ONCE", 64 * 512 * 4)
+    monkeypatch.setattr("core.coco_utils._CHECKED_WHOLE", 10 * 64 * 512 * 4)
+    read = []
+    table = open_features(folder / "train2014_vgg16_fc7_pca.h5")
+
+    class Counting:
+        dtype, shape, ndim = table.dtype, table.shape, table.ndim
+
+        def __len__(self):
+            return len(table)
+
+        def __getitem__(self, rows):
+            read.append(rows)
+            return table[rows]
+
+    monkeypatch.setattr("core.coco_utils.open_features", lambda path: Counting())
+    load_coco_data(folder)
+    starts = [rows.start for rows in read if isinstance(rows, slice)]
+    assert 10 <= len(starts) / 2 <= 12
+    assert max(starts) > 3000, "not to the end of the file"
 
 
 def test_the_published_layout_loads(tmp_path):

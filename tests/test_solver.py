@@ -54,6 +54,43 @@ def test_default_learning_rate_is_that_of_the_rule(data):
     assert make_solver(data, num_epochs=1).train()[0]["learning_rate"] == 1e-3
 
 
+def test_the_best_epoch_by_a_score_on_captions(data):
+    """A score is higher for better, goes into the rows, and counts for patience."""
+    values = iter([10.0, 30.0, 20.0, 15.0, 12.0])
+    seen = []
+
+    def scores(model):
+        seen.append(model)
+        return {"BLEU-4": next(values), "words": 3.0}
+
+    solver = make_solver(data, num_epochs=9, patience=3, select="BLEU-4", scores=scores)
+    history = solver.train()
+    assert [row["BLEU-4"] for row in history] == [10, 30, 20, 15, 12]
+    assert [row["words"] for row in history] == [3] * 5
+    assert solver.best_epoch == 2
+    assert seen == [solver.model] * 5
+
+
+def test_without_scores_the_validation_loss_decides(data):
+    solver = make_solver(data, num_epochs=1)
+    assert solver.select == "val_loss"
+    assert "BLEU-4" not in solver.train()[0]
+
+
+def test_a_score_that_is_not_among_them(data):
+    solver = make_solver(data, num_epochs=2, select="CIDEr-D", scores=lambda model: {"BLEU-4": 1.0})
+    with pytest.raises(ValueError, match=r"'CIDEr-D', expected one of val_loss.*BLEU-4"):
+        solver.train()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_reading_ahead_changes_nothing(data, workers):
+    alone, ahead = (make_solver(data, num_epochs=3, workers=n) for n in (0, workers))
+    alone.train()
+    ahead.train()
+    assert ahead.loss_history == alone.loss_history
+
+
 def test_patience_counts_from_the_best_epoch(data):
     solver = make_solver(data, num_epochs=50, patience=3)
     scores = iter([3.0, 2.0, 2.5, 2.4, 2.3, 1.0])

@@ -244,18 +244,11 @@ def extract_folder(
     return found
 
 
-def main() -> None:
-    parser = ArgumentParser(
-        prog="python -m core.encoders.extract", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--images", required=True, metavar="DIR", help="a folder with photos")
-    parser.add_argument("--out", required=True, metavar="FILE.h5", help="the file to make")
+def add_encoder_options(parser: ArgumentParser, grid: str) -> None:
+    """The options that say what looks at the photos; ``grid`` is what --grid is for."""
     parser.add_argument("--encoder", choices=ENCODERS, default="squeezenet1_1")
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="a state dict, 'download' or 'random'"
-    )
-    parser.add_argument(
-        "--pca", type=non_negative_int, metavar="K", help="components; 0: none (default: 512)"
     )
     parser.add_argument(
         "--grid",
@@ -263,9 +256,21 @@ def main() -> None:
         nargs="?",
         const=0,
         metavar="G",
-        help="a grid of locations instead of one vector; averaged to G x G cells if given",
+        help=f"{grid}; averaged to G x G cells if given",
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
+
+
+def main() -> None:
+    parser = ArgumentParser(
+        prog="python -m core.encoders.extract", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--images", required=True, metavar="DIR", help="a folder with photos")
+    parser.add_argument("--out", required=True, metavar="FILE.h5", help="the file to make")
+    add_encoder_options(parser, "a grid of locations instead of one vector")
+    parser.add_argument(
+        "--pca", type=non_negative_int, metavar="K", help="components; 0: none (default: 512)"
+    )
     options = vars(parser.parse_args())
     with processes.joined(options.pop("device")) as device:
         found = extract_folder(**options, device=device)
