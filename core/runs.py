@@ -58,7 +58,13 @@ MODEL_DEFAULTS = {
 }
 # An encoder that comes untrained learns from the start, all of it.
 ENCODER_DEFAULTS = {
-    "tiny_cnn": {"weights": "random", "finetune_encoder": 5, "encoder_learning_rate": 1e-3},
+    "tiny_cnn": {
+        "weights": "random",
+        "finetune_encoder": 5,
+        "encoder_learning_rate": 1e-3,
+        "num_epochs": 12,
+        "lr_decay": 0.85,
+    },
 }
 ENGINES = ("numpy", "torch")
 TORCH_OPTIONS = ("device", "precision")
