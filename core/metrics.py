@@ -1,0 +1,431 @@
+"""How good are captions? BLEU, ROUGE-L and CIDEr-D: the numbers of the COCO scorers, without Java.
+
+    python inference.py --model attention --split val --out captions.json
+    python -m core.metrics --candidates captions.json --references Flickr8k
+    python -m core.metrics --candidates captions.json --references Flickr8k --controls
+
+Every score is on the scale from 0 to 100 that papers print. CIDEr-D alone can be more, 1,000 at the
+most; the COCO tools print 0.54 for what is 54 here. Captions must be free-running ones: a model
+that is told the true words so far, as in training, scores better than it can say.
+
+References are a JSON file ({image id: [captions]}, or COCO's annotations), a photo folder as
+``core.flickr8k`` reads it (images are then matched by file name), or a data folder. The captions of
+a data folder are as its vocabulary has them: each rare word is counted as a word that nobody says,
+and words with a hyphen are apart. Scores to be compared with others' need the photo folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping, Sequence
+
+import numpy as np
+
+from core.caption_files import match, read_candidates, read_references
+from core.command_line import ArgumentParser, run_command
+from core.flickr8k import tokenize as plain_words
+from core.ptb import tokenize
+
+Words = Sequence[str]
+Candidates = Mapping[Hashable, Words]
+References = Mapping[Hashable, Sequence[Words]]
+
+LONGEST = 4  # n-grams of 1 to 4 words
+METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
+# The COCO scorer adds these, so as never to divide by 0: a precision of 0/0 counts as 1e-6.
+_TINY, _SMALL = 1e-15, 1e-9
+_BETA = 1.2
+_SIGMA = 6.0
+
+
+def ngrams(words: Words) -> Counter[tuple[str, ...]]:
+    """How often each run of 1 to 4 words occurs."""
+    return Counter(
+        tuple(words[start : start + n])
+        for n in range(1, LONGEST + 1)
+        for start in range(len(words) - n + 1)
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# The metrics
+# ---------------------------------------------------------------------------------------------
+
+
+def bleu(candidates: Candidates, references: References) -> dict[str, float]:
+    """BLEU-1 to BLEU-4 of a corpus: how many n-grams of the candidates are in the references.
+
+    Inputs:
+    - candidates: for each image its caption, a list of words
+    - references: for each image its reference captions, lists of words
+
+    Returns ``BLEU-1`` to ``BLEU-4``, 0 to 100: BLEU-n is the geometric mean of the precisions of
+    1-grams to n-grams, times the brevity penalty exp(1 - 1/ratio) where the ratio is below 1; and
+    ``length ratio``, words of the candidates per word of the references. Counted over the whole
+    corpus: no mean of the images' scores. Of the references of an image, the one whose length is
+    closest counts, the shorter one where two are.
+
+    Raises ValueError when the images of the two differ, or one has no reference.
+
+    Source: Papineni et al., "BLEU", ACL 2002, section 2; the constants are the COCO scorer's.
+    """
+    _check(candidates, references)
+    correct, guessed = np.zeros(LONGEST), np.zeros(LONGEST)
+    length = reference_length = 0
+    for image, words in candidates.items():
+        most: Counter = Counter()
+        for reference in references[image]:
+            most |= ngrams(reference)
+        # Clipped: a word said more often than in any one reference is right only so many times.
+        for ngram, count in (ngrams(words) & most).items():
+            correct[len(ngram) - 1] += count
+        guessed += [max(0, len(words) - n) for n in range(LONGEST)]
+        length += len(words)
+        _, closest = min((abs(len(r) - len(words)), len(r)) for r in references[image])
+        reference_length += closest
+    precisions = (correct + _TINY) / (guessed + _SMALL)
+    means = np.cumprod(precisions) ** (1 / np.arange(1, LONGEST + 1))
+    ratio = (length + _TINY) / (reference_length + _SMALL)
+    scores = 100 * min(1.0, math.exp(1 - 1 / ratio)) * means
+    return dict(zip(METRICS, scores.tolist(), strict=False)) | {"length ratio": ratio}
+
+
+def rouge_l(candidates: Candidates, references: References) -> float:
+    """ROUGE-L: the longest common subsequence of words, as COCO counts it; mean over the images.
+
+    Inputs as those of ``bleu``. Returns 0 to 100. Of an image, precision P is the longest common
+    subsequence over the length of the candidate, recall R over that of the reference, each the best
+    over the references, which may be two different ones: (1 + b²) P R / (R + b² P), b = 1.2.
+
+    Raises ValueError as ``bleu`` does.
+
+    Source: Lin, "ROUGE", ACL 2004 workshop, section 3, equations 2 to 4; b is the COCO scorer's.
+    """
+    _check(candidates, references)
+    scores = []
+    for image, words in candidates.items():
+        # To the COCO scorer, no words are one empty word: two captions without words are the same.
+        words = words or [""]
+        common = [(_common(words, r or [""]), len(r) or 1) for r in references[image]]
+        precision = max(same / len(words) for same, _ in common)
+        recall = max(same / length for same, length in common)
+        scores.append(
+            (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision) if recall else 0.0
+        )
+    return 100 * float(np.mean(scores))
+
+
+def _common(one: Words, other: Words) -> int:
+    """The length of the longest common subsequence, by dynamic programming row by row."""
+    row = [0] * (len(other) + 1)
+    for word in one:
+        diagonal = 0
+        for j, other_word in enumerate(other, 1):
+            above = row[j]
+            row[j] = diagonal + 1 if word == other_word else max(above, row[j - 1])
+            diagonal = above
+    return row[-1]
+
+
+class CIDErD:
+    """CIDEr-D: likeness to the references, where n-grams that few images have count the most.
+
+    The references are counted once; then any number of captions can be scored, one by one, as
+    self-critical training does. A corpus has the mean of the scores of its captions.
+
+    Inputs:
+    - references: for each image its reference captions, lists of words
+
+    Raises ValueError when there are fewer than two images, or one without a reference.
+
+    Source: Vedantam, Zitnick and Parikh, "CIDEr", CVPR 2015: equations 1 to 3, and what the section
+    on gameability adds for the D: clipping, and a Gaussian penalty on the difference in length.
+    """
+
+    def __init__(self, references: References):
+        _check_references(references)
+        if len(references) < 2:
+            raise ValueError(
+                "CIDEr-D: found 1 image, expected at least 2: an n-gram weighs log(images / images "
+                "that have it), which is 0 for all of one image; score more images, or use BLEU "
+                "and ROUGE-L"
+            )
+        self.references = references
+        frequency: Counter = Counter()
+        for captions in references.values():
+            frequency.update(set().union(*map(ngrams, captions)))
+        self._of_unseen = math.log(len(references))
+        self._weights = {
+            ngram: self._of_unseen - math.log(count) for ngram, count in frequency.items()
+        }
+        self._vectors: dict[Hashable, list] = {}
+
+    def score(self, image: Hashable, words: Words) -> float:
+        """CIDEr-D of one caption of an image, a list of words; 0 to 1,000, as papers print it."""
+        if image not in self._vectors:
+            if image not in self.references:
+                raise ValueError(f"CIDEr-D: image {image!r} has no references")
+            self._vectors[image] = [self._vector(r) for r in self.references[image]]
+        vector, norms, length = self._vector(words)
+        total = 0.0
+        for reference, reference_norms, reference_length in self._vectors[image]:
+            products = [0.0] * LONGEST
+            for ngram, weight in vector.items():
+                if ngram in reference:
+                    # Clipped: to say a word again and again does not make it more alike.
+                    wanted = reference[ngram]
+                    products[len(ngram) - 1] += min(weight, wanted) * wanted
+            cosines = sum(
+                product / (norm * reference_norm)
+                for product, norm, reference_norm in zip(
+                    products, norms, reference_norms, strict=True
+                )
+                if product
+            )
+            total += cosines * math.exp(-((length - reference_length) ** 2) / (2 * _SIGMA**2))
+        # CIDEr-D has a factor of 10 by definition; 100 is for the scale.
+        return 10 * 100 * total / LONGEST / len(self._vectors[image])
+
+    def _vector(self, words: Words) -> tuple[dict[tuple[str, ...], float], list[float], int]:
+        """Weight of each n-gram, norm for each n, and number of words."""
+        weights = {
+            ngram: count * self._weights.get(ngram, self._of_unseen)
+            for ngram, count in ngrams(words).items()
+        }
+        squares = [0.0] * LONGEST
+        for ngram, weight in weights.items():
+            squares[len(ngram) - 1] += weight**2
+        return weights, [math.sqrt(square) for square in squares], len(words)
+
+
+def cider_d(candidates: Candidates, references: References) -> float:
+    """CIDEr-D of a corpus, 0 to 1,000: the mean of ``CIDErD.score`` over the images.
+
+    Inputs as those of ``bleu``. Raises ValueError as ``bleu`` and ``CIDErD`` do.
+    """
+    _check(candidates, references)
+    cider = CIDErD(references)
+    return float(np.mean([cider.score(image, words) for image, words in candidates.items()]))
+
+
+def score(
+    candidates: Mapping[Hashable, str], references: Mapping[Hashable, Sequence[str]]
+) -> dict[str, float]:
+    """All metrics of captions given as text; they are taken apart by ``tokenize``.
+
+    Inputs:
+    - candidates: for each image its caption
+    - references: for each image its reference captions
+
+    Returns ``BLEU-1`` to ``BLEU-4``, ``ROUGE-L`` and ``CIDEr-D``, 0 to 100 (CIDEr-D: to 1,000), and
+    the ``length ratio`` of ``bleu``.
+
+    Raises ValueError as ``bleu`` and ``CIDErD`` do.
+    """
+    return score_words(*_tokenized(candidates, references))
+
+
+def score_words(candidates: Candidates, references: References) -> dict[str, float]:
+    """What ``score`` returns, of captions that are lists of words already."""
+    by_bleu = bleu(candidates, references)
+    ratio = by_bleu.pop("length ratio")
+    return by_bleu | {
+        "ROUGE-L": rouge_l(candidates, references),
+        "CIDEr-D": cider_d(candidates, references),
+        "length ratio": ratio,
+    }
+
+
+def _tokenized(candidates: Mapping, references: Mapping) -> tuple[dict, dict]:
+    for image, caption in candidates.items():
+        if not isinstance(caption, str) or isinstance(references.get(image), str):
+            raise ValueError(
+                f"image {image!r}: expected text as its caption and a list of texts as its "
+                "references; score_words takes lists of words"
+            )
+    return (
+        {image: tokenize(caption) for image, caption in candidates.items()},
+        {image: [tokenize(c) for c in captions] for image, captions in references.items()},
+    )
+
+
+def _check(candidates: Candidates, references: References) -> None:
+    _check_references(references)
+    if candidates.keys() != references.keys():
+        odd = next(iter(candidates.keys() ^ references.keys()))
+        found = "a caption, no references" if odd in candidates else "references, no caption"
+        raise ValueError(f"image {odd!r}: found {found}; score the same images on both sides")
+    for image, words in candidates.items():
+        _check_words(image, words)
+
+
+def _check_references(references: References) -> None:
+    if not references:
+        raise ValueError("found no images, expected at least one with its references")
+    for image, captions in references.items():
+        if not captions:
+            raise ValueError(f"image {image!r}: found no references, expected at least one")
+        for words in captions:
+            _check_words(image, words)
+
+
+def _check_words(image: Hashable, words: Words) -> None:
+    if isinstance(words, str):
+        raise ValueError(
+            f"image {image!r}: found the text {words!r}, expected a list of words; "
+            "core.metrics.tokenize makes one"
+        )
+
+
+# ---------------------------------------------------------------------------------------------
+# Controls
+# ---------------------------------------------------------------------------------------------
+
+
+def controls(
+    candidates: Mapping[Hashable, str],
+    references: Mapping[Hashable, Sequence[str]],
+    training: Collection[str] | None = None,
+) -> dict:
+    """What to hold scores against: other images' captions, one caption for all, people's captions.
+
+    Inputs:
+    - candidates, references: as those of ``score``
+    - training: the training captions, where they are known
+
+    Returns
+
+    - ``distinct``: share of the captions that differ from one another
+    - ``novel``: share of the captions that are no training caption; None when those are not known
+    - ``shuffled``: scores when each image gets the caption of another one, drawn from a fixed seed
+    - ``constant``, ``constant caption``: scores when each image gets the commonest candidate
+    - ``people``: scores of each reference against the others of its image, one fewer than the
+      candidates are held against; None when no image has two
+
+    Raises ValueError as ``score`` does.
+    """
+    said, wanted = _tokenized(candidates, references)
+    # Each gets the caption of the next in a random circle, so that no image keeps its own.
+    circle = np.random.default_rng(0).permutation(len(said))
+    images = list(said)
+    shuffled = {
+        images[i]: said[images[j]] for i, j in zip(circle, np.roll(circle, -1), strict=True)
+    }
+    commonest, _ = Counter(map(tuple, said.values())).most_common(1)[0]
+    # One corpus of all of them: a round for each k has the same scores within 0.3 (Flickr8k).
+    people = {
+        (image, k): (captions[k], [*captions[:k], *captions[k + 1 :]])
+        for image, captions in wanted.items()
+        if len(captions) > 1
+        for k in range(len(captions))
+    }
+    novel = None
+    if training is not None:
+        # Compared as training saw them, for which "t-shirt" and "t shirt" are the same.
+        known = {tuple(plain_words(caption)) for caption in training}
+        novel = float(np.mean([tuple(plain_words(c)) not in known for c in candidates.values()]))
+    return {
+        "distinct": len(set(map(tuple, said.values()))) / len(said),
+        "novel": novel,
+        "shuffled": score_words(shuffled, wanted),
+        "constant": score_words(dict.fromkeys(said, commonest), wanted),
+        "constant caption": " ".join(commonest),
+        "people": score_words(
+            {pair: one for pair, (one, _) in people.items()},
+            {pair: others for pair, (_, others) in people.items()},
+        )
+        if people
+        else None,
+    }
+
+
+# ---------------------------------------------------------------------------------------------
+# The command
+# ---------------------------------------------------------------------------------------------
+
+
+def _print_scores(rows: Mapping[str, Mapping[str, float] | None]) -> None:
+    width = max(map(len, rows))
+    print(" " * width + "".join(f"{name:>9}" for name in METRICS))
+    for name, scores in rows.items():
+        if scores is not None:
+            print(f"{name:<{width}}" + "".join(f"{scores[metric]:9.1f}" for metric in METRICS))
+
+
+def main() -> int:
+    parser = ArgumentParser(prog="python -m core.metrics", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--candidates",
+        required=True,
+        metavar="FILE.json",
+        help="captions in COCO's results format, as inference.py --out writes them",
+    )
+    parser.add_argument(
+        "--references",
+        required=True,
+        metavar="FILE_OR_DIR",
+        help="{image id: [captions]}, COCO's annotations, a photo folder or a data folder",
+    )
+    parser.add_argument(
+        "--split", choices=["train", "val", "test"], help="images of a folder (default: val)"
+    )
+    parser.add_argument(
+        "--subset", action="store_true", help="leave out images that have no candidate"
+    )
+    parser.add_argument(
+        "--controls", action="store_true", help="score wrong and human captions, too"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead")
+    options = parser.parse_args()
+
+    rows = read_candidates(options.candidates)
+    source = read_references(options.references, options.split)
+    candidates, references = match(options.candidates, rows, source, options.subset)
+    result: dict = score(candidates, references)
+    result |= {"images": len(candidates), "references": sum(map(len, references.values()))}
+    failed = False
+    if options.controls:
+        training = None if source.training is None else source.training()
+        checked = result["controls"] = controls(candidates, references, training)
+        failed = checked["shuffled"]["CIDEr-D"] >= result["CIDEr-D"] / 2
+        checked["passed"] = not failed
+    if source.note:
+        result["note"] = source.note
+    if options.json:
+        print(json.dumps(result, indent=1))
+        return int(failed)
+
+    table = {"candidates": result}
+    if options.controls:
+        table |= {
+            "people, one against the others": checked["people"],
+            "one caption for all": checked["constant"],
+            "shuffled over the images": checked["shuffled"],
+        }
+    _print_scores(table)
+    print(
+        f"{result['images']:,} images, {result['references']:,} references; "
+        f"the candidates have {result['length ratio']:.2f} times the words of the references"
+    )
+    print("scale: 0 to 100, CIDEr-D to 1,000 (the COCO tools print 0.54 for 54)")
+    if options.controls:
+        known = "the training captions are not known"
+        novel = known if checked["novel"] is None else f"{checked['novel']:.1%}"
+        print(f"distinct captions: {checked['distinct']:.1%}; novel captions: {novel}")
+        print(f"one caption for all: {checked['constant caption'] or '(no words)'}")
+        if checked["people"] is None:
+            print("people: left out, no image has two references")
+    if source.note:
+        print(f"note: {source.note}")
+    if failed:
+        print(
+            "failed: CIDEr-D does not fall by more than half when captions are shuffled over the "
+            "images; they say little of their own image"
+        )
+    return int(failed)
+
+
+if __name__ == "__main__":
+    run_command(main)
