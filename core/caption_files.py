@@ -16,7 +16,6 @@ from core.coco_utils import (
     CAPTIONS_FILE,
     SPECIAL_WORDS,
     decode_captions,
-    feature_kinds,
     load_coco_data,
 )
 from core.files import read_json
@@ -154,7 +153,7 @@ def _from_photo_folder(path: Path, split: str) -> Source:
 
 
 def _from_data_folder(path: Path, split: str) -> Source:
-    data = load_coco_data(path, features=feature_kinds(path)[0])
+    data = load_coco_data(path, features=None)
     if f"{split}_captions" not in data:
         raise ValueError(f"--split {split}: {path} has no such split")
 
