@@ -37,6 +37,7 @@ from core.runs import (
     MODEL_DEFAULTS,
     MODEL_NAMES,
     OVERFIT_DEFAULTS,
+    SCHEDULES,
     UPDATE_RULES,
     check_run_folder,
     check_same_data,
@@ -46,6 +47,7 @@ from core.runs import (
     load_init,
     make_room,
     model_config,
+    optim_config,
     resolve_settings,
 )
 
@@ -78,7 +80,11 @@ def build_parser() -> argparse.ArgumentParser:
     option("batch_size", positive_int, "captions in a batch", metavar="N")
     option("update_rule", str, "how parameters move", choices=UPDATE_RULES)
     option("learning_rate", positive_float, "of the update rule", metavar="R")
-    option("lr_decay", fraction, "factor on the learning rate after each epoch", metavar="F")
+    option("schedule", str, "how the learning rate falls", choices=SCHEDULES)
+    option("lr_decay", fraction, "decay: factor on it after each epoch", metavar="F")
+    option("warmup", non_negative_int, "steps in which it rises from 0 first", metavar="S")
+    option("weight_decay", non_negative_float, "adamw: how fast parameters shrink", metavar="D")
+    option("label_smoothing", dropout_rate, "share of a target spread over all words", metavar="P")
     option("clip_norm", non_negative_float, "largest norm of the gradients; 0: any", metavar="C")
     option("dropout", dropout_rate, "probability to drop, while training", metavar="P")
     option("wordvec_dim", positive_int, "width of the word vectors", metavar="W")
@@ -122,6 +128,9 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="an encoder that learns sees half of the pictures mirrored; not where captions say "
         "left and right",
+    )
+    parser.add_argument(
+        "--bucketed", action="store_true", help="captions of much the same length in one batch"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     return parser
@@ -203,6 +212,7 @@ def train(
         params=start.params if start else None,
         rng=np.random.default_rng([settings["seed"], 1]),
     )
+    model.label_smoothing = settings["label_smoothing"]
     checkpoint = Checkpoint(
         settings["model"],
         config,
@@ -217,8 +227,10 @@ def train(
         model,
         data,
         update_rule=settings["update_rule"],
-        optim_config={"learning_rate": settings["learning_rate"]},
+        optim_config=optim_config(settings),
+        schedule=settings["schedule"],
         lr_decay=settings["lr_decay"],
+        warmup=settings["warmup"],
         batch_size=settings["batch_size"],
         num_epochs=settings["num_epochs"],
         clip_norm=settings["clip_norm"] or None,
@@ -228,6 +240,7 @@ def train(
         rng=np.random.default_rng([settings["seed"], 2]),
         run_folder=folder if first else None,
         checkpoint=checkpoint,
+        bucketed=settings["bucketed"],
         workers=settings["workers"],
         engine=engine,
     )

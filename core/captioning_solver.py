@@ -44,6 +44,7 @@ class NumpyEngine:
     def __init__(self, model, update_rule: str, optim_config: Mapping, clip_norm: float | None):
         self.model, self.rule, self.clip_norm = model, optim.RULES[update_rule], clip_norm
         self.configs = {name: deepcopy(dict(optim_config)) for name in model.params}
+        self.base_rate = optim.numbers_of(update_rule, optim_config)["learning_rate"]
 
     def compute(self, features: np.ndarray, captions: np.ndarray) -> float:
         """The loss of a batch; keeps its gradients for ``update``."""
@@ -67,9 +68,10 @@ class NumpyEngine:
     def learning_rate(self) -> float:
         return next(iter(self.configs.values()))["learning_rate"]
 
-    def scale_learning_rate(self, factor: float) -> None:
+    def set_learning_rate(self, factor: float) -> None:
+        """That part of the learning rate that it was built with."""
         for config in self.configs.values():
-            config["learning_rate"] *= factor
+            config["learning_rate"] = factor * self.base_rate
 
 
 class CaptioningSolver:
@@ -80,7 +82,10 @@ class CaptioningSolver:
     - data: from ``load_coco_data``; at least the training split
     - update_rule: a name in ``core.optim.RULES``
     - optim_config: numbers of the update rule, e.g. ``{'learning_rate': 1e-3}``
-    - lr_decay: the learning rate is multiplied by it after each epoch
+    - schedule: how the learning rate falls: 'decay', by a factor after each epoch, or 'cosine',
+      along half a wave to 0 at the end of ``num_epochs`` (Loshchilov and Hutter, ICLR 2017)
+    - lr_decay: the factor
+    - warmup: steps in which the learning rate rises from 0 first
     - batch_size: captions in a batch
     - num_epochs: passes over all training captions, each caption once a pass, shuffled
     - clip_norm: largest norm of all gradients together; None does not clip
@@ -93,6 +98,7 @@ class CaptioningSolver:
     - run_folder: where checkpoints, ``metrics.jsonl`` and ``loss.png`` go; None writes nothing
     - checkpoint: what the checkpoints say besides the training (model, vocabulary, extractor, ...);
       needed with run_folder
+    - bucketed: whether captions of much the same length come in one batch
     - workers: threads that read batches ahead; 0: none
     - scores: called with the model after each epoch; what it returns, numbers by name, higher for
       better (a metric on free-running captions), goes into the row of the epoch
@@ -115,7 +121,9 @@ class CaptioningSolver:
         *,
         update_rule: str = "adam",
         optim_config: Mapping | None = None,
+        schedule: str = "decay",
         lr_decay: float = 1.0,
+        warmup: int = 0,
         batch_size: int = 100,
         num_epochs: int = 10,
         clip_norm: float | None = None,
@@ -126,6 +134,7 @@ class CaptioningSolver:
         rng: np.random.Generator | None = None,
         run_folder: str | Path | None = None,
         checkpoint: Checkpoint | None = None,
+        bucketed: bool = False,
         workers: int = 0,
         scores: Callable[[object], Mapping[str, float]] | None = None,
         engine: Callable = NumpyEngine,
@@ -140,12 +149,15 @@ class CaptioningSolver:
             )
         self.model, self.data = model, data
         self.engine = engine(model, update_rule, optim_config or {}, clip_norm)
-        self.lr_decay, self.batch_size, self.num_epochs = lr_decay, batch_size, num_epochs
+        if schedule not in ("decay", "cosine"):
+            raise ValueError(f"schedule: found {schedule!r}, expected 'decay' or 'cosine'")
+        self.schedule, self.lr_decay, self.warmup = schedule, lr_decay, warmup
+        self.batch_size, self.num_epochs = batch_size, num_epochs
         self.patience = patience
         if scores is None and select not in _LOSSES:
             raise ValueError(f"select: found {select!r}, expected {' or '.join(_LOSSES)}")
         self.select = select if "val_captions" in data else "train_loss"
-        self.scores, self.workers = scores, workers
+        self.scores, self.workers, self.bucketed = scores, workers, bucketed
         self.verbose, self.print_every = verbose, max(1, print_every)
         self.rng = rng if rng is not None else np.random.default_rng(0)
         self.run_folder = None if run_folder is None else Path(run_folder)
@@ -162,7 +174,7 @@ class CaptioningSolver:
 
         Raises ValueError when the loss stops being a number.
         """
-        steps = math.ceil(len(self.data["train_captions"]) / self.batch_size)
+        steps = self._steps_per_epoch
         on_terminal = self.verbose and sys.stderr.isatty()
         bar = tqdm(
             total=steps * self.num_epochs,
@@ -184,7 +196,6 @@ class CaptioningSolver:
                     row |= self._scored()
                 self.epoch += 1
                 self.history.append(row)
-                self.engine.scale_learning_rate(self.lr_decay)
                 self._save()
                 last = self.epoch == self.num_epochs or self._out_of_patience()
                 if self.verbose:
@@ -202,7 +213,13 @@ class CaptioningSolver:
         started = time.perf_counter()
         total_loss, total_tokens = 0.0, 0
         batches = minibatches(
-            self.data, "train", self.batch_size, self.model.null, self.rng, workers=self.workers
+            self.data,
+            "train",
+            self.batch_size,
+            self.model.null,
+            self.rng,
+            bucketed=self.bucketed,
+            workers=self.workers,
         )
         for captions, features in batches:
             loss = self._step(features, captions)
@@ -230,10 +247,24 @@ class CaptioningSolver:
 
     def _step(self, features: np.ndarray, captions: np.ndarray) -> float:
         """Loss, gradients, clipping, update."""
+        self.engine.set_learning_rate(self._part_of_learning_rate())
         loss = self._finite(self.engine.compute(features, captions))
         self.engine.update()
         self.loss_history.append(loss)
         return loss
+
+    def _part_of_learning_rate(self) -> float:
+        """Of the next step, by the schedule."""
+        steps = len(self.loss_history)
+        warm = min(1.0, (steps + 1) / self.warmup) if self.warmup else 1.0
+        if self.schedule == "decay":
+            return warm * self.lr_decay**self.epoch
+        total = self._steps_per_epoch * self.num_epochs
+        return warm * (1 + math.cos(math.pi * steps / total)) / 2
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return math.ceil(len(self.data["train_captions"]) / self.batch_size)
 
     def evaluate(self, split: str) -> float:
         """The loss of a split in nats a token, without dropout.

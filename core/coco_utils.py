@@ -407,6 +407,7 @@ def minibatches(
     null: int,
     rng: np.random.Generator | None = None,
     most: int | None = None,
+    bucketed: bool = False,
     workers: int = 0,
 ) -> Iterator[tuple[Array, Array]]:
     """Every caption of a split once, in batches; shuffled when there is a generator.
@@ -416,6 +417,8 @@ def minibatches(
       of an image follow one another, in whatever order the images come.
     - split, batch_size, null, rng
     - most: that many captions at the most, evenly spaced over the split
+    - bucketed: captions of much the same length come together, so that little is padded; shuffled
+      all the same: the captions of 50 batches are sorted, and the batches come in any order
     - workers: threads that read the next batches while one is computed with. Threads, not
       processes: reading files and decoding pictures do not hold the interpreter's lock, and no open
       file has to survive in another process.
@@ -439,7 +442,12 @@ def minibatches(
         length = max(2, used[-1] + 1) if len(used) else 2
         return batch[:, :length], features[image_idxs[rows]]
 
-    starts = range(0, len(order), batch_size)
+    starts = np.arange(0, len(order), batch_size)
+    if bucketed and rng is not None:
+        lengths = np.count_nonzero(captions != null, axis=1)
+        windows = np.split(order, np.arange(50 * batch_size, len(order), 50 * batch_size))
+        order = np.concatenate([w[np.argsort(lengths[w], kind="stable")] for w in windows])
+        starts = rng.permutation(starts)
     yield from _read_ahead(read, starts, workers) if workers else map(read, starts)
 
 

@@ -102,6 +102,12 @@ def adamw(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]
 RULES = {rule.__name__: rule for rule in (sgd, sgd_momentum, rmsprop, adam, adamw)}
 
 
+def numbers_of(rule: str, config: Mapping[str, float]) -> dict[str, float]:
+    """The numbers of an update rule: those given, and its defaults."""
+    _, filled = RULES[rule](np.zeros(1), np.zeros(1), dict(config))
+    return {name: value for name, value in filled.items() if isinstance(value, float)}
+
+
 def clip_gradient_norm(
     grads: Mapping[str, Array], max_norm: float
 ) -> tuple[dict[str, Array], float]:

@@ -448,7 +448,9 @@ def log_softmax(scores: Array) -> Array:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False):
+def temporal_softmax_loss(
+    x: Array, y: Array, mask: Array, verbose: bool = False, smoothing: float = 0.0
+):
     """Softmax cross-entropy of a batch of sequences, summed over time, averaged over the batch::
 
         loss = -1/N  sum over n, t of  mask[n, t] * log softmax(x[n, t])[y[n, t]]
@@ -459,6 +461,8 @@ def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False
     - mask: (N, T) booleans (or weights): positions that are False add nothing to the loss, get no
       gradient, and may hold any score and any id
     - verbose: print the shape of dx
+    - smoothing: this share of the target's probability is spread evenly over all words, so that a
+      model is not driven to certainty (Szegedy et al., CVPR 2016, section 7)
 
     Returns:
     - loss: a scalar, in nats
@@ -466,8 +470,9 @@ def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False
 
     Raises ValueError when an id that counts lies outside 0 .. V-1.
 
-    The gradient of the fused pair is ``softmax(x) - onehot(y)`` (Bishop, PRML 2006, section 4.3.4).
-    Positions that do not count are never computed.
+    The gradient of the fused pair is ``softmax(x) - target``, the target being ``onehot(y)`` but
+    for the smoothing (Bishop, PRML 2006, section 4.3.4). Positions that do not count are never
+    computed.
     """
     N, T, V = x.shape
     weights = np.asarray(mask).reshape(N * T).astype(x.dtype)
@@ -478,10 +483,14 @@ def temporal_softmax_loss(x: Array, y: Array, mask: Array, verbose: bool = False
 
     log_probs = log_softmax(x.reshape(N * T, V)[rows])
     right = np.arange(len(rows)), targets
-    loss = x.dtype.type(-np.sum(weights * log_probs[right]) / N)
+    expected = (1 - smoothing) * log_probs[right]
+    if smoothing:
+        expected += smoothing * log_probs.mean(axis=1)
+    loss = x.dtype.type(-np.sum(weights * expected) / N)
 
     dscores = np.exp(log_probs)
-    dscores[right] -= 1
+    dscores -= smoothing / V
+    dscores[right] -= 1 - smoothing
     dscores *= weights[:, None] / N
     dx = np.zeros((N * T, V), dtype=x.dtype)
     dx[rows] = dscores

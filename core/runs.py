@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 MODEL_NAMES = ("rnn", "lstm", "attention", "transformer")
+SCHEDULES = ("decay", "cosine")
 UPDATE_RULES = ("sgd", "sgd_momentum", "rmsprop", "adam", "adamw")
 
 # Settings that a resumed run may change; what else it was started with stays.
@@ -21,7 +22,12 @@ DEFAULTS = {
     "batch_size": 64,
     "update_rule": "adam",
     "learning_rate": 2e-3,
+    "schedule": "decay",
     "lr_decay": 0.82,
+    "warmup": 0,
+    "weight_decay": None,
+    "label_smoothing": 0.0,
+    "bucketed": False,
     "clip_norm": 5.0,
     "dropout": 0.3,
     "wordvec_dim": 128,
@@ -98,6 +104,7 @@ def resolve_settings(given: dict, folder: Path, resume: bool) -> dict:
         defaults = DEFAULTS | MODEL_DEFAULTS.get(given["model"], {}) | overfit | of_encoder
         settings = defaults | given
         _check_encoder_options(given, settings)
+        _check_recipe(given, settings)
         if settings["finetune_encoder"]:
             settings["engine"] = "torch"
         check_engine_options(given, settings["engine"])
@@ -145,6 +152,26 @@ def _check_encoder_options(given: dict, settings: dict) -> None:
         raise ValueError(
             "--engine numpy: has no gradients of an encoder; leave it out, or --finetune_encoder 0"
         )
+
+
+def _check_recipe(given: dict, settings: dict) -> None:
+    if "weight_decay" in given and settings["update_rule"] != "adamw":
+        raise ValueError("--weight_decay: is a number of adamw; add --update_rule adamw")
+    if "lr_decay" in given and settings["schedule"] != "decay":
+        raise ValueError("--lr_decay: is for --schedule decay; leave one of them out")
+    if settings["bucketed"] and settings["finetune_encoder"]:
+        raise ValueError(
+            "--bucketed: tears apart the captions of a picture, which an encoder that learns looks "
+            "at once; leave it out"
+        )
+
+
+def optim_config(settings: dict) -> dict:
+    """The numbers of a run's update rule, as far as they are given."""
+    config = {"learning_rate": settings["learning_rate"]}
+    if settings["weight_decay"] is not None:
+        config["weight_decay"] = settings["weight_decay"]
+    return config
 
 
 def model_config(settings: dict, data: dict) -> dict:

@@ -70,6 +70,25 @@ def test_captions_of_an_image_stay_together_when_they_are_asked_to(tmp_path):
     assert (np.diff(firsts) < 0).any(), "images come in a random order"
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_buckets_pad_little_and_miss_nothing(tmp_path, seed):
+    data = load_coco_data(make_published(tmp_path / "coco", captions=(1000, 50)))
+    rng = np.random.default_rng(seed)
+    for caption, length in zip(data["train_captions"], rng.integers(3, 17, 1000), strict=True):
+        caption[length:] = 0
+    padded, seen = {}, []
+    for bucketed in (False, True):
+        batches = minibatches(data, "train", 7, 0, np.random.default_rng(seed), bucketed=bucketed)
+        batches = [captions for captions, _ in batches]
+        assert sum(map(len, batches)) == 1000
+        padded[bucketed] = sum(np.count_nonzero(captions == 0) for captions in batches)
+        seen.append(sorted(tuple(c[c != 0].tolist()) for batch in batches for c in batch))
+    assert seen[0] == seen[1]
+    assert padded[True] < 0.1 * padded[False]
+    widths = [batch.shape[1] for batch in batches]
+    assert widths != sorted(widths), "batches come by length"
+
+
 class SlowTable:
     """A table that notes which rows are asked for, and fails at one of them."""
 

@@ -184,7 +184,7 @@ def test_states_go_back_and_forth(batch):
     for _ in range(2):
         engine.compute(batch, CAPTIONS)
         engine.update()
-    engine.scale_learning_rate(0.5)
+    engine.set_learning_rate(0.5)
     again = TorchEngine(other, "adam", {"learning_rate": 7.0}, None, encoder_learning_rate=7.0)
     other.params, again.configs = dict(model.params), engine.configs
     rates = {k: config["learning_rate"] for k, config in again.configs.items()}
@@ -379,6 +379,9 @@ def test_the_trained_encoder_travels_in_the_checkpoint(train, tmp_path, photos):
 
 
 REFUSALS = {
+    "buckets of pictures": ((*TINY[:2], "--bucketed"), ("--bucketed",)),
+    "a decay of another rule": (("--weight_decay", 1), ("--weight_decay", "adamw")),
+    "two schedules": (("--schedule", "cosine", "--lr_decay", 1), ("--lr_decay", "--schedule")),
     "another model": (("--model", "lstm", "--encoder", "tiny_cnn"), ("--encoder", "lstm")),
     "no weights": (("--encoder", "vgg16"), ("vgg16", "weight")),
     "options without it": (("--grid", 3), ("--grid", "--encoder")),

@@ -45,6 +45,21 @@ def test_the_losses_agree_over_several_epochs(train, tiny_folder, model):
     assert [row["learning_rate"] for row in torch] == [row["learning_rate"] for row in numpy]
 
 
+RECIPE = ("--schedule", "cosine", "--warmup", 3, "--label_smoothing", 0.1, "--bucketed")
+RECIPE += ("--update_rule", "adamw", "--weight_decay", 0.1)
+
+
+def test_the_losses_agree_with_all_of_a_recipe(train, tiny_folder):
+    options = ("--model", "attention", "--data", tiny_folder, *EXACT, *SMALL, *RECIPE)
+    numpy, torch = (train(engine, *options, "--engine", engine) for engine in ("numpy", "torch"))
+    np.testing.assert_allclose(losses(torch), losses(numpy), rtol=1e-9)
+    rates = [row["learning_rate"] for row in numpy]
+    assert [row["learning_rate"] for row in torch] == rates
+    assert rates[0] > rates[1] > rates[2] > rates[3] > 0
+    plain = train("plain", *options[:4], *EXACT, *SMALL)
+    assert losses(plain)[0] != losses(numpy)[0]
+
+
 @pytest.mark.parametrize(("first", "then"), [("numpy", "torch"), ("torch", "numpy")])
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_one_engine_goes_on_where_the_other_stopped(

@@ -229,3 +229,20 @@ class TestDropout:
     def test_impossible_probability(self, p):
         with pytest.raises(ValueError, match="0 <= p < 1"):
             dropout_forward(np.ones(3), p, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_label_smoothing_is_pytorchs(smoothing):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((3, 4, 5)), rng.integers(0, 5, (3, 4))
+    mask = rng.random((3, 4)) < 0.7
+    loss, dx = layers.temporal_softmax_loss(x, y, mask, smoothing=smoothing)
+    scores = torch.tensor(x, requires_grad=True)
+    targets = torch.tensor(np.where(mask, y, -100))
+    expected = torch.nn.functional.cross_entropy(
+        scores.flatten(0, 1), targets.flatten(), label_smoothing=smoothing, reduction="sum"
+    )
+    (expected / 3).backward()
+    assert loss == pytest.approx(expected.item() / 3, rel=1e-12)
+    np.testing.assert_allclose(dx, scores.grad, rtol=1e-10, atol=1e-14)

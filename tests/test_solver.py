@@ -91,6 +91,43 @@ def test_reading_ahead_changes_nothing(data, workers):
     assert ahead.loss_history == alone.loss_history
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"lr_decay": 0.5}, [1.0] * 5 + [0.5] * 5),
+        ({"warmup": 4}, [0.25, 0.5, 0.75] + [1.0] * 7),
+        ({"schedule": "cosine"}, [(1 + np.cos(np.pi * i / 10)) / 2 for i in range(10)]),
+        (
+            {"schedule": "cosine", "warmup": 2},
+            [0.5, *((1 + np.cos(np.pi * i / 10)) / 2 for i in range(1, 10))],
+        ),
+    ],
+    ids=["decay", "warmup", "cosine", "both"],
+)
+def test_schedules(data, options, expected):
+    """Of each of the ten steps of two epochs."""
+    solver = make_solver(data, num_epochs=2, optim_config={"learning_rate": 0.01}, **options)
+    rates, compute = [], solver.engine.compute
+
+    def noted(features, captions):
+        rates.append(solver.engine.learning_rate)
+        return compute(features, captions)
+
+    solver.engine.compute = noted
+    solver.train()
+    np.testing.assert_allclose(rates, 0.01 * np.array(expected))
+
+
+def test_label_smoothing_is_of_the_training_loss_alone(data):
+    losses = []
+    for share in (0.0, 0.2):
+        solver = make_solver(data, num_epochs=1)
+        solver.model.label_smoothing = share
+        losses.append((solver.evaluate("val"), solver.train()[0]["train_loss"]))
+    assert losses[0][0] == losses[1][0]
+    assert losses[0][1] != losses[1][1]
+
+
 def test_patience_counts_from_the_best_epoch(data):
     solver = make_solver(data, num_epochs=50, patience=3)
     scores = iter([3.0, 2.0, 2.5, 2.4, 2.3, 1.0])
@@ -139,6 +176,7 @@ def test_a_loss_that_is_no_number_is_an_error(data):
         ({"select": "bleu"}, "bleu"),
         ({"num_epochs": 0}, "at least 1"),
         ({"patience": 0}, "at least 1"),
+        ({"schedule": "linear"}, "linear"),
     ],
 )
 def test_impossible_options(data, option, words):

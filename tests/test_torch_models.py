@@ -247,9 +247,10 @@ def test_a_fresh_optimizer_has_the_defaults_of_numpy_and_no_memory(rule):
     other.configs = optimizer.configs
     assert other.configs == optimizer.configs
     rate = numbers["learning_rate"]
-    optimizer.scale_learning_rate(0.5)
-    assert {c["learning_rate"] for c in optimizer.configs.values()} == {0.5 * rate}
-    assert optimizer.optimizer.param_groups[0]["lr"] == 0.5 * rate
+    optimizer.set_learning_rate(0.5)
+    optimizer.set_learning_rate(0.25)
+    assert {c["learning_rate"] for c in optimizer.configs.values()} == {0.25 * rate}
+    assert optimizer.optimizer.param_groups[0]["lr"] == 0.25 * rate
 
 
 @pytest.mark.parametrize("case", ["rnn", "lstm", "attention"])

@@ -36,6 +36,7 @@ class CaptioningModel:
 
     max_length: int | None = None  # words that the model has positions for; None: any number
     grid = False  # whether it reads a grid of locations or one vector an image
+    label_smoothing = 0.0  # of the training loss; may be set at any time
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class CaptioningModel:
         """
         features, words, targets, mask = self._checked(features, captions)
         scores, penalty, cache = self._forward(features, words, mask, train=True)
-        loss, dscores = temporal_softmax_loss(scores, targets, mask)
+        loss, dscores = temporal_softmax_loss(scores, targets, mask, smoothing=self.label_smoothing)
         return loss + penalty, self._backward(dscores, cache)
 
     def evaluate(self, features: Array, captions: Array) -> float:

@@ -106,7 +106,11 @@ class TorchCaptioner(nn.Module, CaptioningModel):
         features, words, targets, mask = self._checked(features, captions)
         scores, penalty = self._forward(features, words, mask, self._dropout(train))
         total = F.cross_entropy(
-            scores.flatten(0, 1), targets.flatten(), ignore_index=self.null, reduction="sum"
+            scores.flatten(0, 1),
+            targets.flatten(),
+            ignore_index=self.null,
+            reduction="sum",
+            label_smoothing=self.label_smoothing if train else 0.0,
         )
         cross_entropy = total / len(words)
         return cross_entropy + penalty, cross_entropy

@@ -91,5 +91,6 @@ class TorchEngine:
     def learning_rate(self) -> float:
         return self.optimizer.learning_rate
 
-    def scale_learning_rate(self, factor: float) -> None:
-        self.optimizer.scale_learning_rate(factor)
+    def set_learning_rate(self, factor: float) -> None:
+        """As ``NumpyEngine.set_learning_rate``."""
+        self.optimizer.set_learning_rate(factor)

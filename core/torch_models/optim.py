@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_
 
 from core.checkpoint import ENCODER
-from core.optim import RULES
+from core.optim import numbers_of
 from core.torch_models.base import TorchCaptioner
 from core.torch_models.convert import to_numpy, to_torch
 from core.torch_models.end_to_end import EndToEndCaptioner
@@ -54,13 +53,12 @@ class TorchOptimizer:
         encoder_learning_rate: float | None = None,
     ):
         self.model, self.update_rule = model, update_rule
-        # One step of the NumPy rule fills in its defaults: they stand in one place.
-        _, filled_in = RULES[update_rule](np.zeros(1), np.zeros(1), dict(optim_config))
-        numbers = {k: v for k, v in filled_in.items() if isinstance(v, float)}
-        rates = dict.fromkeys(model.names(), numbers.pop("learning_rate"))
+        numbers = numbers_of(update_rule, optim_config)
+        self.base_rates = dict.fromkeys(model.names(), numbers.pop("learning_rate"))
         if encoder_learning_rate is not None:
-            rates |= {k: encoder_learning_rate for k in rates if k.startswith(ENCODER)}
-        self._build(numbers, rates)
+            of_encoder = [name for name in self.base_rates if name.startswith(ENCODER)]
+            self.base_rates |= dict.fromkeys(of_encoder, encoder_learning_rate)
+        self._build(numbers, self.base_rates)
 
     def _build(self, numbers: dict[str, float], rates: Mapping[str, float]) -> None:
         """With the rule's other numbers, and the learning rate of each parameter."""
@@ -69,8 +67,8 @@ class TorchOptimizer:
         names = self.model.names()
         self.parameters = {theirs: by_name[theirs] for theirs in names.values()}
         for ours, theirs in names.items():
-            groups.setdefault(rates[ours], []).append(by_name[theirs])
-        groups = [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
+            groups.setdefault((rates[ours], self.base_rates[ours]), []).append(by_name[theirs])
+        groups = [{"params": p, "lr": rate, "base": base} for (rate, base), p in groups.items()]
         self.optimizer = _optimizer(self.update_rule, groups, numbers)
 
     def step(self, clip_norm: float | None = None) -> None:
@@ -85,10 +83,10 @@ class TorchOptimizer:
         """Of the decoder."""
         return self.optimizer.param_groups[0]["lr"]
 
-    def scale_learning_rate(self, factor: float) -> None:
-        """Of every parameter."""
+    def set_learning_rate(self, factor: float) -> None:
+        """That part of the learning rates that it was built with."""
         for group in self.optimizer.param_groups:
-            group["lr"] *= factor
+            group["lr"] = factor * group["base"]
 
     @property
     def configs(self) -> dict[str, dict]:
