@@ -38,7 +38,9 @@ from core.runs import (
     MODEL_NAMES,
     OVERFIT_DEFAULTS,
     SCHEDULES,
+    SELECT,
     UPDATE_RULES,
+    caption_scores,
     check_run_folder,
     check_same_data,
     check_same_settings,
@@ -101,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("positions", str, "transformer: of the words", choices=["learned", "sinusoidal"])
     option("activation", str, "transformer: of feed-forward", choices=["relu", "gelu"])
     option("patience", positive_int, "stop after E epochs without a better score", metavar="E")
+    option("select", str, "what the best epoch is best in", choices=SELECT)
     option("dtype", str, "of all computation", choices=["float32", "float64"])
     option("seed", non_negative_int, "of samples, parameters, shuffling, dropout", metavar="S")
     option("engine", str, "hand-written gradients, or PyTorch's", choices=ENGINES)
@@ -126,8 +129,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--flip",
         action="store_true",
-        help="an encoder that learns sees half of the pictures mirrored; not where captions say "
-        "left and right",
+        help="pictures are mirrored as well: half of those that an encoder that learns sees, else "
+        "each once more; not where captions say left and right",
     )
     parser.add_argument(
         "--bucketed", action="store_true", help="captions of much the same length in one batch"
@@ -186,7 +189,7 @@ def train(
     import numpy as np
 
     from core import processes
-    from core.captioning_solver import CaptioningSolver
+    from core.captioning_solver import LOSSES, CaptioningSolver
     from core.checkpoint import Checkpoint, load_checkpoint
     from core.files import write_json
 
@@ -235,7 +238,8 @@ def train(
         num_epochs=settings["num_epochs"],
         clip_norm=settings["clip_norm"] or None,
         patience=settings["patience"],
-        select="train_loss" if overfit else "val_loss",
+        select="train_loss" if overfit else SELECT[settings["select"]],
+        scores=caption_scores(settings, data),
         verbose=first,
         rng=np.random.default_rng([settings["seed"], 2]),
         run_folder=folder if first else None,
@@ -265,8 +269,8 @@ def train(
     solver.train()
     best = solver.history[solver.best_epoch - 1]
     say(
-        f"best epoch {best['epoch']} by {solver.select}: {best[solver.select]:.4f} nats a token; "
-        f"loss curve in {folder / 'loss.png'}"
+        f"best epoch {best['epoch']} by {solver.select}: {best[solver.select]:.4f}"
+        f"{' nats a token' if solver.select in LOSSES else ''}; loss curve in {folder / 'loss.png'}"
     )
     split = "train" if overfit else "val"
     say(f"next: python inference.py --checkpoint {shlex.quote(str(folder))} --split {split}")

@@ -157,26 +157,33 @@ def _from_data_folder(path: Path, split: str) -> Source:
     if f"{split}_captions" not in data:
         raise ValueError(f"--split {split}: {path} has no such split")
 
-    def texts(of: str) -> list[str]:
-        return decode_captions(data[f"{of}_captions"], data["idx_to_word"])
-
-    captions: dict[str, list[str]] = {}
-    numbers = count()
-    for image, text in zip(data[f"{split}_image_idxs"].tolist(), texts(split), strict=True):
-        text = re.sub(_UNKNOWN, lambda _: f"<rare-word-{next(numbers)}>", text)
-        captions.setdefault(str(image), []).append(text)
-    rare, total = next(numbers), sum(len(t.split()) for of in captions.values() for t in of)
+    captions, rare = reference_captions(data, split)
+    total = sum(len(text.split()) for texts in captions.values() for text in texts)
     return Source(
         f"{path}, {split}",
-        captions,
+        {str(image): texts for image, texts in captions.items()},
         file_names={str(i): str(url) for i, url in enumerate(data[f"{split}_urls"])},
-        training=lambda: texts("train"),
+        training=lambda: decode_captions(data["train_captions"], data["idx_to_word"]),
         note=f"{rare / total:.1%} of the words of the references are too rare for the vocabulary "
         "of the data folder and match nothing; scores to compare with others' need the captions as "
         "they were written"
         if rare
         else "",
     )
+
+
+def reference_captions(data: Mapping, split: str) -> tuple[dict[int, list[str]], int]:
+    """The captions of each image of a data dict as text, and how many of their words are rare.
+
+    Each <UNK> becomes a word of its own.
+    """
+    captions: dict[int, list[str]] = {}
+    numbers = count()
+    texts = decode_captions(data[f"{split}_captions"], data["idx_to_word"])
+    for image, text in zip(data[f"{split}_image_idxs"].tolist(), texts, strict=True):
+        text = re.sub(_UNKNOWN, lambda _: f"<rare-word-{next(numbers)}>", text)
+        captions.setdefault(image, []).append(text)
+    return captions, next(numbers)
 
 
 def match(

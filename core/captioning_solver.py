@@ -25,7 +25,7 @@ from core.coco_utils import minibatches
 from core.files import write_text
 
 _EVALUATION_BATCH = 256
-_LOSSES = ("val_loss", "train_loss")
+LOSSES = ("val_loss", "train_loss")
 _LINES_PER_RUN = 20  # printed where there is no terminal to draw a progress bar on
 _SECONDS_BETWEEN_PICTURES = 60
 
@@ -154,8 +154,8 @@ class CaptioningSolver:
         self.schedule, self.lr_decay, self.warmup = schedule, lr_decay, warmup
         self.batch_size, self.num_epochs = batch_size, num_epochs
         self.patience = patience
-        if scores is None and select not in _LOSSES:
-            raise ValueError(f"select: found {select!r}, expected {' or '.join(_LOSSES)}")
+        if scores is None and select not in LOSSES:
+            raise ValueError(f"select: found {select!r}, expected {' or '.join(LOSSES)}")
         self.select = select if "val_captions" in data else "train_loss"
         self.scores, self.workers, self.bucketed = scores, workers, bucketed
         self.verbose, self.print_every = verbose, max(1, print_every)
@@ -281,9 +281,9 @@ class CaptioningSolver:
 
     def _scored(self) -> dict[str, float]:
         scores = dict(self.scores(self.model))
-        if self.select not in (*_LOSSES, *scores):
+        if self.select not in (*LOSSES, *scores):
             raise ValueError(
-                f"select: found {self.select!r}, expected one of {', '.join((*_LOSSES, *scores))}"
+                f"select: found {self.select!r}, expected one of {', '.join((*LOSSES, *scores))}"
             )
         return scores
 
@@ -305,7 +305,7 @@ class CaptioningSolver:
     def best_epoch(self) -> int:
         """The epoch with the best score so far; 0 before the first."""
         scores = [row[self.select] for row in self.history]
-        best = np.argmin if self.select in _LOSSES else np.argmax
+        best = np.argmin if self.select in LOSSES else np.argmax
         return int(best(scores)) + 1 if scores else 0
 
     def _out_of_patience(self) -> bool:
@@ -377,6 +377,8 @@ class CaptioningSolver:
             if row[f"{split}_loss"] is not None:
                 loss, perplexity = row[f"{split}_loss"], row[f"{split}_perplexity"]
                 parts.append(f"{split} {loss:.4f} nats a token (perplexity {perplexity:,.2f})")
+        if self.scores is not None:
+            parts.append(f"{self.select} {row[self.select]:.2f}")
         parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
         if not on_terminal and not last:
             parts.append(f"{seconds_left:,.0f} s left")

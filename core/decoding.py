@@ -13,7 +13,7 @@ No caption ever holds <NULL> before its end, <START>, or, unless asked for, <UNK
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -173,6 +173,37 @@ def beam_search(
     captions[images[unfinished], 0] = beams[unfinished, best]
     scores[images[unfinished], 0] = log_p[unfinished, best] / steps**length_penalty
     return captions, scores
+
+
+class Ensemble:
+    """Several decoders as one: the mean of the probabilities that they give each word.
+
+    Inputs:
+    - models: decoders of the same vocabulary that read the same features
+
+    Raises ValueError for other special words.
+    """
+
+    def __init__(self, models: Sequence):
+        for name in ("null", "start", "end", "unknown"):
+            found = {getattr(model, name) for model in models}
+            if len(found) != 1:
+                raise ValueError(f"ensemble: its models disagree on {name}: {found}")
+            setattr(self, name, found.pop())
+        self.models = models
+        positions = [m.max_length for m in models if m.max_length is not None]
+        self.max_length = min(positions, default=None)
+
+    def begin(self, features: Array) -> list:
+        return [model.begin(features) for model in self.models]
+
+    def step(self, states: list, tokens: Array) -> tuple[Array, list]:
+        steps = [m.step(state, tokens) for m, state in zip(self.models, states, strict=True)]
+        log_probs = np.logaddexp.reduce([each for each, _ in steps]) - np.log(len(steps))
+        return log_probs, [state for _, state in steps]
+
+    def select(self, states: list, rows: Array) -> list:
+        return [m.select(state, rows) for m, state in zip(self.models, states, strict=True)]
 
 
 # ---------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 MODEL_NAMES = ("rnn", "lstm", "attention", "transformer")
+# What the best epoch is best in, and what the solver calls it.
+SELECT = {"loss": "val_loss", "bleu4": "BLEU-4", "cider": "CIDEr-D"}
 SCHEDULES = ("decay", "cosine")
 UPDATE_RULES = ("sgd", "sgd_momentum", "rmsprop", "adam", "adamw")
 
@@ -41,6 +43,7 @@ DEFAULTS = {
     "post_norm": False,
     "activation": "relu",
     "patience": None,
+    "select": "loss",
     "no_pca": False,
     "dtype": "float32",
     "seed": 0,
@@ -145,9 +148,10 @@ def _check_encoder_options(given: dict, settings: dict) -> None:
             f"--encoder: gives a grid of locations, which {settings['model']} does not read; "
             f"use --model {' or '.join(_MODELS_WITH_ENCODER)}, or prepare a data folder"
         )
-    for name in ("encoder_learning_rate", "flip"):
-        if name in given and not settings["finetune_encoder"]:
-            raise ValueError(f"--{name}: is for an encoder that learns; add --finetune_encoder N")
+    if "encoder_learning_rate" in given and not settings["finetune_encoder"]:
+        raise ValueError(
+            "--encoder_learning_rate: is for an encoder that learns; add --finetune_encoder N"
+        )
     if settings["finetune_encoder"] and given.get("engine") == "numpy":
         raise ValueError(
             "--engine numpy: has no gradients of an encoder; leave it out, or --finetune_encoder 0"
@@ -172,6 +176,20 @@ def optim_config(settings: dict) -> dict:
     if settings["weight_decay"] is not None:
         config["weight_decay"] = settings["weight_decay"]
     return config
+
+
+def caption_scores(settings: dict, data: dict):
+    """What scores captions after each epoch, when the best epoch is chosen by that; else None."""
+    if settings["select"] == "loss":
+        return None
+    if "val_captions" not in data or settings["num_samples"] is not None:
+        raise ValueError(
+            f"--select {settings['select']}: scores captions of validation images, which this run "
+            "does not look at; leave it out"
+        )
+    from core.validation import CaptionScores
+
+    return CaptionScores(data)
 
 
 def model_config(settings: dict, data: dict) -> dict:
@@ -231,7 +249,10 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
         kind = "grid" if model_class.grid and "grid" in feature_kinds(folder) else "pooled"
         data = load_coco_data(folder, pca_features=not settings["no_pca"], features=kind)
     if extractor is not None:
-        _add_pictures(data, extractor, training, learns=settings["finetune_encoder"] > 0)
+        learns = settings["finetune_encoder"] > 0
+        _add_pictures(data, extractor, training, learns)
+        if settings["flip"] and training and not learns:
+            _add_mirrored(data, extractor)
     if settings["num_samples"] is not None:
         rng = np.random.default_rng([settings["seed"], 0])
         data = take_samples(data, settings["num_samples"], rng)
@@ -254,6 +275,23 @@ def _add_pictures(data: dict, extractor, training: bool, learns: bool) -> None:
         data[f"{split}_features"] = table
     data["captions_together"] = training and learns
     data["source"] |= {"extractor": extractor.specification, "arrays": extractor.arrays}
+
+
+def _add_mirrored(data: dict, extractor) -> None:
+    """Every training picture in a mirror as one more picture, with the same captions."""
+    import numpy as np
+
+    from core.coco_utils import picture_paths
+    from core.encoders.pictures import kept_features
+    from core.tables import Stacked
+
+    name = f"{data['source']['folder'].name}_train_mirrored"
+    mirrored = kept_features(picture_paths(data, "train"), extractor.mirrored(), name)
+    idxs, count = data["train_image_idxs"], len(mirrored)
+    data["train_features"] = Stacked([data["train_features"], mirrored])
+    data["train_image_idxs"] = np.concatenate([idxs, idxs + count])
+    data["train_captions"] = np.tile(data["train_captions"], (2, 1))
+    data["train_urls"] = np.tile(data["train_urls"], 2)
 
 
 def extractor_of_settings(settings: dict, device: str = "cpu"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,30 @@ class _ChunkedRows:
 
     def __array__(self, dtype=None, copy=None) -> Array:
         return np.asarray(self[:], dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Tables of the same shape, one below the other, indexed by an array.
+
+    - tables: arrays, or what is indexed as they are
+    """
+
+    tables: Sequence[Array]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self.tables[0].shape[1:])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.tables))
+
+    def __getitem__(self, rows: Array) -> Array:
+        which, row = np.divmod(rows, len(self.tables[0]))
+        out = np.empty((len(rows), *self.shape[1:]), self.tables[0].dtype)
+        for k, table in enumerate(self.tables):
+            out[which == k] = table[row[which == k]]
+        return out
 
 
 @dataclass(frozen=True)

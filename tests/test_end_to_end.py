@@ -326,6 +326,28 @@ def test_a_frozen_encoder_looks_once_and_stays(
     assert "009.jpg" in text
 
 
+def test_mirrored_pictures_of_a_frozen_encoder_are_more_pictures(photos, train):
+    settings = {
+        "data": str(photos), "model": "attention", "num_samples": None, "seed": 0,
+        "finetune_encoder": 0, "flip": True,
+    }  # fmt: skip
+    extractor = Extractor("tiny_cnn", "grid", "random")
+    data, plain = load_data(settings, extractor), load_data(settings | {"flip": False}, extractor)
+    assert len(data["train_captions"]) == 2 * len(plain["train_captions"]) == 36
+    assert data["train_features"].shape == (18, 64, 140)
+    assert data["val_features"].shape == (3, 64, 140)
+    rows = data["train_image_idxs"][[0, 20, 35]]
+    assert rows.tolist() == [0, 9 + 1, 9 + 8]
+    found = data["train_features"][rows]
+    for row, features in zip(rows, found, strict=True):
+        with Image.open(photos / "Images" / data["train_urls"][row]) as picture:
+            seen = np.asarray(picture)[:, :: -1 if row >= 9 else 1]
+        np.testing.assert_allclose(features, extractor([seen])[0], atol=2e-3)
+        assert data["train_urls"][row] == plain["train_urls"][row % 9]
+    options = ("--model", "attention", *FROZEN, "--num_epochs", 1, "--flip")
+    assert train("run", *options)[0]["train_loss"] > 0
+
+
 def test_frozen_first_then_fine_tuned(train, tmp_path):
     """The second run starts where the first ended: its first loss is lower than a fresh start's."""
     options = ("--model", "attention", *FROZEN, "--dropout", 0)
@@ -385,7 +407,6 @@ REFUSALS = {
     "another model": (("--model", "lstm", "--encoder", "tiny_cnn"), ("--encoder", "lstm")),
     "no weights": (("--encoder", "vgg16"), ("vgg16", "weight")),
     "options without it": (("--grid", 3), ("--grid", "--encoder")),
-    "flips of features": ((*FROZEN, "--flip"), ("--flip", "--finetune_encoder")),
     "a rate of nothing": ((*FROZEN, "--encoder_learning_rate", 1), ("--finetune_encoder",)),
     "numpy": ((*TINY[:2], "--engine", "numpy"), ("--engine numpy", "encoder")),
     "too many stages": ((*TINY[:2], "--finetune_encoder", 6), ("6 stages", "5")),

@@ -75,7 +75,7 @@ class Extractor:
     ):
         if encoder not in OUTPUTS:
             raise ValueError(f"encoder: found {encoder!r}, expected one of {', '.join(OUTPUTS)}")
-        self.encoder, self.pca = encoder, pca
+        self.encoder, self.pca, self.mirrors = encoder, pca, False
         self._choose(output, grid)
         self.preprocessing = preprocessing or PREPROCESSING[encoder]
         self.weights, self.sha256 = weights, sha256
@@ -114,13 +114,22 @@ class Extractor:
         other.pca = None
         return other
 
+    def mirrored(self) -> Extractor:
+        """One that sees every picture in a mirror."""
+        other = copy(self)
+        other.mirrors = not self.mirrors
+        return other
+
     def __call__(self, images: Sequence[Array]) -> Array:
         """(h, w, 3) uint8 pictures of any size -> (N, ...) float32 features."""
         return self.finish(self.look(images))
 
     def look(self, images: Sequence[Array]) -> dict[str, Array]:
         """Pictures of any size -> every output of the encoder by name, float32."""
-        return self._look(prepare(images, self.preprocessing))
+        prepared = prepare(images, self.preprocessing)
+        if self.mirrors:
+            prepared = np.ascontiguousarray(prepared[:, :, ::-1])
+        return self._look(prepared)
 
     def finish(self, outputs: Mapping[str, Array]) -> Array:
         """The one output that was chosen, the grid averaged to its cells and scaled, projected."""
@@ -153,8 +162,9 @@ class Extractor:
 
     @property
     def fingerprint(self) -> dict:
-        """The specification without the place of the weights, which their hash identifies."""
-        return {key: value for key, value in self.specification.items() if key != "weights"}
+        """What tells its features from others': the hash of the weights, not their place."""
+        known = {key: value for key, value in self.specification.items() if key != "weights"}
+        return {**known, "mirrors": True} if self.mirrors else known
 
     @property
     def arrays(self) -> dict[str, Array]:

@@ -1,0 +1,50 @@
+"""Scores of free-running captions while a model is trained, to choose the best epoch by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from core import decoding, metrics
+from core.caption_files import reference_captions
+from core.coco_utils import decode_captions
+
+_BATCH = 100
+
+
+class CaptionScores:
+    """Captions images of a split by beam search, as ``inference.py`` does, and scores them.
+
+    References are as the vocabulary has them, so these scores serve to compare epochs;
+    ``core.metrics`` has those to compare with others'.
+
+    Inputs:
+    - data: from ``load_coco_data``
+    - split: whose images
+    - most: number of images, evenly spaced over the split
+    - beam_size: of the search
+    """
+
+    NAMES = ("BLEU-4", "CIDEr-D")
+
+    def __init__(self, data: Mapping, split: str = "val", most: int = 500, beam_size: int = 3):
+        self.features, self.idx_to_word = data[f"{split}_features"], data["idx_to_word"]
+        self.beam_size = beam_size
+        texts, _ = reference_captions(data, split)
+        count = min(most, len(texts))
+        self.images = np.array(sorted(texts))[np.arange(count) * len(texts) // count]
+        self.references = {i: [metrics.tokenize(t) for t in texts[i]] for i in self.images.tolist()}
+
+    def __call__(self, model) -> dict[str, float]:
+        """The scores of a model, 0 to 100 (CIDEr-D to 1,000)."""
+        said: dict[int, list[str]] = {}
+        for start in range(0, len(self.images), _BATCH):
+            images = self.images[start : start + _BATCH]
+            ids, _ = decoding.beam_search(model, self.features[images], beam_size=self.beam_size)
+            for image, text in zip(
+                images.tolist(), decode_captions(ids[:, 0], self.idx_to_word), strict=True
+            ):
+                said[image] = metrics.tokenize(text)
+        scores = metrics.score_words(said, self.references)
+        return {name: scores[name] for name in self.NAMES}
