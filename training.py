@@ -36,6 +36,7 @@ from core.runs import (
     ENGINES,
     MODEL_DEFAULTS,
     MODEL_NAMES,
+    OBJECTIVES,
     OVERFIT_DEFAULTS,
     SCHEDULES,
     SELECT,
@@ -103,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("positions", str, "transformer: of the words", choices=["learned", "sinusoidal"])
     option("activation", str, "transformer: of feed-forward", choices=["relu", "gelu"])
     option("patience", positive_int, "stop after E epochs without a better score", metavar="E")
+    option("objective", str, "scst: CIDEr-D of what the model says", choices=OBJECTIVES)
     option("select", str, "what the best epoch is best in", choices=SELECT)
     option("dtype", str, "of all computation", choices=["float32", "float64"])
     option("seed", non_negative_int, "of samples, parameters, shuffling, dropout", metavar="S")
@@ -192,6 +194,7 @@ def train(
     from core.captioning_solver import LOSSES, CaptioningSolver
     from core.checkpoint import Checkpoint, load_checkpoint
     from core.files import write_json
+    from core.self_critical import SelfCritical
 
     first = processes.rank() == 0
 
@@ -240,6 +243,7 @@ def train(
         patience=settings["patience"],
         select="train_loss" if overfit else SELECT[settings["select"]],
         scores=caption_scores(settings, data),
+        objective=SelfCritical(data) if settings["objective"] == "scst" else None,
         verbose=first,
         rng=np.random.default_rng([settings["seed"], 2]),
         run_folder=folder if first else None,

@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -46,9 +46,11 @@ class NumpyEngine:
         self.configs = {name: deepcopy(dict(optim_config)) for name in model.params}
         self.base_rate = optim.numbers_of(update_rule, optim_config)["learning_rate"]
 
-    def compute(self, features: np.ndarray, captions: np.ndarray) -> float:
+    def compute(
+        self, features: np.ndarray, captions: np.ndarray, weights: np.ndarray | None = None
+    ) -> float:
         """The loss of a batch; keeps its gradients for ``update``."""
-        loss, self.grads = self.model.loss(features, captions)
+        loss, self.grads = self.model.loss(features, captions, weights)
         return float(loss)
 
     def evaluate(self, features: np.ndarray, captions: np.ndarray) -> float:
@@ -102,6 +104,8 @@ class CaptioningSolver:
     - workers: threads that read batches ahead; 0: none
     - scores: called with the model after each epoch; what it returns, numbers by name, higher for
       better (a metric on free-running captions), goes into the row of the epoch
+    - objective: makes the batches out of what the model says (``core.self_critical``), instead of
+      the training captions
     - engine: (model, update_rule, optim_config, clip_norm) -> what takes the steps
 
     After and during training:
@@ -137,6 +141,7 @@ class CaptioningSolver:
         bucketed: bool = False,
         workers: int = 0,
         scores: Callable[[object], Mapping[str, float]] | None = None,
+        objective=None,
         engine: Callable = NumpyEngine,
     ):
         if update_rule not in optim.RULES:
@@ -158,6 +163,7 @@ class CaptioningSolver:
             raise ValueError(f"select: found {select!r}, expected {' or '.join(LOSSES)}")
         self.select = select if "val_captions" in data else "train_loss"
         self.scores, self.workers, self.bucketed = scores, workers, bucketed
+        self.objective = objective
         self.verbose, self.print_every = verbose, max(1, print_every)
         self.rng = rng if rng is not None else np.random.default_rng(0)
         self.run_folder = None if run_folder is None else Path(run_folder)
@@ -194,6 +200,8 @@ class CaptioningSolver:
                     row["val_perplexity"] = _perplexity(row["val_loss"])
                 if self.scores is not None:
                     row |= self._scored()
+                if self.objective is not None:
+                    row["reward"] = self.objective.reward
                 self.epoch += 1
                 self.history.append(row)
                 self._save()
@@ -212,17 +220,8 @@ class CaptioningSolver:
         """One pass over the training captions; returns the epoch's row of ``history``."""
         started = time.perf_counter()
         total_loss, total_tokens = 0.0, 0
-        batches = minibatches(
-            self.data,
-            "train",
-            self.batch_size,
-            self.model.null,
-            self.rng,
-            bucketed=self.bucketed,
-            workers=self.workers,
-        )
-        for captions, features in batches:
-            loss = self._step(features, captions)
+        for captions, features, *weights in self._batches():
+            loss = self._step(features, captions, *weights)
             total_loss += loss * len(captions)
             total_tokens += self._count_tokens(captions)
             bar.update()
@@ -245,10 +244,26 @@ class CaptioningSolver:
             "seconds": seconds,
         }
 
-    def _step(self, features: np.ndarray, captions: np.ndarray) -> float:
+    def _batches(self) -> Iterator[tuple]:
+        """Captions, features and, by some objectives, weights."""
+        if self.objective is not None:
+            return self.objective.batches(self.model, self.batch_size, self.rng)
+        return minibatches(
+            self.data,
+            "train",
+            self.batch_size,
+            self.model.null,
+            self.rng,
+            bucketed=self.bucketed,
+            workers=self.workers,
+        )
+
+    def _step(
+        self, features: np.ndarray, captions: np.ndarray, weights: np.ndarray | None = None
+    ) -> float:
         """Loss, gradients, clipping, update."""
         self.engine.set_learning_rate(self._part_of_learning_rate())
-        loss = self._finite(self.engine.compute(features, captions))
+        loss = self._finite(self.engine.compute(features, captions, weights))
         self.engine.update()
         self.loss_history.append(loss)
         return loss
@@ -264,7 +279,8 @@ class CaptioningSolver:
 
     @property
     def _steps_per_epoch(self) -> int:
-        return math.ceil(len(self.data["train_captions"]) / self.batch_size)
+        rows = self.data["train_captions"] if self.objective is None else self.objective.images
+        return math.ceil(len(rows) / self.batch_size)
 
     def evaluate(self, split: str) -> float:
         """The loss of a split in nats a token, without dropout.

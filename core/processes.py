@@ -81,16 +81,13 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
-def share_of(features, captions: Array) -> tuple[object, Array, float]:
-    """This process's rows of a batch that all have drawn alike, and their share of the batch.
+def share_of(count: int) -> tuple[Array, float]:
+    """This process's rows of a batch of that many, and which share of it they are.
 
     A process for which nothing is left takes the first row, with a share of 0.
     """
-    rows = np.array_split(np.arange(len(captions)), number_of_processes())[rank()]
-    share = len(rows) / len(captions)
-    if len(rows) == 0:
-        rows = np.arange(1)
-    return features[rows], captions[rows], share
+    rows = np.array_split(np.arange(count), number_of_processes())[rank()]
+    return (rows, len(rows) / count) if len(rows) else (np.arange(1), 0.0)
 
 
 def sum_over_all(value: float, device) -> float:

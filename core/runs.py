@@ -12,6 +12,7 @@ from pathlib import Path
 MODEL_NAMES = ("rnn", "lstm", "attention", "transformer")
 # What the best epoch is best in, and what the solver calls it.
 SELECT = {"loss": "val_loss", "bleu4": "BLEU-4", "cider": "CIDEr-D"}
+OBJECTIVES = ("crossentropy", "scst")
 SCHEDULES = ("decay", "cosine")
 UPDATE_RULES = ("sgd", "sgd_momentum", "rmsprop", "adam", "adamw")
 
@@ -44,6 +45,7 @@ DEFAULTS = {
     "activation": "relu",
     "patience": None,
     "select": "loss",
+    "objective": "crossentropy",
     "no_pca": False,
     "dtype": "float32",
     "seed": 0,
@@ -163,6 +165,11 @@ def _check_recipe(given: dict, settings: dict) -> None:
         raise ValueError("--weight_decay: is a number of adamw; add --update_rule adamw")
     if "lr_decay" in given and settings["schedule"] != "decay":
         raise ValueError("--lr_decay: is for --schedule decay; leave one of them out")
+    if settings["objective"] == "scst" and (settings["init"] is None or settings["num_samples"]):
+        raise ValueError(
+            "--objective scst: sharpens a model that can talk, on all of the data; add "
+            "--init RUN, a run by cross-entropy, and no --num_samples"
+        )
     if settings["bucketed"] and settings["finetune_encoder"]:
         raise ValueError(
             "--bucketed: tears apart the captions of a picture, which an encoder that learns looks "

@@ -236,6 +236,23 @@ def test_either_engine_goes_on_from_what_the_other_remembers(case, rule):
             np.testing.assert_allclose(found[key], value, rtol=1e-7, atol=1e-12, err_msg=name)
 
 
+@every_model
+def test_weighted_captions(case):
+    """Weights above and below 0, as self-critical training has them; linear, so 1 is no weight."""
+    model, twin = pair(case, dropout=0.0)
+    features = images_for(model)
+    weights = np.random.default_rng(0).standard_normal(len(CAPTIONS))
+    loss, grads = model.loss(features, CAPTIONS, weights)
+    twin_loss = twin.loss(features, CAPTIONS, weights)
+    assert twin_loss.item() == pytest.approx(loss, rel=1e-10)
+    assert_equal_arrays(gradients(twin, twin_loss), grads, 1e-9)
+    alone = [model.loss(features[n : n + 1], CAPTIONS[n : n + 1])[0] for n in range(len(CAPTIONS))]
+    if not getattr(model, "double_stochastic", 0):
+        assert loss == pytest.approx(np.mean(weights * alone), rel=1e-9)
+    ones, _ = model.loss(features, CAPTIONS, np.ones(len(CAPTIONS)))
+    assert ones == pytest.approx(model.loss(features, CAPTIONS)[0], rel=1e-12)
+
+
 @pytest.mark.parametrize("rule", NUMBERS)
 def test_a_fresh_optimizer_has_the_defaults_of_numpy_and_no_memory(rule):
     model, twin = pair("lstm")

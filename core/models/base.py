@@ -71,13 +71,16 @@ class CaptioningModel:
 
     # -- training -----------------------------------------------------------------------------
 
-    def loss(self, features: Array, captions: Array) -> tuple[float, dict[str, Array]]:
+    def loss(
+        self, features: Array, captions: Array, weights: Array | None = None
+    ) -> tuple[float, dict[str, Array]]:
         """The training loss of a batch, and the gradient of every parameter. Drops out.
 
         Inputs:
         - features: (N, D), or (N, L, C) for the models that read a grid
         - captions: (N, T + 1) word ids; each word but the last is read, each but the first is
           scored. Targets that are <NULL> do not count, wherever they stand.
+        - weights: (N,) factors of the captions' losses, below 0 as well; all 1 when None
 
         Returns:
         - loss: nats, summed over time and averaged over the batch
@@ -87,7 +90,10 @@ class CaptioningModel:
         """
         features, words, targets, mask = self._checked(features, captions)
         scores, penalty, cache = self._forward(features, words, mask, train=True)
-        loss, dscores = temporal_softmax_loss(scores, targets, mask, smoothing=self.label_smoothing)
+        counts = mask if weights is None else mask * np.asarray(weights)[:, None]
+        loss, dscores = temporal_softmax_loss(
+            scores, targets, counts, smoothing=self.label_smoothing
+        )
         return loss + penalty, self._backward(dscores, cache)
 
     def evaluate(self, features: Array, captions: Array) -> float:

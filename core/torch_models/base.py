@@ -92,27 +92,33 @@ class TorchCaptioner(nn.Module, CaptioningModel):
         features, words, _, mask = self._checked(features, captions)
         return self._forward(features, words, mask, self._dropout(self.training))[0]
 
-    def loss(self, features: Array | Tensor, captions: Array) -> Tensor:
+    def loss(
+        self, features: Array | Tensor, captions: Array, weights: Array | None = None
+    ) -> Tensor:
         """The training loss of a batch, to call ``backward`` on; drops out as ``forward`` does."""
-        return self._loss(features, captions, self.training)[0]
+        return self._loss(features, captions, self.training, weights)[0]
 
     @torch.no_grad()
     def evaluate(self, features: Array | Tensor, captions: Array) -> float:
         """The cross-entropy of a batch, as in ``loss``, without dropout and penalty."""
         return self._loss(features, captions, False)[1].item()
 
-    def _loss(self, features, captions: Array, train: bool) -> tuple[Tensor, Tensor]:
+    def _loss(
+        self, features, captions: Array, train: bool, weights: Array | None = None
+    ) -> tuple[Tensor, Tensor]:
         """With and without the penalty: nats, summed over time and averaged over the batch."""
         features, words, targets, mask = self._checked(features, captions)
         scores, penalty = self._forward(features, words, mask, self._dropout(train))
-        total = F.cross_entropy(
+        losses = F.cross_entropy(
             scores.flatten(0, 1),
             targets.flatten(),
             ignore_index=self.null,
-            reduction="sum",
+            reduction="none",
             label_smoothing=self.label_smoothing if train else 0.0,
-        )
-        cross_entropy = total / len(words)
+        ).view(words.shape)
+        if weights is not None:
+            losses = losses * self._as_array(weights)[:, None]
+        cross_entropy = losses.sum() / len(words)
         return cross_entropy + penalty, cross_entropy
 
     def _forward(self, features: Tensor, words: Tensor, mask: Tensor, drop: Drop):

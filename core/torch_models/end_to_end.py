@@ -110,9 +110,9 @@ class EndToEndCaptioner(nn.Module):
         grid = scale_grid(grid.flatten(2).transpose(1, 2).to(next(self.decoder.parameters())))
         return grid[torch.from_numpy(of_row).to(self.device)]
 
-    def loss(self, pictures: PictureBatch, captions: Array) -> Tensor:
+    def loss(self, pictures: PictureBatch, captions: Array, weights: Array | None = None) -> Tensor:
         """As of a twin."""
-        return self.decoder.loss(self.look(pictures), captions)
+        return self.decoder.loss(self.look(pictures), captions, weights)
 
     @torch.no_grad()
     def evaluate(self, pictures: PictureBatch, captions: Array) -> float:

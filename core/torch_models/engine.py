@@ -27,8 +27,8 @@ class _LossOf(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, features, captions) -> Tensor:
-        return self.model.loss(features, captions)
+    def forward(self, features, captions, weights) -> Tensor:
+        return self.model.loss(features, captions, weights)
 
 
 class TorchEngine:
@@ -58,20 +58,22 @@ class TorchEngine:
         if self.processes > 1:
             self.loss_of = DistributedDataParallel(self.loss_of)
 
-    def compute(self, features, captions) -> float:
+    def compute(self, features, captions, weights=None) -> float:
         """The loss of a batch; leaves its gradients in the parameters."""
-        features, captions, share = share_of(features, captions)
+        rows, share = share_of(len(captions))
+        features, captions = features[rows], captions[rows]
+        weights = None if weights is None else weights[rows]
         lower = PRECISIONS[self.precision]
         with torch.autocast(self.model.device.type, lower, enabled=lower is not None):
-            loss = self.loss_of(features, captions)
+            loss = self.loss_of(features, captions, weights)
         # Gradients are averaged over the processes, and should be added up.
         (loss * share * self.processes).backward()
         return sum_over_all(loss.item() * share, self.model.device)
 
     def evaluate(self, features, captions) -> float:
         """The cross-entropy of a batch, without dropout and gradients."""
-        features, captions, share = share_of(features, captions)
-        loss = self.model.evaluate(features, captions)
+        rows, share = share_of(len(captions))
+        loss = self.model.evaluate(features[rows], captions[rows])
         return sum_over_all(loss * share, self.model.device)
 
     def update(self) -> None:

@@ -1,0 +1,74 @@
+"""Self-critical training: who is rewarded, by how much, and that it works."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import WORDS
+
+from core import decoding
+from core.coco_utils import decode_captions, load_coco_data
+from core.metrics import CIDErD
+from core.models import build_model
+from core.self_critical import SelfCritical
+
+CONFIG = {"input_dim": 6, "wordvec_dim": 5, "hidden_dim": 7, "dtype": "float64"}
+
+
+@pytest.fixture
+def data(tiny_folder):
+    return load_coco_data(tiny_folder)
+
+
+def test_a_weight_is_what_a_caption_scores_above_the_usual_one(data):
+    model = build_model("lstm", CONFIG, WORDS, rng=np.random.default_rng(0))
+    objective = SelfCritical(data)
+    batches = list(objective.batches(model, 5, np.random.default_rng(1)))
+    assert [len(captions) for captions, _, _ in batches] == [5, 5, 2]
+    texts = decode_captions(data["train_captions"], WORDS)
+    references = {}
+    for image, text in zip(data["train_image_idxs"].tolist(), texts, strict=True):
+        references.setdefault(image, []).append(text.split())
+    cider = CIDErD(references)
+    seen, usual = [], []
+    for captions, features, weights in batches:
+        assert (captions[:, 0] == model.start).all()
+        assert (captions != model.null).any(axis=0).all(), "columns of nothing"
+        greedy = decode_captions(decoding.greedy(model, features, objective.max_length), WORDS)
+        for n, said in enumerate(decode_captions(captions, WORDS)):
+            (image,) = np.flatnonzero((data["train_features"] == features[n]).all(axis=1))
+            seen.append(image)
+            usual.append(cider.score(image, greedy[n].split()))
+            expected = (cider.score(image, said.split()) - usual[-1]) / 100
+            assert weights[n] == pytest.approx(expected, abs=1e-9)
+    assert sorted(seen) == list(range(12)), "every image once"
+    assert objective.reward == pytest.approx(np.mean(usual))
+    assert any((weights > 0).any() for _, _, weights in batches)
+    assert any((weights < 0).any() for _, _, weights in batches)
+
+
+@pytest.mark.parametrize("engine", ["numpy", "torch"])
+def test_captions_get_better_by_it(command, tiny_folder, tmp_path, engine):
+    """After a little cross-entropy, the reward of the greedy captions rises, and not by learning
+    from the captions themselves; both engines take the same way."""
+    base = ("training.py", "--model", "lstm", "--data", tiny_folder, "--dropout", 0)
+    base += ("--batch_size", 6, "--dtype", "float64", "--hidden_dim", 16, "--wordvec_dim", 8)
+    code, _, error = command(*base, "--num_epochs", 12, "--out", tmp_path / "first")
+    assert code == 0, error
+    code, _, error = command(
+        *base, "--objective", "scst", "--init", tmp_path / "first", "--num_epochs", 40,
+        "--learning_rate", 5e-3, "--lr_decay", 1, "--out", tmp_path / "run", "--engine", engine,
+        "--select", "cider",
+    )  # fmt: skip
+    assert code == 0, error
+    rows = [json.loads(r) for r in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rewards = [row["reward"] for row in rows]
+    assert np.mean(rewards[-5:]) > 1.3 * np.mean(rewards[:3])
+
+
+def test_refusals(refuses, tiny_folder):
+    base = ("training.py", "--model", "lstm", "--data", tiny_folder, "--objective", "scst")
+    refuses(*base, says=("--objective scst", "--init"))
+    refuses(*base, "--init", "x", "--num_samples", 3, says=("--objective scst", "--num_samples"))
