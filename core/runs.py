@@ -73,8 +73,6 @@ ENCODER_DEFAULTS = {
         "weights": "random",
         "finetune_encoder": 5,
         "encoder_learning_rate": 1e-3,
-        "num_epochs": 12,
-        "lr_decay": 0.85,
     },
 }
 ENGINES = ("numpy", "torch")

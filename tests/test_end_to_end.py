@@ -377,7 +377,7 @@ def test_pictures_of_a_prepared_folder(train, command, photos, tmp_path):
 def test_the_embedded_pictures_fit_the_tiny_cnn(shapes_folder):
     settings = {
         "data": "shapes", "model": "attention", "num_samples": 3, "seed": 0, "no_pca": False,
-        "finetune_encoder": 5,
+        "finetune_encoder": 5, "flip": False,
     }  # fmt: skip
     extractor = Extractor("tiny_cnn", "grid", "random")
     data = load_data(settings, extractor)

@@ -109,9 +109,9 @@ def test_schedules(data, options, expected):
     solver = make_solver(data, num_epochs=2, optim_config={"learning_rate": 0.01}, **options)
     rates, compute = [], solver.engine.compute
 
-    def noted(features, captions):
+    def noted(*batch):
         rates.append(solver.engine.learning_rate)
-        return compute(features, captions)
+        return compute(*batch)
 
     solver.engine.compute = noted
     solver.train()
