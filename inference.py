@@ -5,6 +5,7 @@ python inference.py --model lstm --split train         what it was trained on, s
 python inference.py --model lstm --image photo.jpg     a photo of your own
 python inference.py --model transformer --decode greedy --out captions.json --figure captions.png
 python inference.py --model attention --num_samples 4 --attention attention.png
+python inference.py --checkpoint runs/a --ensemble runs/b runs/c      three models as one
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from core.runs import (
     extractor_of,
     find_checkpoint,
     load_data_of,
+    same_extractor,
 )
 
 _BATCH = 256
@@ -74,6 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--model", choices=MODEL_NAMES, help="the run in runs/MODEL")
     which.add_argument("--checkpoint", metavar="RUN_OR_FILE", help="a run folder or a .npz file")
+    parser.add_argument(
+        "--ensemble", nargs="+", metavar="RUN", default=[], help="further runs, that vote as well"
+    )
     images = parser.add_mutually_exclusive_group()
     images.add_argument("--split", choices=["train", "val", "test"], help="images of the data set")
     images.add_argument("--image", nargs="+", metavar="FILE", help="your own photos")
@@ -296,6 +301,25 @@ def draw_attention(arguments, model, checkpoint, items: list[Item], features, id
     plot_attention(pictures, words, maps, labels, arguments.attention)
 
 
+def others(arguments, checkpoint) -> list:
+    """The further checkpoints of an ensemble, after checking that they fit the first."""
+    from core.checkpoint import load_checkpoint
+
+    found = []
+    for run in arguments.ensemble:
+        other = load_checkpoint(find_checkpoint(None, run))
+        if other.idx_to_word != checkpoint.idx_to_word:
+            raise ValueError(f"--ensemble {run}: has another vocabulary; take runs of one data set")
+        if not same_extractor(checkpoint, other.extractor, other.extractor_arrays):
+            raise ValueError(
+                f"--ensemble {run}: reads other features; take runs with the same encoder and grid"
+            )
+        found.append(other)
+    if found and checkpoint.encoder_state:
+        raise ValueError("--ensemble: each of these has an encoder of its own; leave it out")
+    return found
+
+
 def main() -> None:
     arguments = build_parser().parse_args()
     check_output("--out", arguments.out, (".json",))
@@ -307,6 +331,7 @@ def main() -> None:
     path = find_checkpoint(arguments.model, arguments.checkpoint)
 
     from core.checkpoint import load_checkpoint
+    from core.decoding import Ensemble
     from core.files import write_json
     from core.models import build_model
 
@@ -319,16 +344,19 @@ def main() -> None:
 
         device = choose_device(arguments.device or "auto")
         build = partial(build_torch_model, device=device)
-    model = build(
-        checkpoint.model, checkpoint.config, checkpoint.idx_to_word, checkpoint.decoder_params
-    )
+    models = [
+        build(each.model, each.config, each.idx_to_word, each.decoder_params)
+        for each in (checkpoint, *others(arguments, checkpoint))
+    ]
+    model = models[0]
     if arguments.attention and not model.grid:
         raise ValueError(f"--attention: {checkpoint.model} has no attention; leave it out")
     own_photos = arguments.image or arguments.images
     if own_photos and arguments.data:
         raise ValueError("--data: does not go with photos of your own, leave it out")
     items, features = (photo_items if own_photos else split_items)(arguments, checkpoint, device)
-    ids = caption_all(model, decode, checkpoint.idx_to_word, items, features)
+    voting = Ensemble(models) if len(models) > 1 else model
+    ids = caption_all(voting, decode, checkpoint.idx_to_word, items, features)
 
     print_table(items)
     said_back = sum(item.caption in item.references for item in items)

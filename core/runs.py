@@ -6,6 +6,7 @@ answers at once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -324,26 +325,32 @@ def extractor_of(checkpoint, weights: str | None = None, device: str = "cpu"):
     return Extractor.rebuild(checkpoint.extractor, arrays, weights, trained, device)
 
 
-def check_same_data(checkpoint, data: dict) -> None:
-    """Raises ValueError unless the data have the vocabulary and the extractor of a checkpoint."""
+def same_extractor(checkpoint, extractor: dict | None, arrays: Mapping) -> bool:
+    """Whether this is the extractor of a checkpoint, its projection included."""
     import numpy as np
 
+    # A weight file may lie elsewhere now; its hash tells whether it is the same.
+    ours, theirs = (
+        {key: value for key, value in (each or {}).items() if key not in ("weights", "arrays")}
+        for each in (checkpoint.extractor, extractor)
+    )
+    known = checkpoint.extractor_arrays
+    return (
+        ours == theirs
+        and known.keys() == arrays.keys()
+        and all(np.array_equal(array, arrays[name]) for name, array in known.items())
+    )
+
+
+def check_same_data(checkpoint, data: dict) -> None:
+    """Raises ValueError unless the data have the vocabulary and the extractor of a checkpoint."""
     source = data["source"]
     if data["idx_to_word"] != checkpoint.idx_to_word:
         raise ValueError(
             f"{source['folder']}: has another vocabulary ({len(data['idx_to_word'])} words) than "
             f"the checkpoint ({len(checkpoint.idx_to_word)} words); use the data it was trained on"
         )
-    # A weight file may lie elsewhere now; its hash tells whether it is the same.
-    ours, theirs = (
-        {key: value for key, value in (extractor or {}).items() if key not in ("weights", "arrays")}
-        for extractor in (checkpoint.extractor, source["extractor"])
-    )
-    same = ours == theirs and checkpoint.extractor_arrays.keys() == source["arrays"].keys()
-    if not same or not all(
-        np.array_equal(array, source["arrays"][name])
-        for name, array in checkpoint.extractor_arrays.items()
-    ):
+    if not same_extractor(checkpoint, source["extractor"], source["arrays"]):
         raise ValueError(
             f"{source['folder']}: its features were not made by the extractor that the checkpoint "
             "was trained with (encoder, preprocessing, weights or PCA differ); "

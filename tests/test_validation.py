@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import WORDS
+from conftest import WORDS, make_tiny_folder
 
 from core import decoding, metrics
 from core.caption_files import reference_captions
@@ -127,3 +127,29 @@ def test_models_of_other_words_are_no_ensemble():
     other = build_model("lstm", CONFIG, ["<NULL>", "<END>", "<START>", "<UNK>", "a"])
     with pytest.raises(ValueError, match="disagree on start"):
         Ensemble([model(), other])
+
+
+def test_captions_of_an_ensemble(command, refuses, tiny_folder, tmp_path):
+    base = ("training.py", "--data", tiny_folder, "--num_epochs", 1)
+    for name, options in (("a", ("--model", "lstm")), ("b", ("--model", "rnn", "--seed", 1))):
+        code, _, error = command(*base, *options, "--out", tmp_path / name)
+        assert code == 0, error
+    said = []
+    for runs in (("a", "b"), ("b", "a"), ("a", "a"), ("a",)):
+        first, *more = (str(tmp_path / run) for run in runs)
+        more = ("--ensemble", *more) if more else ()
+        out = tmp_path / "captions.json"
+        code, _, error = command("inference.py", "--checkpoint", first, *more, "--out", out)
+        assert code == 0, error
+        said.append([row["caption"] for row in json.loads(out.read_text())])
+    assert said[0] == said[1], "the order counts"
+    assert said[2] == said[3], "a model with itself is itself"
+    other = make_tiny_folder(tmp_path / "other", [*WORDS, "new"])
+    code, _, error = command(
+        *("training.py", "--data", other, "--model", "lstm", "--num_epochs", 1),
+        *("--out", tmp_path / "c"),
+    )
+    assert code == 0, error
+    inference = ("inference.py", "--checkpoint", tmp_path / "a", "--ensemble")
+    refuses(*inference, tmp_path / "c", says=("--ensemble", "vocabulary"))
+    refuses(*inference, tmp_path / "nowhere", says=("nowhere",))
