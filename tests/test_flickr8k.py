@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import REAL_DATA
+from conftest import REAL_DATA, torchrun
 from PIL import Image
 
 from core.coco_utils import decode_captions, feature_kinds, load_coco_data
@@ -400,3 +400,19 @@ def test_some_real_photos(tmp_path):
     assert np.isfinite(grid).all()
     distances = np.abs(grid[:, None] - grid[None]).mean(axis=(2, 3))
     assert (distances[~np.eye(5, dtype=bool)] > 0.1 * np.abs(grid).mean()).all()
+
+
+def test_two_processes_prepare_what_one_does(root, tmp_path, command):
+    options = ("--weights", "random", "--pca", 0, "--grid", 3, "--root", root, "--device", "cpu")
+    code, _, error = command("core.flickr8k", *options, "--out", tmp_path / "one" / "data")
+    assert code == 0, error
+    done = torchrun(tmp_path, "-m", "core.flickr8k", *options, "--out", tmp_path / "two" / "data")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("train: 9 photos") == 1, "one process talks"
+    names = {path.name for path in (tmp_path / "one" / "data").iterdir()}
+    assert {path.name for path in (tmp_path / "two" / "data").iterdir()} == names
+    for kind in ("pooled", "grid"):
+        one, two = (load_coco_data(tmp_path / n / "data", features=kind) for n in ("one", "two"))
+        np.testing.assert_allclose(
+            two["train_features"], one["train_features"], rtol=2e-3, atol=1e-4
+        )
