@@ -27,14 +27,16 @@ from core.command_line import (
     progress,
     run_command,
 )
+from core.run_data import (
+    extractor_of,
+    load_data_of,
+    same_extractor,
+)
 from core.runs import (
     ENGINES,
     MODEL_NAMES,
     check_engine_options,
-    extractor_of,
     find_checkpoint,
-    load_data_of,
-    same_extractor,
 )
 
 _BATCH = 256

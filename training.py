@@ -30,6 +30,14 @@ from core.command_line import (
     positive_int,
     run_command,
 )
+from core.run_data import (
+    caption_scores,
+    check_same_data,
+    extractor_of_settings,
+    load_data,
+    load_init,
+    model_config,
+)
 from core.runs import (
     DEFAULTS,
     ENCODER_DEFAULTS,
@@ -41,15 +49,9 @@ from core.runs import (
     SCHEDULES,
     SELECT,
     UPDATE_RULES,
-    caption_scores,
     check_run_folder,
-    check_same_data,
     check_same_settings,
-    extractor_of_settings,
-    load_data,
-    load_init,
     make_room,
-    model_config,
     optim_config,
     resolve_settings,
 )

@@ -1,4 +1,4 @@
-"""A training run: its settings, its data, its folder.
+"""A training run: its settings, and its folder.
 
 What ``training.py`` and ``inference.py`` have in common. Importing it is light, so that ``--help``
 answers at once.
@@ -6,7 +6,6 @@ answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -184,206 +183,11 @@ def optim_config(settings: dict) -> dict:
     return config
 
 
-def caption_scores(settings: dict, data: dict):
-    """What scores captions after each epoch, when the best epoch is chosen by that; else None."""
-    if settings["select"] == "loss":
-        return None
-    if "val_captions" not in data or settings["num_samples"] is not None:
-        raise ValueError(
-            f"--select {settings['select']}: scores captions of validation images, which this run "
-            "does not look at; leave it out"
-        )
-    from core.validation import CaptionScores
-
-    return CaptionScores(data)
-
-
-def model_config(settings: dict, data: dict) -> dict:
-    """The arguments that build the model of a run, besides the vocabulary."""
-    names = ("wordvec_dim", "hidden_dim", "dtype", "dropout")
-    names += MODEL_OPTIONS.get(settings["model"], ())
-    config = {name: settings[name] for name in names}
-    config["input_dim"] = data["train_features"].shape[-1]
-    if settings["model"] == "transformer":
-        config["norm_first"] = not config.pop("post_norm")
-        config["max_length"] = max(50, data["train_captions"].shape[1])
-    return config
-
-
 def check_engine_options(given: dict, engine: str) -> None:
     """Raises ValueError for options of the torch engine that the NumPy engine does not have."""
     for name in TORCH_OPTIONS:
         if engine != "torch" and given.get(name) is not None:
             raise ValueError(f"--{name}: is an option of --engine torch; add that, or leave it out")
-
-
-def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
-    """The data of a run: the embedded data (made when absent) or a folder; samples taken.
-
-    A model that reads a grid gets one where the folder has one, else one vector an image. With an
-    encoder it gets the grid of that, looked at once and kept; while the encoder learns, pictures.
-
-    Inputs:
-    - settings: of the run
-    - extractor: what looks at pictures, when the settings name an encoder
-    - training: whether all of the data are wanted, or some images of one split
-
-    Raises as ``core.coco_utils.load_coco_data`` does, and FileNotFoundError for pictures that are
-    not on this machine.
-    """
-    import numpy as np
-
-    from core import processes, shapes
-    from core.coco_utils import CAPTIONS_FILE, feature_kinds, load_coco_data, take_samples
-    from core.models import MODELS
-
-    if settings["data"] == "shapes":
-        if processes.rank() == 0:
-            shapes.prepare()
-        processes.wait_for_all()
-        folder = shapes.DEFAULT_FOLDER
-    else:
-        folder = Path(settings["data"])
-    if extractor is not None and folder.is_dir() and not (folder / CAPTIONS_FILE).exists():
-        from core.flickr8k import load_photo_data
-
-        data = load_photo_data(folder)
-    elif extractor is not None:
-        data = load_coco_data(folder, features=None)
-    else:
-        model_class, _ = MODELS[settings["model"]]
-        kind = "grid" if model_class.grid and "grid" in feature_kinds(folder) else "pooled"
-        data = load_coco_data(folder, pca_features=not settings["no_pca"], features=kind)
-    if extractor is not None:
-        learns = settings["finetune_encoder"] > 0
-        _add_pictures(data, extractor, training, learns)
-        if settings["flip"] and training and not learns:
-            _add_mirrored(data, extractor)
-    if settings["num_samples"] is not None:
-        rng = np.random.default_rng([settings["seed"], 0])
-        data = take_samples(data, settings["num_samples"], rng)
-    return data
-
-
-def _add_pictures(data: dict, extractor, training: bool, learns: bool) -> None:
-    from core.coco_utils import SPLITS, picture_paths
-    from core.encoders.pictures import LookedAt, Pictures, kept_features
-
-    for split in [split for split in SPLITS if f"{split}_captions" in data]:
-        paths = picture_paths(data, split)
-        if learns and training:
-            table = Pictures(paths, extractor.preprocessing, extractor.shape)
-        elif learns:
-            table = LookedAt(paths, extractor)
-        else:
-            name = f"{data['source']['folder'].name}_{split}"
-            table = kept_features(paths, extractor, name, make=training)
-        data[f"{split}_features"] = table
-    data["captions_together"] = training and learns
-    data["source"] |= {"extractor": extractor.specification, "arrays": extractor.arrays}
-
-
-def _add_mirrored(data: dict, extractor) -> None:
-    """Every training picture in a mirror as one more picture, with the same captions."""
-    import numpy as np
-
-    from core.coco_utils import picture_paths
-    from core.encoders.pictures import kept_features
-    from core.tables import Stacked
-
-    name = f"{data['source']['folder'].name}_train_mirrored"
-    mirrored = kept_features(picture_paths(data, "train"), extractor.mirrored(), name)
-    idxs, count = data["train_image_idxs"], len(mirrored)
-    data["train_features"] = Stacked([data["train_features"], mirrored])
-    data["train_image_idxs"] = np.concatenate([idxs, idxs + count])
-    data["train_captions"] = np.tile(data["train_captions"], (2, 1))
-    data["train_urls"] = np.tile(data["train_urls"], 2)
-
-
-def extractor_of_settings(settings: dict, device: str = "cpu"):
-    """The ``Extractor`` that looks at the pictures of a run; None without an encoder."""
-    if settings["encoder"] is None:
-        return None
-    from core.encoders import Extractor
-
-    return Extractor(
-        settings["encoder"], "grid", settings["weights"], grid=settings["grid"], device=device
-    )
-
-
-def extractor_of(checkpoint, weights: str | None = None, device: str = "cpu"):
-    """The ``Extractor`` that makes of photos what a checkpoint's model reads.
-
-    Inputs:
-    - checkpoint: its extractor must be known
-    - weights: where the weight file of an encoder that was not trained is now, if it was moved
-    - device: where a PyTorch encoder computes
-    """
-    from core.encoders import Extractor
-
-    arrays, trained = checkpoint.extractor_arrays, checkpoint.encoder_state
-    return Extractor.rebuild(checkpoint.extractor, arrays, weights, trained, device)
-
-
-def same_extractor(checkpoint, extractor: dict | None, arrays: Mapping) -> bool:
-    """Whether this is the extractor of a checkpoint, its projection included."""
-    import numpy as np
-
-    # A weight file may lie elsewhere now; its hash tells whether it is the same.
-    ours, theirs = (
-        {key: value for key, value in (each or {}).items() if key not in ("weights", "arrays")}
-        for each in (checkpoint.extractor, extractor)
-    )
-    known = checkpoint.extractor_arrays
-    return (
-        ours == theirs
-        and known.keys() == arrays.keys()
-        and all(np.array_equal(array, arrays[name]) for name, array in known.items())
-    )
-
-
-def check_same_data(checkpoint, data: dict) -> None:
-    """Raises ValueError unless the data have the vocabulary and the extractor of a checkpoint."""
-    source = data["source"]
-    if data["idx_to_word"] != checkpoint.idx_to_word:
-        raise ValueError(
-            f"{source['folder']}: has another vocabulary ({len(data['idx_to_word'])} words) than "
-            f"the checkpoint ({len(checkpoint.idx_to_word)} words); use the data it was trained on"
-        )
-    if not same_extractor(checkpoint, source["extractor"], source["arrays"]):
-        raise ValueError(
-            f"{source['folder']}: its features were not made by the extractor that the checkpoint "
-            "was trained with (encoder, preprocessing, weights or PCA differ); "
-            "use the data it was trained on, or train again"
-        )
-
-
-def load_data_of(checkpoint, weights: str | None = None, device: str = "cpu", **changes) -> dict:
-    """The data that a checkpoint was trained on, or with ``changes`` to its settings others.
-
-    ``weights`` and ``device`` as for ``extractor_of``.
-
-    Raises as ``load_data`` does, and as ``check_same_data`` when they are not made for the model.
-    """
-    settings = DEFAULTS | checkpoint.settings | {"model": checkpoint.model} | changes
-    looks = settings["encoder"] is not None
-    extractor = extractor_of(checkpoint, weights, device) if looks else None
-    data = load_data(settings, extractor, training=False)
-    check_same_data(checkpoint, data)
-    return data
-
-
-def load_init(settings: dict, data: dict):
-    """The checkpoint whose parameters a run starts from, checked; None when it starts afresh."""
-    if settings["init"] is None:
-        return None
-    from core.checkpoint import load_checkpoint
-
-    init = load_checkpoint(find_checkpoint(None, settings["init"]))
-    if init.model != settings["model"]:
-        raise ValueError(f"--init {settings['init']}: is of {init.model}, not {settings['model']}")
-    check_same_data(init, data)
-    return init
 
 
 def check_same_settings(checkpoint, settings: dict, folder: Path) -> None:

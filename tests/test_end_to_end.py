@@ -17,7 +17,7 @@ from core.checkpoint import ENCODER, load_checkpoint
 from core.encoders import Extractor
 from core.encoders.pictures import LookedAt, PictureBatch, Pictures
 from core.encoders.weights import NETWORKS, load_network, open_stages, state_of_stages
-from core.runs import extractor_of, load_data
+from core.run_data import extractor_of, load_data
 from core.torch_models import TorchEngine, build_end_to_end
 
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "b", "c"]
