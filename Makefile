@@ -5,12 +5,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint format check clean
+.PHONY: help setup demo test lint format check reproduce clean
 
 help:
 	@echo "make demo    train a hand-written LSTM on embedded data and show its captions"
 	@echo "make test    run the tests"
 	@echo "make check   check every hand-written gradient"
+	@echo "make reproduce DATA=PHOTOS WEIGHTS=FILE   train on Flickr8k and write docs/results.md"
 	@echo "make lint    check style and formatting (make format mends what it can)"
 	@echo "make setup   only make .venv and install into it"
 
@@ -33,6 +34,9 @@ test: $(INSTALLED)
 
 check: $(INSTALLED)
 	$(RUN) -m core.gradient_check
+
+reproduce: $(INSTALLED)
+	$(RUN) -m core.reproduce --data "$(DATA)" --weights "$(WEIGHTS)"
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ Array = np.ndarray
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
+COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", GREY)
 
 
 def plot_losses(history: Sequence[dict], path: str | Path) -> None:
@@ -48,6 +49,32 @@ def plot_losses(history: Sequence[dict], path: str | Path) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_runs(runs: Mapping[str, Sequence[dict]], path: str | Path) -> None:
+    """Validation loss and, where it was scored, CIDEr-D by epoch, for several runs side by side.
+
+    Inputs:
+    - runs: for each run its rows of ``CaptioningSolver.history``; those without any are left out
+    - path: of the PNG file
+    """
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    for axes, (column, label) in zip(
+        figure.subplots(1, 2),
+        (("val_loss", "validation loss (nats a token)"), ("CIDEr-D", "CIDEr-D while training")),
+        strict=True,
+    ):
+        for i, (name, rows) in enumerate(runs.items()):
+            points = [(row["epoch"], row[column]) for row in rows if column in row]
+            if points:
+                colour, marker = COLOURS[i % len(COLOURS)], "osv^D"[i % 5]
+                axes.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=4, label=name)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     _save(figure, path)
 

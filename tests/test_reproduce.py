@@ -1,0 +1,92 @@
+"""The table of results: every part once, resumed, and written from what was measured."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from test_flickr8k import make_photos, write_csv
+
+from core import reproduce
+from core.reproduce import Part
+
+SMALL = "--hidden_dim 8 --wordvec_dim 8 --batch_size 9 --num_epochs 2"
+PARTS = {
+    "lstm": Part(f"--model lstm {SMALL} --select cider"),
+    "attention": Part(f"--model attention {SMALL}", grid=True),
+    "tuned": Part(
+        f"--model attention --objective scst --engine torch {SMALL}", grid=True, start="attention"
+    ),
+    "both": Part(votes=("attention", "tuned")),
+}
+
+
+@pytest.fixture
+def made(monkeypatch, tmp_path, command):
+    """Runs core.reproduce on twelve photos; every command in this process, and noted."""
+    monkeypatch.setattr(reproduce, "PARTS", PARTS)
+    monkeypatch.setattr(reproduce, "DOCS", tmp_path / "docs")
+    monkeypatch.setattr(reproduce, "COMPONENTS", 4)
+    monkeypatch.setattr("core.encoders.pictures.FOLDER", tmp_path / "kept")
+    (tmp_path / "docs").mkdir()
+    root = make_photos(tmp_path / "photos")
+    write_csv(root)
+    noted = []
+
+    def run(words, capture=False):
+        noted.append(words)
+        code, text, error = command(*(words[1:] if words[0] == "-m" else words))
+        if code:
+            raise ValueError(error)
+        return text
+
+    monkeypatch.setattr(reproduce, "run", run)
+
+    def reproduced(*options):
+        noted.clear()
+        base = ("--data", root, "--weights", "random", "--out", tmp_path / "runs")
+        code, _, error = command("core.reproduce", *base, *options)
+        assert code == 0, error
+        return [words[1] if words[0] == "-m" else words[0] for words in list(noted)]
+
+    return reproduced
+
+
+EACH = ["training.py", "inference.py", "core.metrics"]
+
+
+def test_every_part_once_and_written_down(made, tmp_path):
+    assert made("--only", "lstm") == ["core.flickr8k", *EACH]
+    assert made() == [*EACH, *EACH, *EACH[1:]], "the first is there already"
+    assert made() == []
+    page = (tmp_path / "docs" / "results.md").read_text()
+    for name in PARTS:
+        scores = json.loads((tmp_path / "runs" / f"{name}_val.scores.json").read_text())
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| {name} |"))
+        assert f"{scores['BLEU-4']:.1f} | {scores['ROUGE-L']:.1f}" in row
+        assert f"{scores['CIDEr-D']:.1f} |" in row
+    assert "## test" not in page, "there is no test list"
+    assert "    python training.py --model lstm" in page
+    assert (tmp_path / "docs" / "results.png").stat().st_size > 10_000
+
+
+def test_what_was_stopped_goes_on(made, tmp_path):
+    made("--only", "lstm")
+    runs = tmp_path / "runs"
+    (runs / "lstm_val.scores.json").unlink()
+    assert made("--only", "lstm") == EACH[1:], "the training is done"
+    (runs / "lstm_val.scores.json").unlink()
+    rows = (runs / "lstm" / "metrics.jsonl").read_text().splitlines()
+    (runs / "lstm" / "metrics.jsonl").write_text(rows[0] + "\n")
+    assert made("--only", "lstm") == EACH, "resumed"
+    assert (runs / "lstm" / "metrics.jsonl").read_text().splitlines() == rows
+
+
+def test_a_command_that_fails_ends_it(made, refuses, tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "PARTS", {"bad": Part("--model lstm --num_epochs 0")})
+    refuses(
+        *("core.reproduce", "--data", tmp_path / "photos", "--weights", "random"),
+        *("--out", tmp_path / "runs"),
+        says=("--num_epochs",),
+    )
+    assert not (tmp_path / "docs" / "results.md").exists()
