@@ -1,5 +1,7 @@
 """From scores to sentences: greedy, sampling and beam search, written once, for every model.
 
+And back: how probable a model finds each word of a sentence that is there already.
+
 A decoder is all that this file knows of a model:
 
     model.begin(features)      -> state                     encodes the images once
@@ -16,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from core.rnn_layers import check_word_ids
 
 Array = np.ndarray
 
@@ -204,6 +208,34 @@ class Ensemble:
 
     def select(self, states: list, rows: Array) -> list:
         return [m.select(state, rows) for m, state in zip(self.models, states, strict=True)]
+
+
+def word_log_probabilities(model, features: Array, captions: Array) -> Array:
+    """How probable the model finds each word of given captions, after those before it.
+
+    Of the whole distribution: nothing is forbidden here that a decoder would not choose.
+
+    Inputs:
+    - model: a decoder, as above
+    - features: (N, ...) one image a row
+    - captions: (N, T + 1) word ids, <START> first
+
+    Returns (N, T): the natural logarithm of the probability of captions[:, t + 1]; 0 for <NULL>, so
+    that a row sums to the log-probability of its caption.
+
+    Raises ValueError for captions of another shape, and for ids outside the vocabulary.
+    """
+    captions = np.asarray(captions)
+    if captions.ndim != 2 or len(captions) != len(features) or captions.shape[1] < 2:
+        raise ValueError(
+            f"captions: found shape {captions.shape}, expected ({len(features)}, at least 2)"
+        )
+    rows, state, found = np.arange(len(captions)), model.begin(features), []
+    for words, targets in zip(captions.T[:-1], captions.T[1:], strict=True):
+        log_probs, state = model.step(state, words)
+        check_word_ids(targets, log_probs.shape[1], "captions")  # -1 would read the last word
+        found.append(np.where(targets == model.null, 0, log_probs[rows, targets]))
+    return np.stack(found, axis=1)
 
 
 # ---------------------------------------------------------------------------------------------

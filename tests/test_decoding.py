@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.decoding import beam_search, greedy, sample
+from core.decoding import beam_search, greedy, sample, word_log_probabilities
 from core.models import CaptioningRNN
 
 NULL, START, END, UNKNOWN = range(4)
@@ -567,3 +567,34 @@ def test_same_seed_same_captions(options):
     )
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other)
+
+
+# ---------------------------------------------------------------------------------------------
+# The words of given captions
+# ---------------------------------------------------------------------------------------------
+
+
+def test_words_of_a_caption_sum_to_the_score_of_the_beam():
+    model, features = captioner(V=9)
+    captions, scores = beam_search(model, features, length_penalty=0)
+    read = np.concatenate([np.full((len(features), 1), START), captions[:, 0]], axis=1)
+    log_p = word_log_probabilities(model, features, read)
+    assert log_p.shape == captions[:, 0].shape
+    np.testing.assert_allclose(log_p.sum(axis=1), scores[:, 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("captions", "message"),
+    [
+        ([[START]], r"\(1, 1\), expected \(1, at least 2\)"),
+        ([START, END], r"\(2,\)"),
+        ([[START, END]] * 2, r"\(2, 2\)"),
+        ([[START, 9]], "9 is outside"),
+        ([[START, -1]], "-1 is outside"),
+        ([[-1, END]], "-1 is outside"),
+    ],
+)
+def test_captions_that_cannot_be_read(captions, message):
+    model, features = captioner(V=9)
+    with pytest.raises(ValueError, match=message):
+        word_log_probabilities(model, features[:1], captions)

@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 
-from core import attention_layers, transformer_layers
+from core import attention_layers, decoding, transformer_layers
 from core.models import build_model
 from core.models.base import Images
 
@@ -93,6 +93,11 @@ def test_the_loss_is_the_sum_of_the_steps(case, captions):
     right = np.take_along_axis(log_probs, targets[:, :, None], axis=2)[:, :, 0]
     expected = -right[targets != model.null].sum() / len(captions)
     assert model.evaluate(features, captions) == pytest.approx(expected, rel=1e-9)
+    log_p = decoding.word_log_probabilities(model, features, captions)
+    np.testing.assert_array_equal(log_p, np.where(targets == model.null, 0, right))
+    assert -log_p.sum() / len(captions) == pytest.approx(
+        model.evaluate(features, captions), rel=1e-9
+    )
 
 
 @every_model

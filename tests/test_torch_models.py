@@ -112,6 +112,11 @@ def test_the_loss_is_the_cross_entropy_of_forward(case):
     expected = step_by_step(model, features, CAPTIONS[:, :-1])
     assert scores.shape == expected.shape
     np.testing.assert_allclose(scores.log_softmax(2).detach().numpy(), expected, **EXACT)
+    log_p = decoding.word_log_probabilities(twin, features, CAPTIONS)
+    np.testing.assert_allclose(
+        log_p, decoding.word_log_probabilities(model, features, CAPTIONS), **EXACT
+    )
+    assert -log_p.sum() / N == pytest.approx(twin.evaluate(features, CAPTIONS), rel=1e-9)
 
 
 @every_model
