@@ -178,12 +178,18 @@ def reference_captions(data: Mapping, split: str) -> tuple[dict[int, list[str]],
     Each <UNK> becomes a word of its own.
     """
     captions: dict[int, list[str]] = {}
-    numbers = count()
+    rare, apart = 0, rare_words_apart()
     texts = decode_captions(data[f"{split}_captions"], data["idx_to_word"])
     for image, text in zip(data[f"{split}_image_idxs"].tolist(), texts, strict=True):
-        text = re.sub(_UNKNOWN, lambda _: f"<rare-word-{next(numbers)}>", text)
-        captions.setdefault(image, []).append(text)
-    return captions, next(numbers)
+        rare += text.count(_UNKNOWN)
+        captions.setdefault(image, []).append(apart(text))
+    return captions, rare
+
+
+def rare_words_apart() -> Callable[[str], str]:
+    """Makes of each <UNK>, in all texts that it is given, another word, which no candidate says."""
+    numbers = count()
+    return lambda text: re.sub(_UNKNOWN, lambda _: f"<rare-word-{next(numbers)}>", text)
 
 
 def match(
