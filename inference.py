@@ -6,6 +6,7 @@ python inference.py --model lstm --image photo.jpg     a photo of your own
 python inference.py --model transformer --decode greedy --out captions.json --figure captions.png
 python inference.py --model attention --num_samples 4 --attention attention.png
 python inference.py --checkpoint runs/a --ensemble runs/b runs/c      three models as one
+python inference.py --model attention --num_samples 12 --report report.html
 """
 
 from __future__ import annotations
@@ -41,13 +42,14 @@ from core.runs import (
 
 _BATCH = 256
 _SHOWN_WITHOUT_FILE = 10  # images of a whole split, unless asked for more or for a file
-_IN_FIGURE, _IN_ATTENTION_FIGURE = 20, 5
+_IN_FIGURE, _IN_ATTENTION_FIGURE, _IN_REPORT = 20, 5, 50
 # Options of one way of decoding, and what they are when they are not given.
 _DECODER_OPTIONS = {
     "greedy": {},
     "beam": {"beam_size": 5, "length_penalty": 1.0, "n_best": 1},
     "sample": {"temperature": 1.0, "top_k": None, "top_p": None, "seed": 0},
 }
+_DECODER_NAMES = {"greedy": "greedy", "beam": "beam search", "sample": "sampling"}
 
 
 @dataclass
@@ -117,8 +119,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--heads", action="store_true", help="with --attention: every head of every block"
     )
+    parser.add_argument(
+        "--report",
+        metavar="FILE.html",
+        help=f"write a page that shows each word's probability and map, of {_IN_REPORT} images",
+    )
     parser.add_argument("--weights", metavar="FILE", help="the encoder's weights, if moved")
     return parser
+
+
+def is_overfit(checkpoint) -> bool:
+    return checkpoint.settings.get("num_samples") is not None
+
+
+def split_of(arguments, checkpoint) -> str:
+    """The split asked for, else the one that shows what the model was trained to do."""
+    return arguments.split or ("train" if is_overfit(checkpoint) else "val")
 
 
 def split_items(arguments, checkpoint, device: str) -> tuple[list[Item], object]:
@@ -129,21 +145,19 @@ def split_items(arguments, checkpoint, device: str) -> tuple[list[Item], object]
 
     changes = {"data": arguments.data} if arguments.data else {}
     data = load_data_of(checkpoint, arguments.weights, device, **changes)
-    overfit = checkpoint.settings.get("num_samples") is not None
-    split = arguments.split or ("train" if overfit else "val")
+    overfit, split = is_overfit(checkpoint), split_of(arguments, checkpoint)
     if f"{split}_captions" not in data:
         raise ValueError(f"--split {split}: {data['source']['folder']} has no such split")
     count = arguments.num_samples
     if count is None and not (arguments.out or (split == "train" and overfit)):
-        count = _SHOWN_WITHOUT_FILE
+        count = _IN_REPORT if arguments.report else _SHOWN_WITHOUT_FILE
     image_idxs, urls = data[f"{split}_image_idxs"], data[f"{split}_urls"]
     chosen = np.unique(image_idxs)[:count]
     items = {i: Item(i, str(urls[i]), image_path(data, split, i)) for i in chosen.tolist()}
     rows = np.flatnonzero(np.isin(image_idxs, chosen))
     captions = decode_captions(data[f"{split}_captions"][rows], data["idx_to_word"])
     for image, caption in zip(image_idxs[rows].tolist(), captions, strict=True):
-        if caption not in items[image].references:
-            items[image].references.append(caption)
+        items[image].references.append(caption)
     return list(items.values()), Rows(data[f"{split}_features"], chosen)
 
 
@@ -224,35 +238,51 @@ def check_output(option: str, name: str | None, suffixes: tuple[str, ...]) -> No
         raise ValueError(f"{option} {name}: the folder {path.parent} cannot be written to")
 
 
-def decoder(arguments):
-    """(model, features) -> word ids (N, K, T), best first, and scores (N, K); the way asked for."""
-    import numpy as np
-
-    from core import decoding
-
-    options = {}
-    for owner, defaults in _DECODER_OPTIONS.items():
-        for name, default in defaults.items():
+def decoder_options(arguments) -> dict[str, dict]:
+    """The options of each way of decoding: as given for the one asked for, else the defaults."""
+    options = {owner: dict(defaults) for owner, defaults in _DECODER_OPTIONS.items()}
+    for owner, of_owner in options.items():
+        for name in of_owner:
             value = getattr(arguments, name)
-            if owner == arguments.decode:
-                options[name] = default if value is None else value
-            elif value is not None:
+            if value is not None and owner != arguments.decode:
                 raise ValueError(
                     f"--{name}: is an option of --decode {owner}, found --decode "
                     f"{arguments.decode}; leave one of them out"
                 )
-    if options.get("n_best", 1) > options.get("beam_size", 1):
+            if value is not None:
+                of_owner[name] = value
+    if options["beam"]["n_best"] > options["beam"]["beam_size"]:
         raise ValueError(
-            f"--n_best: found {options['n_best']}, expected at most --beam_size, "
-            f"{options['beam_size']}"
+            f"--n_best: found {options['beam']['n_best']}, expected at most --beam_size, "
+            f"{options['beam']['beam_size']}"
         )
-    options |= {"max_length": arguments.max_length, "allow_unknown": arguments.allow_unknown}
-    if arguments.decode == "beam":
+    common = {"max_length": arguments.max_length, "allow_unknown": arguments.allow_unknown}
+    return {owner: of_owner | common for owner, of_owner in options.items()}
+
+
+def decoder(name: str, options: dict):
+    """(model, features) -> word ids (N, K, T), best first, and scores (N, K) or None."""
+    import numpy as np
+
+    from core import decoding
+
+    options = dict(options)
+    if name == "beam":
         return lambda model, features: decoding.beam_search(model, features, **options)
-    if arguments.decode == "sample":
+    if name == "sample":
         options["rng"] = np.random.default_rng(options.pop("seed"))
-    decode = {"greedy": decoding.greedy, "sample": decoding.sample}[arguments.decode]
+    decode = {"greedy": decoding.greedy, "sample": decoding.sample}[name]
     return lambda model, features: (decode(model, features, **options)[:, None], None)
+
+
+def ranked(words, scores, idx_to_word) -> list[tuple[str, float]]:
+    """An image's captions and their scores, best first; (K, T) ids and (K,) scores."""
+    import numpy as np
+
+    from core.coco_utils import decode_captions
+
+    sentences = zip(decode_captions(words, idx_to_word), scores.tolist(), strict=True)
+    return [(sentence, score) for sentence, score in sentences if np.isfinite(score)]
 
 
 def caption_all(model, decode, idx_to_word, items: list[Item], features) -> list:
@@ -266,14 +296,9 @@ def caption_all(model, decode, idx_to_word, items: list[Item], features) -> list
         batch = items[start : start + _BATCH]
         words, scores = decode(model, np.asarray(features[start : start + _BATCH]))
         for n, item in enumerate(batch):
-            sentences = decode_captions(words[n], idx_to_word)
-            item.caption = sentences[0]
-            if len(sentences) > 1:
-                item.n_best = [
-                    (sentence, float(score))
-                    for sentence, score in zip(sentences, scores[n], strict=True)
-                    if np.isfinite(score)
-                ]
+            item.caption = decode_captions(words[n, 0], idx_to_word)
+            if words.shape[1] > 1:
+                item.n_best = ranked(words[n], scores[n], idx_to_word)
             ids.append(words[n, 0][words[n, 0] != model.null])
     return ids
 
@@ -319,7 +344,72 @@ def others(arguments, checkpoint) -> list:
         found.append(other)
     if found and checkpoint.encoder_state:
         raise ValueError("--ensemble: each of these has an encoder of its own; leave it out")
+    for option in ("report", "attention"):
+        if found and getattr(arguments, option):
+            raise ValueError(f"--{option}: is about one model; leave it out, or --ensemble")
     return found
+
+
+def report_facts(arguments, path: Path, checkpoint, options, shown: int, count: int) -> dict:
+    """What the page of --report says of the model, the decoders and the images."""
+
+    def described(name: str) -> str:
+        given = [
+            f"{option} {value}"
+            for option, value in options[name].items()
+            if option != "n_best" and value is not None and value is not False  # 0 is a value
+        ]
+        return f"{_DECODER_NAMES[name]} ({', '.join(given)})"
+
+    parameters = sum(parameter.size for parameter in checkpoint.decoder_params.values())
+    own_photos = arguments.image or arguments.images
+    images = f"{shown:,}" if shown == count else f"{count:,}, of which the first {shown:,} are here"
+    where = "photos" if own_photos else f"{split_of(arguments, checkpoint)} split"
+    return {
+        "Model": f"{checkpoint.model}, {parameters:,} parameters ({path.parent.name}/{path.name})",
+        "Vocabulary": f"{len(checkpoint.idx_to_word):,} words",
+        "Decoder": described(arguments.decode),
+        "Compared with": ", ".join(described(name) for name in options if name != arguments.decode),
+        "Images": f"{where}: {images}",
+    }
+
+
+def draw_report(
+    arguments, path: Path, model, checkpoint, options, items: list[Item], features, ids
+) -> None:
+    """The page of --report: the first images, and the scores of all."""
+    import numpy as np
+
+    from core.coco_utils import decode_captions
+    from core.image_utils import load_image, resize_and_crop
+    from core.report import PICTURE_SIZE, Entry, read_words, score_captions, write_report
+
+    shown, idx_to_word = items[:_IN_REPORT], checkpoint.idx_to_word
+    features = np.asarray(features[: len(shown)])
+    words = read_words(model, idx_to_word, features, ids[: len(shown)])
+    scores, alone = {}, [{}] * len(items)
+    if all(item.references for item in items):
+        captions, references = zip(*((i.caption, i.references) for i in items), strict=True)
+        scores, alone = score_captions(captions, references)
+    # The page has the whole beam, whatever is printed; its best caption is the same.
+    options["beam"]["n_best"] = options["beam"]["beam_size"]
+    found = {name: decoder(name, options[name])(model, features) for name in options}
+    entries = []
+    for n, item in enumerate(shown):
+        picture = None
+        if item.path is not None:
+            picture = resize_and_crop(load_image(item.path), PICTURE_SIZE)
+        others = {
+            _DECODER_NAMES[name]: decode_captions(captions[n, 0], idx_to_word)
+            for name, (captions, _) in found.items()
+            if name != arguments.decode  # a second sample is another one than the item's
+        }
+        beam = ranked(*(of_image[n] for of_image in found["beam"]), idx_to_word)
+        name = Path(item.file_name).name
+        entries.append(Entry(name, picture, words[n], others, beam, item.references, alone[n]))
+    facts = report_facts(arguments, path, checkpoint, options, len(shown), len(items))
+    write_report(arguments.report, facts, _DECODER_NAMES[arguments.decode], entries, scores)
+    print(f"report: {arguments.report}, {len(shown)} of {len(items)} images")
 
 
 def main() -> None:
@@ -327,6 +417,7 @@ def main() -> None:
     check_output("--out", arguments.out, (".json",))
     check_output("--figure", arguments.figure, (".png", ".pdf", ".svg"))
     check_output("--attention", arguments.attention, (".png", ".pdf", ".svg"))
+    check_output("--report", arguments.report, (".html", ".htm"))
     if arguments.heads and not arguments.attention:
         raise ValueError("--heads: goes with --attention FILE.png; add that")
     check_engine_options(vars(arguments), arguments.engine)
@@ -338,7 +429,7 @@ def main() -> None:
     from core.models import build_model
 
     checkpoint = load_checkpoint(path)
-    decode = decoder(arguments)
+    options = decoder_options(arguments)
     build, device = build_model, "cpu"
     if arguments.engine == "torch":
         from core.processes import choose_device
@@ -358,6 +449,7 @@ def main() -> None:
         raise ValueError("--data: does not go with photos of your own, leave it out")
     items, features = (photo_items if own_photos else split_items)(arguments, checkpoint, device)
     voting = Ensemble(models) if len(models) > 1 else model
+    decode = decoder(arguments.decode, options[arguments.decode])
     ids = caption_all(voting, decode, checkpoint.idx_to_word, items, features)
 
     print_table(items)
@@ -375,6 +467,8 @@ def main() -> None:
     if arguments.attention:
         draw_attention(arguments, model, checkpoint, items, features, ids)
         print(f"attention: {arguments.attention}")
+    if arguments.report:
+        draw_report(arguments, path, model, checkpoint, options, items, features, ids)
 
 
 if __name__ == "__main__":
