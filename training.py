@@ -92,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("label_smoothing", dropout_rate, "share of a target spread over all words", metavar="P")
     option("clip_norm", non_negative_float, "largest norm of the gradients; 0: any", metavar="C")
     option("dropout", dropout_rate, "probability to drop, while training", metavar="P")
+    option("feature_dropout", dropout_rate, "the same, of the image's features", metavar="P")
     option("wordvec_dim", positive_int, "width of the word vectors", metavar="W")
     option("hidden_dim", positive_int, "width of the state, or of feed-forward", metavar="H")
     option("attention_dim", positive_int, "attention: width of the comparison", metavar="K")
@@ -220,7 +221,9 @@ def train(
         params=start.params if start else None,
         rng=np.random.default_rng([settings["seed"], 1]),
     )
-    model.label_smoothing = settings["label_smoothing"]
+    decoder = model.decoder if settings["finetune_encoder"] else model
+    for name in ("label_smoothing", "feature_dropout"):
+        setattr(decoder, name, settings[name])
     checkpoint = Checkpoint(
         settings["model"],
         config,

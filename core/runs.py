@@ -30,6 +30,7 @@ DEFAULTS = {
     "warmup": 0,
     "weight_decay": None,
     "label_smoothing": 0.0,
+    "feature_dropout": 0.0,
     "bucketed": False,
     "clip_norm": 5.0,
     "dropout": 0.3,

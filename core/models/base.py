@@ -13,6 +13,7 @@ import numpy as np
 
 from core import decoding
 from core.rnn_layers import temporal_softmax_loss
+from core.transformer_layers import dropout_forward
 
 Array = np.ndarray
 
@@ -36,7 +37,9 @@ class CaptioningModel:
 
     max_length: int | None = None  # words that the model has positions for; None: any number
     grid = False  # whether it reads a grid of locations or one vector an image
-    label_smoothing = 0.0  # of the training loss; may be set at any time
+    # Of the training loss alone; may be set at any time.
+    label_smoothing = 0.0
+    feature_dropout = 0.0  # probability to drop an entry of the features
 
     def __init__(
         self,
@@ -89,6 +92,8 @@ class CaptioningModel:
         Raises ValueError for ids outside the vocabulary and for shapes that do not fit.
         """
         features, words, targets, mask = self._checked(features, captions)
+        if self.feature_dropout:
+            features, _ = dropout_forward(features, self.feature_dropout, self.rng)
         scores, penalty, cache = self._forward(features, words, mask, train=True)
         counts = mask if weights is None else mask * np.asarray(weights)[:, None]
         loss, dscores = temporal_softmax_loss(

@@ -108,6 +108,7 @@ class TorchCaptioner(nn.Module, CaptioningModel):
     ) -> tuple[Tensor, Tensor]:
         """With and without the penalty: nats, summed over time and averaged over the batch."""
         features, words, targets, mask = self._checked(features, captions)
+        features = self._dropout(train, self.feature_dropout)(features)
         scores, penalty = self._forward(features, words, mask, self._dropout(train))
         losses = F.cross_entropy(
             scores.flatten(0, 1),
@@ -126,17 +127,20 @@ class TorchCaptioner(nn.Module, CaptioningModel):
         counts (0 when nothing). ``mask`` (N, T) says which scores count, ``drop`` drops out."""
         raise NotImplementedError
 
-    def _dropout(self, train: bool) -> Drop:
-        """What drops out entries of a tensor, or leaves them all when not training.
+    def _dropout(self, train: bool, p: float | None = None) -> Drop:
+        """What drops out entries of a tensor with probability p, or leaves them when not training.
+
+        The model's own probability when None.
 
         One number of the NumPy generator seeds all masks of a batch: its state is all there is to
         keep for a run to be resumed, on any device. Every process draws other masks from it.
         """
-        if not train or self.dropout == 0:
+        p = self.dropout if p is None else p
+        if not train or p == 0:
             return lambda x: x
         seed = int(self.rng.integers(2**62)) + rank()
         generator = torch.Generator(self.device).manual_seed(seed)
-        keep = 1 - self.dropout
+        keep = 1 - p
         return lambda x: x * torch.empty_like(x).bernoulli_(keep, generator=generator) / keep
 
     # -- from NumPy to the device and back ------------------------------------------------------

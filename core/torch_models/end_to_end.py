@@ -63,14 +63,6 @@ class EndToEndCaptioner(nn.Module):
     def device(self) -> torch.device:
         return self.decoder.device
 
-    @property
-    def label_smoothing(self) -> float:
-        return self.decoder.label_smoothing
-
-    @label_smoothing.setter
-    def label_smoothing(self, share: float) -> None:
-        self.decoder.label_smoothing = share
-
     def names(self) -> dict[str, str]:
         """As of a twin; parameters of the encoder begin with 'encoder.' and stay in its layout."""
         ours = {name: f"decoder.{theirs}" for name, theirs in self.decoder.names().items()}
