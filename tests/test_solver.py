@@ -11,12 +11,13 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, WORDS
 
-from core.captioning_solver import CaptioningSolver
+from core.captioning_solver import CaptioningSolver, NumpyEngine
 from core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from core.coco_utils import load_coco_data
 from core.models import CaptioningRNN, build_model
+from core.torch_models import TorchEngine, build_torch_model
 
 
 def make_solver(data, **options):
@@ -118,11 +119,16 @@ def test_schedules(data, options, expected):
     np.testing.assert_allclose(rates, 0.01 * np.array(expected))
 
 
-def test_label_smoothing_is_of_the_training_loss_alone(data):
+@pytest.mark.parametrize("name", ["label_smoothing", "feature_dropout"])
+@pytest.mark.parametrize("build", [build_model, build_torch_model])
+def test_these_are_of_the_training_loss_alone(data, build, name):
+    config = {"input_dim": 6, "wordvec_dim": 5, "hidden_dim": 7}
     losses = []
     for share in (0.0, 0.2):
-        solver = make_solver(data, num_epochs=1)
-        solver.model.label_smoothing = share
+        engine = NumpyEngine if build is build_model else TorchEngine
+        model = build("lstm", config, WORDS, rng=np.random.default_rng(0))
+        solver = CaptioningSolver(model, data, verbose=False, num_epochs=1, engine=engine)
+        setattr(model, name, share)
         losses.append((solver.evaluate("val"), solver.train()[0]["train_loss"]))
     assert losses[0][0] == losses[1][0]
     assert losses[0][1] != losses[1][1]

@@ -242,6 +242,25 @@ def test_either_engine_goes_on_from_what_the_other_remembers(case, rule):
 
 
 @every_model
+def test_dropout_of_features_is_another_one(case):
+    """Every entry or none at the ends; in between some, as often as asked for."""
+    model, twin = pair(case, dropout=0.0)
+    features = images_for(model)
+    for each in (model, twin):
+        each.feature_dropout = 0.4
+    first, again = (twin.loss(features, CAPTIONS).item() for _ in range(2))
+    assert first != again
+    plain = twin.eval().loss(features, CAPTIONS)
+    assert plain.item() == pytest.approx(model.evaluate(features, CAPTIONS), rel=1e-9) or (
+        getattr(model, "double_stochastic", 0)
+    )
+    ones = torch.ones(200, 300, dtype=torch.float64)
+    dropped = twin._dropout(True, 0.4)(ones)
+    assert set(dropped.unique().tolist()) == {0.0, 1 / 0.6}
+    assert dropped.mean().item() == pytest.approx(1, abs=0.02)
+
+
+@every_model
 def test_weighted_captions(case):
     """Weights above and below 0, as self-critical training has them; linear, so 1 is no weight."""
     model, twin = pair(case, dropout=0.0)
