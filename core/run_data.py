@@ -62,9 +62,9 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
         kind = "grid" if model_class.grid and "grid" in feature_kinds(folder) else "pooled"
         data = load_coco_data(folder, pca_features=not settings["no_pca"], features=kind)
     if extractor is not None:
-        learns = settings["finetune_encoder"] > 0
-        _add_pictures(data, extractor, training, learns)
-        if settings["flip"] and training and not learns:
+        learns, few = settings["finetune_encoder"] > 0, settings["num_samples"] is not None
+        _add_pictures(data, extractor, training, learns, few)
+        if settings["flip"] and training and not (learns or few):
             _add_mirrored(data, extractor)
     if settings["num_samples"] is not None:
         rng = np.random.default_rng([settings["seed"], 0])
@@ -72,7 +72,7 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
     return data
 
 
-def _add_pictures(data: dict, extractor, training: bool, learns: bool) -> None:
+def _add_pictures(data: dict, extractor, training: bool, learns: bool, few: bool) -> None:
     from core.coco_utils import SPLITS, picture_paths
     from core.encoders.pictures import LookedAt, Pictures, kept_features
 
@@ -80,8 +80,8 @@ def _add_pictures(data: dict, extractor, training: bool, learns: bool) -> None:
         paths = picture_paths(data, split)
         if learns and training:
             table = Pictures(paths, extractor.preprocessing, extractor.shape)
-        elif learns:
-            table = LookedAt(paths, extractor)
+        elif learns or few:
+            table = LookedAt(paths, extractor, remember=training)
         else:
             name = f"{data['source']['folder'].name}_{split}"
             table = kept_features(paths, extractor, name, make=training)

@@ -17,6 +17,7 @@ from core.checkpoint import ENCODER, load_checkpoint
 from core.encoders import Extractor
 from core.encoders.pictures import LookedAt, PictureBatch, Pictures
 from core.encoders.weights import NETWORKS, load_network, open_stages, state_of_stages
+from core.image_utils import load_image
 from core.run_data import extractor_of, load_data
 from core.torch_models import TorchEngine, build_end_to_end
 
@@ -346,6 +347,18 @@ def test_mirrored_pictures_of_a_frozen_encoder_are_more_pictures(photos, train):
         assert data["train_urls"][row] == plain["train_urls"][row % 9]
     options = ("--model", "attention", *FROZEN, "--num_epochs", 1, "--flip")
     assert train("run", *options)[0]["train_loss"] > 0
+
+
+def test_to_learn_by_heart_only_a_few_photos_are_looked_at(train, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "core.encoders.pictures.load_image", lambda path: seen.append(path) or load_image(path)
+    )
+    options = ("--model", "attention", *FROZEN, "--num_samples", 2, "--num_epochs", 5, "--flip")
+    rows = train("run", *options)
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert len(seen) == len(set(seen)) == 2 + 2, "two for training, at most two of validation"
+    assert not (tmp_path / "kept").exists()
 
 
 def test_frozen_first_then_fine_tuned(train, tmp_path):

@@ -251,6 +251,16 @@ def test_looked_at_is_indexed_as_an_array(photos, rows):
     np.testing.assert_array_equal(table[rows][:, 0], np.arange(COUNT)[rows])
 
 
+@pytest.mark.parametrize("remember", [False, True])
+def test_looked_at_remembers_when_it_is_to(photos, remember):
+    extractor = Numbers(2)
+    table = LookedAt(photos, extractor, remember)
+    for _ in range(2):
+        np.testing.assert_array_equal(table[[4, 9, 4]][:, 1], [4, 9, 4])
+    np.testing.assert_array_equal(table[[9, 5]][:, 1], [9, 5])
+    assert extractor.seen == (3 if remember else 6)
+
+
 def test_pictures_are_read_once_a_batch(photos):
     table = Pictures(photos, {"size": 12}, (64, 140))
     assert table.shape == (COUNT, 64, 140)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -80,10 +80,13 @@ class LookedAt:
 
     - paths: of the pictures
     - extractor: what looks
+    - remember: keep the rows in memory, for a few pictures that are asked for again and again
     """
 
     paths: Sequence[Path]
     extractor: Extractor
+    remember: bool = False
+    seen: dict[int, Array] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,12 +96,16 @@ class LookedAt:
         return len(self.paths)
 
     def __getitem__(self, rows) -> Array:
-        which = np.arange(len(self.paths))[rows]
-        looked = [np.empty((0, *self.extractor.shape), np.float32)]
-        for start in progress(range(0, len(which), _BATCH), "looking at pictures"):
-            photos = [load_image(self.paths[i]) for i in which[start : start + _BATCH]]
-            looked.append(self.extractor(photos))
-        return np.concatenate(looked)
+        which = np.arange(len(self.paths))[rows].tolist()
+        found = {i: self.seen[i] for i in which if i in self.seen}
+        new = [i for i in dict.fromkeys(which) if i not in found]
+        for start in progress(range(0, len(new), _BATCH), "looking at pictures"):
+            batch = new[start : start + _BATCH]
+            looked = self.extractor([load_image(self.paths[i]) for i in batch])
+            found |= zip(batch, looked, strict=True)
+        if self.remember:
+            self.seen.update(found)
+        return np.array([found[i] for i in which], np.float32).reshape(-1, *self.extractor.shape)
 
 
 def kept_features(paths: Sequence[Path], extractor: Extractor, name: str, make: bool = True):
