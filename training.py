@@ -91,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("weight_decay", non_negative_float, "adamw: how fast parameters shrink", metavar="D")
     option("label_smoothing", dropout_rate, "share of a target spread over all words", metavar="P")
     option("clip_norm", non_negative_float, "largest norm of the gradients; 0: any", metavar="C")
+    option("average", dropout_rate, "keep a mean of the parameters; 0.98: 1,000 steps", metavar="A")
     option("dropout", dropout_rate, "probability to drop, while training", metavar="P")
     option("feature_dropout", dropout_rate, "the same, of the image's features", metavar="P")
     option("wordvec_dim", positive_int, "width of the word vectors", metavar="W")
@@ -245,6 +246,7 @@ def train(
         batch_size=settings["batch_size"],
         num_epochs=settings["num_epochs"],
         clip_norm=settings["clip_norm"] or None,
+        average=settings["average"],
         patience=settings["patience"],
         select="train_loss" if overfit else SELECT[settings["select"]],
         scores=caption_scores(settings, data),

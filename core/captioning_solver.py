@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ _EVALUATION_BATCH = 256
 LOSSES = ("val_loss", "train_loss")
 _LINES_PER_RUN = 20  # printed where there is no terminal to draw a progress bar on
 _SECONDS_BETWEEN_PICTURES = 60
+_STEPS_BETWEEN_AVERAGES = 20  # parameters move little in so many steps; copying them takes time
 
 
 class NumpyEngine:
@@ -91,6 +93,9 @@ class CaptioningSolver:
     - batch_size: captions in a batch
     - num_epochs: passes over all training captions, each caption once a pass, shuffled
     - clip_norm: largest norm of all gradients together; None does not clip
+    - average: what is validated, and kept as the best, is a running mean of the parameters, which
+      every 20 steps holds on to this share of itself (after Polyak and Juditsky 1992, with a past
+      that fades); 0: the parameters themselves
     - patience: stop after this many epochs without a better score; None never stops early
     - select: what makes an epoch the best one: 'val_loss' or 'train_loss', the lowest, or the name
       of one of ``scores``, the highest. Without a validation split always 'train_loss'.
@@ -131,6 +136,7 @@ class CaptioningSolver:
         batch_size: int = 100,
         num_epochs: int = 10,
         clip_norm: float | None = None,
+        average: float = 0.0,
         patience: int | None = None,
         select: str = "val_loss",
         verbose: bool = True,
@@ -159,6 +165,7 @@ class CaptioningSolver:
         self.schedule, self.lr_decay, self.warmup = schedule, lr_decay, warmup
         self.batch_size, self.num_epochs = batch_size, num_epochs
         self.patience = patience
+        self.average, self.averaged = average, {}
         if scores is None and select not in LOSSES:
             raise ValueError(f"select: found {select!r}, expected {' or '.join(LOSSES)}")
         self.select = select if "val_captions" in data else "train_loss"
@@ -195,15 +202,17 @@ class CaptioningSolver:
         with bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             while self.epoch < self.num_epochs and not self._out_of_patience():
                 row = self._train_epoch(bar)
-                if "val_captions" in self.data:
-                    row["val_loss"] = self.evaluate("val")
-                    row["val_perplexity"] = _perplexity(row["val_loss"])
-                if self.scores is not None:
-                    row |= self._scored()
-                if self.objective is not None:
-                    row["reward"] = self.objective.reward
-                self.epoch += 1
-                self.history.append(row)
+                with self._as_kept():
+                    if "val_captions" in self.data:
+                        row["val_loss"] = self.evaluate("val")
+                        row["val_perplexity"] = _perplexity(row["val_loss"])
+                    if self.scores is not None:
+                        row |= self._scored()
+                    if self.objective is not None:
+                        row["reward"] = self.objective.reward
+                    self.epoch += 1
+                    self.history.append(row)
+                    self._save_best()
                 self._save()
                 last = self.epoch == self.num_epochs or self._out_of_patience()
                 if self.verbose:
@@ -266,7 +275,30 @@ class CaptioningSolver:
         loss = self._finite(self.engine.compute(features, captions, weights))
         self.engine.update()
         self.loss_history.append(loss)
+        if self.average and len(self.loss_history) % _STEPS_BETWEEN_AVERAGES == 0:
+            self._add_to_average()
         return loss
+
+    def _add_to_average(self) -> None:
+        """The first means reach back less far: there is no past yet."""
+        number = len(self.loss_history) // _STEPS_BETWEEN_AVERAGES
+        keep = min(self.average, number / (number + 10))
+        for name, parameter in self.model.params.items():
+            mean = self.averaged.get(name, parameter)
+            self.averaged[name] = keep * mean + (1 - keep) * parameter
+
+    @contextmanager
+    def _as_kept(self) -> Iterator[None]:
+        """The model with the mean of its parameters, if there is one, for the time of the block."""
+        if not self.averaged:
+            yield
+            return
+        own = dict(self.model.params)
+        self.model.params = own | self.averaged
+        try:
+            yield
+        finally:
+            self.model.params = own
 
     def _part_of_learning_rate(self) -> float:
         """Of the next step, by the schedule."""
@@ -329,23 +361,28 @@ class CaptioningSolver:
 
     # -- files --------------------------------------------------------------------------------
 
-    def _save(self) -> None:
-        """best.npz when this epoch is the best, then last.npz, then metrics.jsonl.
+    def _save_best(self) -> None:
+        """best.npz, when this epoch is the best.
 
-        In this order a run that is killed in between resumes from the epoch before and writes the
-        same files again.
+        Before last.npz and metrics.jsonl: a run that is killed in between resumes from the epoch
+        before, and writes the same files again.
         """
+        if self.run_folder is not None and self.best_epoch == self.epoch:
+            training = {"epoch": self.epoch}
+            best = replace(self.checkpoint, params=self.model.params, training=training)
+            save_checkpoint(self.run_folder / "best.npz", best)
+
+    def _save(self) -> None:
+        """last.npz, then metrics.jsonl."""
         if self.run_folder is None:
             return
-        if self.best_epoch == self.epoch:
-            best = replace(
-                self.checkpoint, params=self.model.params, training={"epoch": self.epoch}
-            )
-            save_checkpoint(self.run_folder / "best.npz", best)
+        optimizer = {name: dict(config) for name, config in self.engine.configs.items()}
+        for name in optimizer.keys() & self.averaged.keys():
+            optimizer[name]["average"] = self.averaged[name]
         last = replace(
             self.checkpoint,
             params=self.model.params,
-            optimizer=self.engine.configs,
+            optimizer=optimizer,
             training={
                 "epoch": self.epoch,
                 "history": self.history,
@@ -376,7 +413,10 @@ class CaptioningSolver:
         self.rng.bit_generator.state = training["shuffling"]
         self.model.rng.bit_generator.state = training["dropout"]
         self.model.params = checkpoint.params
-        self.engine.configs = checkpoint.optimizer
+        configs = {name: dict(config) for name, config in checkpoint.optimizer.items()}
+        averaged = {name: config.pop("average", None) for name, config in configs.items()}
+        self.averaged = {name: mean for name, mean in averaged.items() if mean is not None}
+        self.engine.configs = configs
 
     def _draw(self) -> None:
         if self.run_folder is not None and self.history:

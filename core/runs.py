@@ -33,6 +33,7 @@ DEFAULTS = {
     "feature_dropout": 0.0,
     "bucketed": False,
     "clip_norm": 5.0,
+    "average": 0.0,
     "dropout": 0.3,
     "wordvec_dim": 128,
     "hidden_dim": 256,

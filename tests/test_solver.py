@@ -134,6 +134,47 @@ def test_these_are_of_the_training_loss_alone(data, build, name):
     assert losses[0][1] != losses[1][1]
 
 
+def test_the_mean_of_the_parameters_is_kept(data, tmp_path, monkeypatch):
+    """Every other step, by its formula; validated and kept as the best; resumed bit for bit."""
+    monkeypatch.setattr("core.captioning_solver._STEPS_BETWEEN_AVERAGES", 2)
+    checkpoint = Checkpoint("lstm", {}, list(data["word_to_idx"]), {})
+
+    def solver(epochs, folder):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        more = {"run_folder": tmp_path / folder, "checkpoint": checkpoint, "average": 0.2}
+        return make_solver(data, num_epochs=epochs, optim_config={"learning_rate": 1e-2}, **more)
+
+    whole, steps = solver(4, "whole"), []
+    take = whole._step
+
+    def noted(*batch):
+        loss = take(*batch)
+        if len(whole.loss_history) % 2 == 0:
+            steps.append(whole.model.params["W_vocab"].copy())
+        return loss
+
+    whole._step = noted
+    history = whole.train()
+    mean = steps[0]
+    for number, parameter in enumerate(steps, 1):
+        keep = min(0.2, number / (number + 10))
+        mean = keep * mean + (1 - keep) * parameter
+    np.testing.assert_allclose(whole.averaged["W_vocab"], mean, rtol=1e-5)
+    assert not np.allclose(whole.model.params["W_vocab"], mean, rtol=1e-5)
+    best = load_checkpoint(tmp_path / "whole" / "best.npz")
+    assert best.training["epoch"] == 4
+    np.testing.assert_array_equal(best.params["W_vocab"], whole.averaged["W_vocab"])
+
+    solver(2, "run").train()
+    resumed = solver(4, "run")
+    resumed.restore(load_checkpoint(tmp_path / "run" / "last.npz"))
+    assert [row["val_loss"] for row in resumed.train()] == [row["val_loss"] for row in history]
+    for name, array in whole.averaged.items():
+        np.testing.assert_array_equal(resumed.averaged[name], array)
+    whole.model.params = dict(best.params)
+    assert whole.evaluate("val") == history[-1]["val_loss"]
+
+
 def test_patience_counts_from_the_best_epoch(data):
     solver = make_solver(data, num_epochs=50, patience=3)
     scores = iter([3.0, 2.0, 2.5, 2.4, 2.3, 1.0])
