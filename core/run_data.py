@@ -51,9 +51,16 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
         folder = shapes.DEFAULT_FOLDER
     else:
         folder = Path(settings["data"])
-    if extractor is not None and folder.is_dir() and not (folder / CAPTIONS_FILE).exists():
+    prepared = (folder / CAPTIONS_FILE).exists()
+    if not prepared and folder.is_dir():
         from core.flickr8k import load_photo_data
 
+        if extractor is None:
+            raise ValueError(
+                f"--data {folder}: is no prepared folder; if it holds photos, let attention or "
+                "transformer look at them with --encoder, or prepare it with core.flickr8k "
+                "(datasets/README.md)"
+            )
         data = load_photo_data(folder)
     elif extractor is not None:
         data = load_coco_data(folder, features=None)

@@ -414,6 +414,10 @@ def test_the_trained_encoder_travels_in_the_checkpoint(train, tmp_path, photos):
 
 
 REFUSALS = {
+    "photos for a model that does not look": (
+        ("--model", "lstm"),
+        ("--data", "--encoder", "flickr8k"),
+    ),
     "buckets of pictures": ((*TINY[:2], "--bucketed"), ("--bucketed",)),
     "a decay of another rule": (("--weight_decay", 1), ("--weight_decay", "adamw")),
     "two schedules": (("--schedule", "cosine", "--lr_decay", 1), ("--lr_decay", "--schedule")),
