@@ -376,6 +376,20 @@ def test_frozen_first_then_fine_tuned(train, tmp_path):
     assert {name.split(".")[1] for name in moved} == {"9", "10", "11", "12"}
 
 
+def test_how_much_scores_differ(train, command, photos, tmp_path):
+    train("run", "--model", "attention", *FROZEN, "--num_epochs", 1)
+    options = ("--checkpoint", tmp_path / "run", "--references", photos, "--device", "cpu")
+    code, text, error = command("benchmarks.bleu_differs", *options)
+    assert code == 0, error
+    lines = text.splitlines()
+    assert lines[2].startswith("| beam 5, length penalty 1")
+    assert "3 photos" in lines[2]
+    for line in lines[2:]:
+        _, name, bleu, cider, _ = line.split("|")
+        assert float(bleu) >= 0
+        assert "own BLEU-4" in name or float(cider) >= 0
+
+
 def test_pictures_of_a_prepared_folder(train, command, photos, tmp_path):
     code, _, error = command(
         *("core.flickr8k", "--root", photos, "--out", tmp_path / "data"),
