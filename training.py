@@ -109,6 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("activation", str, "transformer: of feed-forward", choices=["relu", "gelu"])
     option("patience", positive_int, "stop after E epochs without a better score", metavar="E")
     option("objective", str, "scst: CIDEr-D of what the model says", choices=OBJECTIVES)
+    option("samples", positive_int, "scst: captions of an image; 1: against greedy", metavar="K")
     option("select", str, "what the best epoch is best in", choices=SELECT)
     option("dtype", str, "of all computation", choices=["float32", "float64"])
     option("seed", non_negative_int, "of samples, parameters, shuffling, dropout", metavar="S")
@@ -235,6 +236,8 @@ def train(
         settings=settings,
     )
     overfit = settings["num_samples"] is not None
+    scst = settings["objective"] == "scst"
+    objective = SelfCritical(data, settings["samples"]) if scst else None
     solver = CaptioningSolver(
         model,
         data,
@@ -250,7 +253,7 @@ def train(
         patience=settings["patience"],
         select="train_loss" if overfit else SELECT[settings["select"]],
         scores=caption_scores(settings, data),
-        objective=SelfCritical(data) if settings["objective"] == "scst" else None,
+        objective=objective,
         verbose=first,
         rng=np.random.default_rng([settings["seed"], 2]),
         run_folder=folder if first else None,

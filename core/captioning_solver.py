@@ -311,8 +311,9 @@ class CaptioningSolver:
 
     @property
     def _steps_per_epoch(self) -> int:
-        rows = self.data["train_captions"] if self.objective is None else self.objective.images
-        return math.ceil(len(rows) / self.batch_size)
+        if self.objective is not None:
+            return self.objective.steps(self.batch_size)
+        return math.ceil(len(self.data["train_captions"]) / self.batch_size)
 
     def evaluate(self, split: str) -> float:
         """The loss of a split in nats a token, without dropout.

@@ -48,6 +48,7 @@ DEFAULTS = {
     "patience": None,
     "select": "loss",
     "objective": "crossentropy",
+    "samples": 5,
     "no_pca": False,
     "dtype": "float32",
     "seed": 0,
@@ -165,6 +166,8 @@ def _check_recipe(given: dict, settings: dict) -> None:
         raise ValueError("--weight_decay: is a number of adamw; add --update_rule adamw")
     if "lr_decay" in given and settings["schedule"] != "decay":
         raise ValueError("--lr_decay: is for --schedule decay; leave one of them out")
+    if "samples" in given and settings["objective"] != "scst":
+        raise ValueError("--samples: is about --objective scst; add that, or leave it out")
     if settings["objective"] == "scst" and (settings["init"] is None or settings["num_samples"]):
         raise ValueError(
             "--objective scst: sharpens a model that can talk, on all of the data; add "

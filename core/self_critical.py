@@ -1,13 +1,15 @@
-"""Training on what the model says itself: a caption that scores better than its usual one is made
-more probable, one that scores worse less.
+"""Training on what the model says itself: a caption that scores better than what it is held against
+is made more probable, one that scores worse less.
 
-Self-critical sequence training: Rennie et al., CVPR 2017; REINFORCE (Williams 1992) with the score
-of the greedy caption as the baseline. It sharpens a model that has learned to talk by
-cross-entropy, and needs one to start from.
+Self-critical sequence training (Rennie et al., CVPR 2017): REINFORCE (Williams 1992), held against
+the greedy caption, or against the other samples of the same image (Luo, arXiv:2003.09971), which
+are as good as itself on average, so that the weights are as often above 0 as below. It sharpens a
+model that has learned to talk by cross-entropy, and needs one to start from.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -25,40 +27,56 @@ class SelfCritical:
 
     Inputs:
     - data: from ``load_coco_data``; the reward is CIDEr-D against the training captions
+    - samples: of each image; of 1 the greedy caption is what it is held against
 
-    ``reward`` is the mean CIDEr-D, 0 to 1,000, of the greedy captions of the last epoch.
+    ``reward``: the mean CIDEr-D, 0 to 1,000, of what the last epoch's captions were held against.
     """
 
-    def __init__(self, data: Mapping):
+    def __init__(self, data: Mapping, samples: int = 5):
         texts, _ = reference_captions(data, "train")
-        self.images = np.array(sorted(texts))
+        self.images, self.samples = np.array(sorted(texts)), samples
         self.features, self.idx_to_word = data["train_features"], data["idx_to_word"]
         self.max_length = data["train_captions"].shape[1] - 1
         self.cider = CIDErD({i: list(map(tokenize, several)) for i, several in texts.items()})
         self.reward = 0.0
 
+    def steps(self, batch_size: int) -> int:
+        """How many batches there are in an epoch."""
+        return math.ceil(len(self.images) / self._images(batch_size))
+
+    def _images(self, batch_size: int) -> int:
+        """How many images there are in a batch of about so many captions."""
+        return max(1, batch_size // self.samples)
+
     def batches(
         self, model, batch_size: int, rng: np.random.Generator
     ) -> Iterator[tuple[Array, Array, Array]]:
-        """Every image once, shuffled: one sampled caption of each, drawn when it is asked for.
+        """Every image once, shuffled: sampled captions of each, drawn when they are asked for.
 
-        Yields captions (N, T + 1), features (N, ...) and weights (N,). The gradient of
-        ``sum over n of weights[n] * -log p(caption n) / N`` points to a higher expected score
-        (Rennie et al., equation 8).
+        Yields captions (N, T + 1), features (N, ...) and weights (N,); the captions of an image
+        follow one another. The gradient of ``sum over n of weights[n] * -log p(caption n) / N``
+        points to a higher expected score (Rennie et al., equation 8).
         """
-        order, rewards = rng.permutation(self.images), []
-        for start in range(0, len(order), batch_size):
-            images = order[start : start + batch_size]
+        order, means = rng.permutation(self.images), []
+        together = self._images(batch_size)
+        for start in range(0, len(order), together):
+            images = np.repeat(order[start : start + together], self.samples)
             features = self.features[images]
             sampled = decoding.sample(model, features, rng, self.max_length)
-            usual = self._scores(images, decoding.greedy(model, features, self.max_length))
-            rewards.append(usual)
-            # In units of the COCO tools, where a good caption scores about 1.
-            weights = (self._scores(images, sampled) - usual) / 100
+            scores = self._scores(images, sampled)
+            against = self._held_against(model, images, features, scores)
+            means.append(against)
             captions = np.insert(sampled, 0, model.start, axis=1)
             length = 1 + np.flatnonzero((captions != model.null).any(axis=0))[-1]
-            yield captions[:, :length], features, weights
-        self.reward = float(np.concatenate(rewards).mean())
+            # In units of the COCO tools, where a good caption scores about 1.
+            yield captions[:, :length], features, (scores - against) / 100
+        self.reward = float(np.concatenate(means).mean())
+
+    def _held_against(self, model, images: Array, features, scores: Array) -> Array:
+        if self.samples == 1:
+            return self._scores(images, decoding.greedy(model, features, self.max_length))
+        of_image = scores.reshape(-1, self.samples)
+        return ((of_image.sum(axis=1, keepdims=True) - of_image) / (self.samples - 1)).ravel()
 
     def _scores(self, images: Array, ids: Array) -> Array:
         said = map(tokenize, decode_captions(ids, self.idx_to_word))

@@ -24,7 +24,7 @@ def data(tiny_folder):
 
 def test_a_weight_is_what_a_caption_scores_above_the_usual_one(data):
     model = build_model("lstm", CONFIG, WORDS, rng=np.random.default_rng(0))
-    objective = SelfCritical(data)
+    objective = SelfCritical(data, samples=1)
     batches = list(objective.batches(model, 5, np.random.default_rng(1)))
     assert [len(captions) for captions, _, _ in batches] == [5, 5, 2]
     texts = decode_captions(data["train_captions"], WORDS)
@@ -49,8 +49,27 @@ def test_a_weight_is_what_a_caption_scores_above_the_usual_one(data):
     assert any((weights < 0).any() for _, _, weights in batches)
 
 
+@pytest.mark.parametrize("samples", [2, 3])
+def test_samples_are_held_against_each_other(data, samples):
+    model = build_model("lstm", CONFIG, WORDS, rng=np.random.default_rng(0))
+    objective = SelfCritical(data, samples)
+    batches = list(objective.batches(model, 7, np.random.default_rng(1)))
+    assert len(batches) == objective.steps(7) == -(-12 // (7 // samples))
+    for captions, features, weights in batches:
+        images = [np.flatnonzero((data["train_features"] == f).all(axis=1))[0] for f in features]
+        scores = objective._scores(np.array(images), captions)
+        for start in range(0, len(images), samples):
+            rows = slice(start, start + samples)
+            assert len(set(images[rows])) == 1
+            assert weights[rows].sum() == pytest.approx(0, abs=1e-9), "as often above 0 as below"
+            others = scores[rows][1:].mean()
+            assert weights[start] == pytest.approx((scores[start] - others) / 100, abs=1e-9)
+    assert sum(len(weights) for _, _, weights in batches) == 12 * samples
+
+
 @pytest.mark.parametrize("engine", ["numpy", "torch"])
-def test_captions_get_better_by_it(command, tiny_folder, tmp_path, engine):
+@pytest.mark.parametrize("samples", [1, 4])
+def test_captions_get_better_by_it(command, tiny_folder, tmp_path, engine, samples):
     """After a little cross-entropy, the reward of the greedy captions rises, and not by learning
     from the captions themselves; both engines take the same way."""
     base = ("training.py", "--model", "lstm", "--data", tiny_folder, "--dropout", 0)
@@ -60,7 +79,7 @@ def test_captions_get_better_by_it(command, tiny_folder, tmp_path, engine):
     code, _, error = command(
         *base, "--objective", "scst", "--init", tmp_path / "first", "--num_epochs", 40,
         "--learning_rate", 5e-3, "--lr_decay", 1, "--out", tmp_path / "run", "--engine", engine,
-        "--select", "cider",
+        "--select", "cider", "--samples", samples,
     )  # fmt: skip
     assert code == 0, error
     rows = [json.loads(r) for r in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -71,4 +90,5 @@ def test_captions_get_better_by_it(command, tiny_folder, tmp_path, engine):
 def test_refusals(refuses, tiny_folder):
     base = ("training.py", "--model", "lstm", "--data", tiny_folder, "--objective", "scst")
     refuses(*base, says=("--objective scst", "--init"))
+    refuses(*base[:-2], "--samples", 3, says=("--samples", "scst"))
     refuses(*base, "--init", "x", "--num_samples", 3, says=("--objective scst", "--num_samples"))
