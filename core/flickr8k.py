@@ -45,6 +45,7 @@ from core.files import read_json, read_text, require_free
 
 Array = np.ndarray
 
+CAPTION_FILES = ("captions.txt", "Flickr8k.token.txt", "dataset_flickr8k.json")
 SPLIT_LISTS = {
     "train": "Flickr_8k.trainImages.txt",
     "val": "Flickr_8k.devImages.txt",
@@ -97,18 +98,16 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
-    karpathy = root / "dataset_flickr8k.json"
+    csv_file, tokens, karpathy = (root / name for name in CAPTION_FILES)
     splits: dict[str, list[str]] = {}
     if karpathy.is_file():
         captions, splits = _read_karpathy(karpathy)
-    elif (root / "captions.txt").is_file():
-        captions = _read_csv(root / "captions.txt")
-    elif (root / "Flickr8k.token.txt").is_file():
-        captions = _read_tokens(root / "Flickr8k.token.txt")
+    elif csv_file.is_file():
+        captions = _read_csv(csv_file)
+    elif tokens.is_file():
+        captions = _read_tokens(tokens)
     else:
-        raise FileNotFoundError(
-            f"{root}: has none of captions.txt, Flickr8k.token.txt, dataset_flickr8k.json"
-        )
+        raise FileNotFoundError(f"{root}: has none of {', '.join(CAPTION_FILES)}")
     if not captions:
         raise ValueError(f"{root}: its caption file holds no captions")
     image_folder = _find_images(root, captions)

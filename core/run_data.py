@@ -42,6 +42,7 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
 
     from core import processes, shapes
     from core.coco_utils import CAPTIONS_FILE, feature_kinds, load_coco_data, take_samples
+    from core.flickr8k import CAPTION_FILES, load_photo_data
     from core.models import MODELS
 
     if settings["data"] == "shapes":
@@ -51,15 +52,12 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
         folder = shapes.DEFAULT_FOLDER
     else:
         folder = Path(settings["data"])
-    prepared = (folder / CAPTIONS_FILE).exists()
-    if not prepared and folder.is_dir():
-        from core.flickr8k import load_photo_data
-
+    photos = any((folder / name).is_file() for name in CAPTION_FILES)
+    if photos and not (folder / CAPTIONS_FILE).exists():
         if extractor is None:
             raise ValueError(
-                f"--data {folder}: is no prepared folder; if it holds photos, let attention or "
-                "transformer look at them with --encoder, or prepare it with core.flickr8k "
-                "(datasets/README.md)"
+                f"--data {folder}: holds photos and no features; let attention or transformer look "
+                "at them with --encoder, or prepare it with core.flickr8k (datasets/README.md)"
             )
         data = load_photo_data(folder)
     elif extractor is not None:
