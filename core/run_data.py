@@ -40,47 +40,61 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
     """
     import numpy as np
 
-    from core import processes, shapes
-    from core.coco_utils import CAPTIONS_FILE, feature_kinds, load_coco_data, take_samples
-    from core.flickr8k import CAPTION_FILES, load_photo_data
-    from core.models import MODELS
+    from core.coco_utils import take_samples
 
-    if settings["data"] == "shapes":
-        if processes.rank() == 0:
-            shapes.prepare()
-        processes.wait_for_all()
-        folder = shapes.DEFAULT_FOLDER
+    folder = _folder_of(settings["data"])
+    if extractor is None:
+        data = _with_features(settings, folder)
     else:
-        folder = Path(settings["data"])
-    photos = any((folder / name).is_file() for name in CAPTION_FILES)
-    if photos and not (folder / CAPTIONS_FILE).exists():
-        if extractor is None:
-            raise ValueError(
-                f"--data {folder}: holds photos and no features; let attention or transformer look "
-                "at them with --encoder, or prepare it with core.flickr8k (datasets/README.md)"
-            )
-        data = load_photo_data(folder)
-    elif extractor is not None:
-        data = load_coco_data(folder, features=None)
-    else:
-        model_class, _ = MODELS[settings["model"]]
-        kind = "grid" if model_class.grid and "grid" in feature_kinds(folder) else "pooled"
-        data = load_coco_data(folder, pca_features=not settings["no_pca"], features=kind)
-    if extractor is not None:
-        learns, few = settings["finetune_encoder"] > 0, settings["num_samples"] is not None
-        _add_pictures(data, extractor, training, learns, few)
-        if settings["flip"] and training and not (learns or few):
-            _add_mirrored(data, extractor)
+        data = _with_pictures(settings, folder, extractor, training)
     if settings["num_samples"] is not None:
         rng = np.random.default_rng([settings["seed"], 0])
         data = take_samples(data, settings["num_samples"], rng)
     return data
 
 
-def _add_pictures(data: dict, extractor, training: bool, learns: bool, few: bool) -> None:
-    from core.coco_utils import SPLITS, picture_paths
-    from core.encoders.pictures import LookedAt, Pictures, kept_features
+def _folder_of(name: str) -> Path:
+    if name != "shapes":
+        return Path(name)
+    from core import processes, shapes
 
+    if processes.rank() == 0:
+        shapes.prepare()
+    processes.wait_for_all()
+    return shapes.DEFAULT_FOLDER
+
+
+def _holds_photos(folder: Path) -> bool:
+    """Whether it is a folder of photos with captions, and not prepared yet."""
+    from core.coco_utils import CAPTIONS_FILE
+    from core.flickr8k import CAPTION_FILES
+
+    photos = any((folder / name).is_file() for name in CAPTION_FILES)
+    return photos and not (folder / CAPTIONS_FILE).exists()
+
+
+def _with_features(settings: dict, folder: Path) -> dict:
+    from core.coco_utils import feature_kinds, load_coco_data
+    from core.models import MODELS
+
+    if _holds_photos(folder):
+        raise ValueError(
+            f"--data {folder}: holds photos and no features; let attention or transformer look at "
+            "them with --encoder, or prepare it with core.flickr8k (datasets/README.md)"
+        )
+    model_class, _ = MODELS[settings["model"]]
+    kind = "grid" if model_class.grid and "grid" in feature_kinds(folder) else "pooled"
+    return load_coco_data(folder, pca_features=not settings["no_pca"], features=kind)
+
+
+def _with_pictures(settings: dict, folder: Path, extractor, training: bool) -> dict:
+    from core.coco_utils import SPLITS, load_coco_data, picture_paths
+    from core.encoders.pictures import LookedAt, Pictures, kept_features
+    from core.flickr8k import load_photo_data
+
+    raw = _holds_photos(folder)
+    data = load_photo_data(folder) if raw else load_coco_data(folder, features=None)
+    learns, few = settings["finetune_encoder"] > 0, settings["num_samples"] is not None
     for split in [split for split in SPLITS if f"{split}_captions" in data]:
         paths = picture_paths(data, split)
         if learns and training:
@@ -88,11 +102,13 @@ def _add_pictures(data: dict, extractor, training: bool, learns: bool, few: bool
         elif learns or few:
             table = LookedAt(paths, extractor, remember=training)
         else:
-            name = f"{data['source']['folder'].name}_{split}"
-            table = kept_features(paths, extractor, name, make=training)
+            table = kept_features(paths, extractor, f"{folder.name}_{split}", make=training)
         data[f"{split}_features"] = table
     data["captions_together"] = training and learns
     data["source"] |= {"extractor": extractor.specification, "arrays": extractor.arrays}
+    if settings["flip"] and training and not (learns or few):
+        _add_mirrored(data, extractor)
+    return data
 
 
 def _add_mirrored(data: dict, extractor) -> None:
