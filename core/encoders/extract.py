@@ -248,7 +248,7 @@ def add_encoder_options(parser: ArgumentParser, grid: str) -> None:
     """The options that say what looks at the photos; ``grid`` is what --grid is for."""
     parser.add_argument("--encoder", choices=ENCODERS, default="squeezenet1_1")
     parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="a state dict, 'download' or 'random'"
+        "--weights", default="download", metavar="FILE", help="a state dict, or 'random'"
     )
     parser.add_argument(
         "--grid",
