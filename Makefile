@@ -30,7 +30,8 @@ demo: $(INSTALLED)
 	$(RUN) inference.py --checkpoint runs/demo --split train --figure runs/demo/captions.png
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest  # on small arrays threads only get in each other's way
+	$(RUN) -m core.shapes  # once, not by each process
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto  # threads only get in each other's way
 
 check: $(INSTALLED)
 	$(RUN) -m core.gradient_check

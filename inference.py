@@ -179,6 +179,12 @@ def photo_items(arguments, checkpoint, device: str) -> tuple[list[Item], object]
     return items, LookedAt(paths, extractor_of(checkpoint, arguments.weights, device))
 
 
+def look_at(arguments, checkpoint, device: str) -> tuple[list[Item], object]:
+    """The images that were asked for, and what the model reads of them."""
+    own_photos = arguments.image or arguments.images
+    return (photo_items if own_photos else split_items)(arguments, checkpoint, device)
+
+
 def print_table(items: list[Item]) -> None:
     """A line for each image: name, caption and, when there is one, a reference."""
     referenced = any(item.references for item in items)
@@ -287,14 +293,12 @@ def ranked(words, scores, idx_to_word) -> list[tuple[str, float]]:
 
 def caption_all(model, decode, idx_to_word, items: list[Item], features) -> list:
     """Fills in the captions of all items; returns the word ids of each, without padding."""
-    import numpy as np
-
     from core.coco_utils import decode_captions
 
     ids = []
     for start in progress(range(0, len(items), _BATCH), "captioning"):
         batch = items[start : start + _BATCH]
-        words, scores = decode(model, np.asarray(features[start : start + _BATCH]))
+        words, scores = decode(model, features[start : start + _BATCH])
         for n, item in enumerate(batch):
             item.caption = decode_captions(words[n, 0], idx_to_word)
             if words.shape[1] > 1:
@@ -328,6 +332,24 @@ def draw_attention(arguments, model, checkpoint, items: list[Item], features, id
     plot_attention(pictures, words, maps, labels, arguments.attention)
 
 
+def features_of_all(arguments, checkpoints: list, items: list[Item], features, device: str):
+    """The features of the same images as each of an ensemble reads them, the first's given."""
+    from core.decoding import Several
+
+    first, *more = checkpoints
+    tables = [features]
+    for run, other in zip(arguments.ensemble, more, strict=True):
+        same = same_extractor(first, other.extractor, other.extractor_arrays)
+        if same and first.extractor and not (first.encoder_state or other.encoder_state):
+            tables.append(features)
+            continue
+        theirs, table = look_at(arguments, other, device)
+        if [item.file_name for item in theirs] != [item.file_name for item in items]:
+            raise ValueError(f"--ensemble {run}: knows other images; take runs of one data set")
+        tables.append(table)
+    return Several(tables)
+
+
 def others(arguments, checkpoint) -> list:
     """The further checkpoints of an ensemble, after checking that they fit the first."""
     from core.checkpoint import load_checkpoint
@@ -337,13 +359,7 @@ def others(arguments, checkpoint) -> list:
         other = load_checkpoint(find_checkpoint(None, run))
         if other.idx_to_word != checkpoint.idx_to_word:
             raise ValueError(f"--ensemble {run}: has another vocabulary; take runs of one data set")
-        if not same_extractor(checkpoint, other.extractor, other.extractor_arrays):
-            raise ValueError(
-                f"--ensemble {run}: reads other features; take runs with the same encoder and grid"
-            )
         found.append(other)
-    if found and checkpoint.encoder_state:
-        raise ValueError("--ensemble: each of these has an encoder of its own; leave it out")
     for option in ("report", "attention"):
         if found and getattr(arguments, option):
             raise ValueError(f"--{option}: is about one model; leave it out, or --ensemble")
@@ -437,18 +453,18 @@ def main() -> None:
 
         device = choose_device(arguments.device or "auto")
         build = partial(build_torch_model, device=device)
-    models = [
-        build(each.model, each.config, each.idx_to_word, each.decoder_params)
-        for each in (checkpoint, *others(arguments, checkpoint))
-    ]
+    checkpoints = [checkpoint, *others(arguments, checkpoint)]
+    models = [build(c.model, c.config, c.idx_to_word, c.decoder_params) for c in checkpoints]
     model = models[0]
     if arguments.attention and not model.grid:
         raise ValueError(f"--attention: {checkpoint.model} has no attention; leave it out")
-    own_photos = arguments.image or arguments.images
-    if own_photos and arguments.data:
+    if arguments.data and (arguments.image or arguments.images):
         raise ValueError("--data: does not go with photos of your own, leave it out")
-    items, features = (photo_items if own_photos else split_items)(arguments, checkpoint, device)
-    voting = Ensemble(models) if len(models) > 1 else model
+    items, features = look_at(arguments, checkpoint, device)
+    voting = model
+    if arguments.ensemble:
+        voting = Ensemble(models)
+        features = features_of_all(arguments, checkpoints, items, features, device)
     decode = decoder(arguments.decode, options[arguments.decode])
     ids = caption_all(voting, decode, checkpoint.idx_to_word, items, features)
 

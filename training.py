@@ -119,10 +119,16 @@ def build_parser() -> argparse.ArgumentParser:
     option("workers", non_negative_int, "threads that read batches ahead", metavar="W")
     option("init", str, "start from the parameters of another run", metavar="RUN_OR_FILE")
     option("encoder", str, "look at the pictures with this CNN", choices=ENCODERS)
-    option("weights", str, "of the encoder: a file, 'download' or 'random'", metavar="FILE")
+    option(
+        "weights",
+        str,
+        "of the encoder: a file, 'download', 'random', or a run whose encoder learned",
+        metavar="FILE_OR_RUN",
+    )
     option("grid", positive_int, "average the encoder's grid to G x G cells", metavar="G")
     option("finetune_encoder", non_negative_int, "the encoder's last N stages learn", metavar="N")
     option("encoder_learning_rate", positive_float, "of those stages", metavar="R")
+    option("crop", fraction, "encoder that learns: smallest part of a picture seen", metavar="A")
     option("out", str, "run folder (default: runs/MODEL)", metavar="DIR")
     parser.add_argument(
         "--no_pca", action="store_true", help="the 4,096-wide features of the COCO archive"
@@ -179,6 +185,7 @@ def main() -> None:
                 extractor=extractor,
                 stages=settings["finetune_encoder"],
                 flip=settings["flip"],
+                crop=settings["crop"],
             )
         train(settings, folder, resume, engine, build, extractor)
 
@@ -199,7 +206,7 @@ def train(
     from core.captioning_solver import LOSSES, CaptioningSolver
     from core.checkpoint import Checkpoint, load_checkpoint
     from core.files import write_json
-    from core.self_critical import SelfCritical
+    from core.self_critical import TOP_K, SelfCritical
 
     first = processes.rank() == 0
 
@@ -214,7 +221,7 @@ def train(
     data = load_data(settings, extractor)
     if last:
         check_same_data(last, data)
-    start = last or load_init(settings, data)
+    start = last or load_init(settings, data, extractor)
     config = model_config(settings, data)
     model = build(
         settings["model"],
@@ -238,6 +245,7 @@ def train(
     overfit = settings["num_samples"] is not None
     scst = settings["objective"] == "scst"
     objective = SelfCritical(data, settings["samples"]) if scst else None
+    decoder.top_k = TOP_K if scst else None
     solver = CaptioningSolver(
         model,
         data,

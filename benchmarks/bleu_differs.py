@@ -99,7 +99,7 @@ def rows(bench: Bench) -> list[tuple[str, float | None, float | None]]:
     add(f"beam 5, length penalty 1, COCO's tokens, all references, {len(said):,} photos")
     for beam in progress((1, 2, 3, 10), "beams"):
         add(f"beam {beam}", bench.say(beam_size=beam))
-    for penalty in progress((0.0, 0.5, 1.5), "length penalties"):
+    for penalty in progress((0.0, 0.5, 0.8, 1.5), "length penalties"):
         add(f"length penalty {penalty}", bench.say(beam_size=5, length_penalty=penalty))
     add("<UNK> may be said", bench.say(beam_size=5, allow_unknown=True))
     add("teacher forcing: told the true words so far, one place at a time", bench.forced())

@@ -16,6 +16,7 @@ No caption ever holds <NULL> before its end, <START>, or, unless asked for, <UNK
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -179,11 +180,27 @@ def beam_search(
     return captions, scores
 
 
+@dataclass(frozen=True)
+class Several:
+    """Features of the same images for each model of an ensemble; or tables of them, to be sliced.
+
+    - of_model: for each model (N, ...) one image a row, as that model reads it
+    """
+
+    of_model: Sequence
+
+    def __len__(self) -> int:
+        return len(self.of_model[0])
+
+    def __getitem__(self, rows) -> Several:
+        return Several([features[rows] for features in self.of_model])
+
+
 class Ensemble:
     """Several decoders as one: the mean of the probabilities that they give each word.
 
     Inputs:
-    - models: decoders of the same vocabulary that read the same features
+    - models: decoders of the same vocabulary; they may read different features
 
     Raises ValueError for other special words.
     """
@@ -198,8 +215,8 @@ class Ensemble:
         positions = [m.max_length for m in models if m.max_length is not None]
         self.max_length = min(positions, default=None)
 
-    def begin(self, features: Array) -> list:
-        return [model.begin(features) for model in self.models]
+    def begin(self, features: Several) -> list:
+        return [m.begin(x) for m, x in zip(self.models, features.of_model, strict=True)]
 
     def step(self, states: list, tokens: Array) -> tuple[Array, list]:
         steps = [m.step(state, tokens) for m, state in zip(self.models, states, strict=True)]
@@ -278,9 +295,14 @@ def _limits(model, max_length: int, allow_unknown: bool) -> tuple[int, list[int]
         raise ValueError("decoding needs <START> and <END> in the vocabulary (word_to_idx)")
     _check("max_length", max_length, max_length >= 1, "at least 1")
     positions = getattr(model, "max_length", None)
-    never = [model.null, model.start, None if allow_unknown else model.unknown]
     steps = max_length if positions is None else min(max_length, positions)
-    return steps, [word for word in never if word is not None]
+    return steps, never_said(model, allow_unknown)
+
+
+def never_said(model, allow_unknown: bool = False) -> list[int]:
+    """The words that no decoder chooses."""
+    never = [model.null, model.start, None if allow_unknown else model.unknown]
+    return [word for word in never if word is not None]
 
 
 def _without(log_probs: Array, never: list[int]) -> Array:

@@ -54,16 +54,20 @@ def plot_losses(history: Sequence[dict], path: str | Path) -> None:
 
 
 def plot_runs(runs: Mapping[str, Sequence[dict]], path: str | Path) -> None:
-    """Validation loss and, where it was scored, CIDEr-D by epoch, for several runs side by side.
+    """Validation loss and, where they were taken, the scores by epoch, of several runs.
 
     Inputs:
     - runs: for each run its rows of ``CaptioningSolver.history``; those without any are left out
     - path: of the PNG file
     """
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
     for axes, (column, label) in zip(
-        figure.subplots(1, 2),
-        (("val_loss", "validation loss (nats a token)"), ("CIDEr-D", "CIDEr-D while training")),
+        figure.subplots(1, 3),
+        (
+            ("val_loss", "validation loss (nats a token)"),
+            ("BLEU-4", "BLEU-4 while training"),
+            ("CIDEr-D", "CIDEr-D while training"),
+        ),
         strict=True,
     ):
         for i, (name, rows) in enumerate(runs.items()):

@@ -7,8 +7,10 @@ there is one process, and nothing here does anything but choose its device.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import numpy as np
 
@@ -60,10 +62,14 @@ def joined(device: str = "auto") -> Iterator[str]:
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
+    # When a process dies, torchrun ends the others, who may not have noticed: they tell, too.
+    before = signal.signal(signal.SIGTERM, _told_to_end)
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield device
+        signal.signal(signal.SIGTERM, before)
     except RuntimeError as error:  # gloo has no class of its own for a lost connection
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # ends anyway, but not before it has told
         raise ConnectionError(
             f"process {rank()} of {number_of_processes()} ends, for another one did or it failed "
             f"itself ({str(error).splitlines()[0]}); what was saved is whole: start the same "
@@ -71,6 +77,10 @@ def joined(device: str = "auto") -> Iterator[str]:
         ) from error
     finally:
         distributed.destroy_process_group()
+
+
+def _told_to_end(*_) -> NoReturn:
+    raise RuntimeError("told to end")
 
 
 def wait_for_all() -> None:

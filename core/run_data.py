@@ -7,6 +7,7 @@ once.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from core.runs import DEFAULTS, MODEL_OPTIONS, find_checkpoint
@@ -168,8 +169,11 @@ def load_data_of(checkpoint, weights: str | None = None, device: str = "cpu", **
     return data
 
 
-def load_init(settings: dict, data: dict):
-    """The checkpoint whose parameters a run starts from, checked; None when it starts afresh."""
+def load_init(settings: dict, data: dict, extractor=None):
+    """The checkpoint whose parameters a run starts from, checked; None when it starts afresh.
+
+    Where its encoder learned, that is the one that looks now, or it learns on.
+    """
     if settings["init"] is None:
         return None
     from core.checkpoint import load_checkpoint
@@ -177,8 +181,32 @@ def load_init(settings: dict, data: dict):
     init = load_checkpoint(find_checkpoint(None, settings["init"]))
     if init.model != settings["model"]:
         raise ValueError(f"--init {settings['init']}: is of {init.model}, not {settings['model']}")
+    if init.encoder_state and not settings["finetune_encoder"]:
+        _check_same_words(init, data)
+        _check_same_look(init, settings, extractor)
+        return replace(init, params=init.decoder_params)
     check_same_data(init, data)
     return init
+
+
+def _check_same_look(init, settings: dict, extractor) -> None:
+    """Raises ValueError unless an extractor has become what the encoder of a checkpoint has."""
+    import numpy as np
+
+    from core.encoders.weights import state_of_stages
+
+    same = False
+    if extractor is not None and (extractor.encoder, extractor.grid) == (
+        init.extractor["encoder"],
+        init.extractor.get("grid"),
+    ):
+        ours = state_of_stages(extractor.network)
+        same = all(np.array_equal(x, ours[k].cpu()) for k, x in init.encoder_state.items())
+    if not same:
+        raise ValueError(
+            f"--init {settings['init']}: was trained with an encoder that learned; look with that "
+            "one, by the same --encoder and --grid, and --weights with the same run"
+        )
 
 
 def same_extractor(checkpoint, extractor: dict | None, arrays: Mapping) -> bool:
@@ -200,17 +228,22 @@ def same_extractor(checkpoint, extractor: dict | None, arrays: Mapping) -> bool:
 
 def check_same_data(checkpoint, data: dict) -> None:
     """Raises ValueError unless the data have the vocabulary and the extractor of a checkpoint."""
+    _check_same_words(checkpoint, data)
     source = data["source"]
-    if data["idx_to_word"] != checkpoint.idx_to_word:
-        raise ValueError(
-            f"{source['folder']}: has another vocabulary ({len(data['idx_to_word'])} words) than "
-            f"the checkpoint ({len(checkpoint.idx_to_word)} words); use the data it was trained on"
-        )
     if not same_extractor(checkpoint, source["extractor"], source["arrays"]):
         raise ValueError(
             f"{source['folder']}: its features were not made by the extractor that the checkpoint "
             "was trained with (encoder, preprocessing, weights or PCA differ); "
             "use the data it was trained on, or train again"
+        )
+
+
+def _check_same_words(checkpoint, data: dict) -> None:
+    if data["idx_to_word"] != checkpoint.idx_to_word:
+        raise ValueError(
+            f"{data['source']['folder']}: has another vocabulary ({len(data['idx_to_word'])} words)"
+            f" than the checkpoint ({len(checkpoint.idx_to_word)} words); use the data it was "
+            "trained on"
         )
 
 

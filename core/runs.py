@@ -63,6 +63,7 @@ DEFAULTS = {
     "finetune_encoder": 0,
     "encoder_learning_rate": 1e-4,
     "flip": False,
+    "crop": 1.0,
 }
 # With num_samples: nothing that keeps a model from learning by heart.
 OVERFIT_DEFAULTS = {"num_epochs": 120, "batch_size": 25, "lr_decay": 0.98, "dropout": 0.0}
@@ -80,7 +81,7 @@ ENCODER_DEFAULTS = {
 }
 ENGINES = ("numpy", "torch")
 TORCH_OPTIONS = ("device", "precision")
-ENCODER_OPTIONS = ("weights", "grid", "finetune_encoder", "encoder_learning_rate", "flip")
+ENCODER_OPTIONS = ("weights", "grid", "finetune_encoder", "encoder_learning_rate", "flip", "crop")
 _MODELS_WITH_ENCODER = ("attention", "transformer")
 # Options that only one model has.
 MODEL_OPTIONS = {
@@ -151,10 +152,9 @@ def _check_encoder_options(given: dict, settings: dict) -> None:
             f"--encoder: gives a grid of locations, which {settings['model']} does not read; "
             f"use --model {' or '.join(_MODELS_WITH_ENCODER)}, or prepare a data folder"
         )
-    if "encoder_learning_rate" in given and not settings["finetune_encoder"]:
-        raise ValueError(
-            "--encoder_learning_rate: is for an encoder that learns; add --finetune_encoder N"
-        )
+    for name in ("encoder_learning_rate", "crop"):
+        if name in given and not settings["finetune_encoder"]:
+            raise ValueError(f"--{name}: is for an encoder that learns; add --finetune_encoder N")
     if settings["finetune_encoder"] and given.get("engine") == "numpy":
         raise ValueError(
             "--engine numpy: has no gradients of an encoder; leave it out, or --finetune_encoder 0"
@@ -173,6 +173,8 @@ def _check_recipe(given: dict, settings: dict) -> None:
             "--objective scst: sharpens a model that can talk, on all of the data; add "
             "--init RUN, a run by cross-entropy, and no --num_samples"
         )
+    if settings["objective"] == "scst" and settings["label_smoothing"]:
+        raise ValueError("--label_smoothing: is not for --objective scst; leave it out")
     if settings["bucketed"] and settings["finetune_encoder"]:
         raise ValueError(
             "--bucketed: tears apart the captions of a picture, which an encoder that learns looks "

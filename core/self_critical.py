@@ -23,7 +23,8 @@ Array = np.ndarray
 
 # Words to draw from. A model trained with label smoothing keeps a tenth for words that it does not
 # mean: without this most samples hold one of them, and what is learned is to say anything else.
-_TOP_K = 10
+# The loss is that of drawing from these (``CaptioningModel.top_k``).
+TOP_K = 10
 
 
 class SelfCritical:
@@ -66,7 +67,7 @@ class SelfCritical:
         for start in range(0, len(order), together):
             images = np.repeat(order[start : start + together], self.samples)
             features = self.features[images]
-            sampled = decoding.sample(model, features, rng, self.max_length, top_k=_TOP_K)
+            sampled = decoding.sample(model, features, rng, self.max_length, top_k=TOP_K)
             scores = self._scores(images, sampled)
             against = self._held_against(model, images, features, scores)
             means.append(against)

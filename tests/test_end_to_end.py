@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,7 +17,14 @@ from core import decoding
 from core.checkpoint import ENCODER, load_checkpoint
 from core.encoders import Extractor
 from core.encoders.pictures import LookedAt, PictureBatch, Pictures
-from core.encoders.weights import NETWORKS, load_network, open_stages, state_of_stages
+from core.encoders.weights import (
+    NETWORKS,
+    as_batch,
+    load_network,
+    open_stages,
+    state_of_stages,
+)
+from core.flickr8k import SPLIT_LISTS
 from core.image_utils import load_image
 from core.run_data import extractor_of, load_data
 from core.torch_models import TorchEngine, build_end_to_end
@@ -124,6 +132,30 @@ def test_flips_mirror_while_training_and_never_else(batch):
     expected = build().evaluate(batch, CAPTIONS)
     assert {model.evaluate(batch, CAPTIONS) for _ in range(9)} == {expected}
     assert model.training, "evaluation leaves the mode as it was"
+
+
+def test_crops_show_a_window_while_training_and_never_else(images):
+    """Pictures that tell where one is: one channel rises to the right, one falls to the ground."""
+    x, y = np.meshgrid(np.linspace(0, 1, 64), np.linspace(0, 1, 64))
+    picture = np.stack([x, y, x * 0], axis=2, dtype=np.float32)
+    batch, model = PictureBatch(np.stack([picture] * 50), np.arange(50)), build(crop=0.25)
+    seen = model._varied(as_batch(model.encoder, batch.images)).numpy()
+    assert seen.shape == (50, 3, 64, 64)
+    widths, heights = np.ptp(seen[:, 0], axis=(1, 2)), np.ptp(seen[:, 1], axis=(1, 2))
+    np.testing.assert_allclose(widths, heights, atol=0.03)
+    assert 0.45 < widths.min() < 0.65
+    assert 0.85 < widths.max() <= 1
+    for values in (seen[:, 0], seen[:, 1]):
+        middles = values.mean(axis=(1, 2))
+        assert middles.min() < 0.4
+        assert middles.max() > 0.6
+    assert (seen[:, 0, 0, -1] > seen[:, 0, 0, 0]).all(), "crops do not mirror"
+    again = build(crop=0.25)
+    np.testing.assert_array_equal(again._varied(as_batch(model.encoder, batch.images)), seen)
+    few = PictureBatch(images, np.array([1, 0, 0, 2]))
+    expected = build().evaluate(few, CAPTIONS)
+    assert {model.evaluate(few, CAPTIONS) for _ in range(5)} == {expected}
+    assert model.loss(few, CAPTIONS).item() != pytest.approx(build().loss(few, CAPTIONS).item())
 
 
 @pytest.mark.parametrize("stages", [0, 1, 3, 5])
@@ -376,6 +408,76 @@ def test_frozen_first_then_fine_tuned(train, tmp_path):
     assert {name.split(".")[1] for name in moved} == {"9", "10", "11", "12"}
 
 
+def test_what_an_encoder_has_learned_is_kept_and_looked_with(train, command, photos, tmp_path):
+    """A run whose encoder learned is a weight file: for a run that starts from it, and others."""
+    options = ("--model", "attention", *FROZEN, "--num_epochs", 1, "--dropout", 0)
+    train("tuned", *options, "--finetune_encoder", 2, "--encoder_learning_rate", 1e-2)
+    run = tmp_path / "tuned"
+    looks = ("--weights", run)
+    rows = train("next", *options, *looks, "--init", run, "--learning_rate", 1e-9)
+    scratch = train("scratch", *options, *looks)
+    assert rows[0]["train_loss"] < scratch[0]["train_loss"]
+    kept = sorted((tmp_path / "kept").glob("*.h5"))
+    assert len(kept) == 2, "both runs read the same"
+    said = []
+    for folder in (run, tmp_path / "next"):
+        out = tmp_path / "captions.json"
+        options = ("--checkpoint", folder, "--split", "val", "--out", out)
+        code, _, error = command("inference.py", *options)
+        assert code == 0, error
+        said.append([row["caption"] for row in json.loads(out.read_text())])
+    assert said[0] == said[1], "nothing was learned since"
+    code, _, error = command(
+        *("core.flickr8k", "--root", photos, "--out", tmp_path / "data"),
+        *("--encoder", "squeezenet1_1", "--weights", run, "--pca", 4),
+    )
+    assert code == 0, error
+
+
+def test_models_with_other_eyes_vote_together(train, command, refuses, photos, tmp_path):
+    """A frozen encoder, one that learned, and pooled features of a prepared folder."""
+    data, out = tmp_path / "data", tmp_path / "captions.json"
+    prepare = ("--weights", "random", "--pca", 4)
+    code, _, error = command("core.flickr8k", "--root", photos, "--out", data, *prepare)
+    assert code == 0, error
+    train("frozen", "--model", "attention", *FROZEN, "--num_epochs", 1)
+    train("tuned", "--model", "transformer", *TINY, "--num_epochs", 1)
+    train("pooled", "--model", "rnn", "--num_epochs", 1, data=data)
+    runs = [tmp_path / name for name in ("frozen", "tuned", "pooled")]
+    said = []
+    for first, *others in (runs, runs[::-1], [runs[0]]):
+        options = ["--split", "val", "--out", out, *(["--ensemble", *others] if others else [])]
+        code, _, error = command("inference.py", "--checkpoint", first, *options)
+        assert code == 0, error
+        said.append([row["caption"] for row in json.loads(out.read_text())])
+    assert len(said[0]) == 3
+    assert said[0] == said[1], "the order counts"
+    options = ("--checkpoint", runs[0], "--ensemble", runs[1], "--engine", "torch")
+    code, _, error = command("inference.py", *options, "--image", photos / "Images" / "003.jpg")
+    assert code == 0, error
+    fewer = shutil.copytree(photos, tmp_path / "fewer_photos")
+    names = fewer / SPLIT_LISTS["val"]
+    names.write_text("\n".join(names.read_text().split()[1:]))
+    train("fewer", "--model", "attention", *TINY, "--num_epochs", 1, data=fewer)
+    refuses(
+        *("inference.py", "--checkpoint", runs[0], "--ensemble", tmp_path / "fewer"),
+        *("--split", "val"),
+        says=("--ensemble", "other images"),
+    )
+
+
+def test_an_encoder_that_learned_is_not_left_behind(train, refuses, photos, tmp_path):
+    options = ("--model", "attention", *FROZEN, "--num_epochs", 1)
+    train("tuned", *options, "--finetune_encoder", 2)
+    train("frozen", *options)
+    start = ("training.py", "--data", photos, "--out", tmp_path / "run", *options)
+    tuned, frozen = tmp_path / "tuned", tmp_path / "frozen"
+    refuses(*start, "--init", tuned, says=(f"--init {tuned}", "--weights"))
+    refuses(*start, "--init", tuned, "--weights", tuned, "--grid", 4, says=("--grid",))
+    refuses(*start, "--weights", frozen, says=(f"{frozen / 'best.npz'}", "did not learn"))
+    refuses(*start, "--weights", tmp_path, says=("best.npz", "--weights"))
+
+
 def test_how_much_scores_differ(train, command, photos, tmp_path):
     train("run", "--model", "attention", *FROZEN, "--num_epochs", 1)
     options = ("--checkpoint", tmp_path / "run", "--references", photos, "--device", "cpu")
@@ -438,6 +540,7 @@ REFUSALS = {
     "another model": (("--model", "lstm", "--encoder", "tiny_cnn"), ("--encoder", "lstm")),
     "no weights": (("--encoder", "vgg16"), ("vgg16", "weight")),
     "options without it": (("--grid", 3), ("--grid", "--encoder")),
+    "a crop of what is kept": ((*FROZEN, "--crop", 0.5), ("--crop", "--finetune_encoder")),
     "a rate of nothing": ((*FROZEN, "--encoder_learning_rate", 1), ("--finetune_encoder",)),
     "numpy": ((*TINY[:2], "--engine", "numpy"), ("--engine numpy", "encoder")),
     "too many stages": ((*TINY[:2], "--finetune_encoder", 6), ("6 stages", "5")),

@@ -147,7 +147,11 @@ def rank_of(process: str) -> str | None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")
-def test_when_a_process_dies_the_others_end_and_the_run_is_resumed(train, tiny_folder, tmp_path):
+@pytest.mark.parametrize(("rank", "sent"), [(1, signal.SIGKILL), (0, signal.SIGTERM)])
+def test_when_a_process_dies_the_others_end_and_the_run_is_resumed(
+    train, tiny_folder, tmp_path, rank, sent
+):
+    """The second: torchrun tells a process to end that has not noticed that another one died."""
     options = ("--model", "lstm", "--data", tiny_folder, *EXACT, *SMALL, "--engine", "torch")
     started = start_torchrun(
         tmp_path, ROOT / "training.py", *options, "--num_epochs", 100_000, "--out", "run"
@@ -157,14 +161,14 @@ def test_when_a_process_dies_the_others_end_and_the_run_is_resumed(train, tiny_f
         while not (tmp_path / "run" / "metrics.jsonl").exists():
             assert started.poll() is None, started.communicate()[1]
             time.sleep(0.05)
-        (second,) = (child for child in children.read_text().split() if rank_of(child) == "1")
-        os.kill(int(second), signal.SIGKILL)
+        (its_id,) = (id for id in children.read_text().split() if rank_of(id) == str(rank))
+        os.kill(int(its_id), sent)
         _, error = started.communicate(timeout=60)
     finally:
         started.kill()
     assert started.returncode != 0
-    (line,) = (line for line in error.splitlines() if line.startswith("training.py: error"))
-    assert "process 0 of 2 ends" in line
+    begins = "training.py: error: process 0 of 2 ends"
+    (line,) = (line for line in error.splitlines() if line.startswith(begins))
     assert "--resume" in line
     done = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     expected = train("whole", *options, "--num_epochs", done + 2)

@@ -13,6 +13,8 @@ from core.coco_utils import decode_captions, load_coco_data
 from core.metrics import CIDErD
 from core.models import build_model
 from core.self_critical import SelfCritical
+from core.torch_models import build_torch_model
+from core.torch_models.convert import to_numpy
 
 CONFIG = {"input_dim": 6, "wordvec_dim": 5, "hidden_dim": 7, "dtype": "float64"}
 
@@ -86,8 +88,46 @@ def test_captions_get_better_by_it(command, tiny_folder, tmp_path, engine):
     assert np.mean(rewards[-5:]) > 1.3 * np.mean(rewards[:3])
 
 
+@pytest.mark.parametrize("top_k", [1, 3, 20])
+@pytest.mark.parametrize("name", ["rnn", "lstm", "attention", "transformer"])
+def test_the_loss_is_of_the_words_that_were_drawn_from(name, top_k):
+    """Against log-probabilities that are renormalised word by word, in both engines; gradients
+    against each other, and none for words that were not among the best."""
+    config = {**CONFIG, "wordvec_dim": 4} | ({"num_heads": 2} if name == "transformer" else {})
+    model = build_model(name, config, WORDS, rng=np.random.default_rng(0))
+    twin = build_torch_model(name, config, WORDS, model.params).eval()
+    rng = np.random.default_rng(1)
+    features = rng.standard_normal((6, 3, 6) if model.grid else (6, 6))
+    drawn = decoding.sample(model, features, rng, 7, top_k=top_k)
+    captions = np.insert(drawn, 0, model.start, axis=1)
+    weights = rng.standard_normal(6)
+    state, expected = model.begin(features), np.zeros(6)
+    for words, targets in zip(captions.T[:-1], captions.T[1:], strict=True):
+        log_p, state = model.step(state, words)
+        log_p[:, [model.null, model.start, model.unknown]] = -np.inf
+        best = np.sort(log_p)[:, -top_k:]
+        found = log_p[np.arange(6), targets] - np.log(np.exp(best).sum(axis=1))
+        expected += np.where(targets == model.null, 0, found)
+    losses = []
+    for k in (top_k, None):
+        model.top_k = twin.top_k = k
+        loss, grads = model.loss(features, captions, weights)
+        of_twin = twin._loss(features, captions, True, weights)[0]
+        losses.append(loss)
+        assert of_twin.item() == pytest.approx(loss, rel=1e-10, abs=1e-12)
+        twin.zero_grad()
+        of_twin.backward()
+        parameters = {n: p.grad for n, p in twin.named_parameters() if p.grad is not None}
+        for key, grad in to_numpy(twin, parameters).items():
+            np.testing.assert_allclose(grads[key], grad, rtol=1e-9, atol=1e-12, err_msg=key)
+    assert losses[0] == pytest.approx(-(weights * expected).sum() / 6, rel=1e-10, abs=1e-12)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
 def test_refusals(refuses, tiny_folder):
     base = ("training.py", "--model", "lstm", "--data", tiny_folder, "--objective", "scst")
     refuses(*base, says=("--objective scst", "--init"))
+    smoothed = ("--init", "x", "--label_smoothing", 0.1)
+    refuses(*base, *smoothed, says=("--label_smoothing", "scst"))
     refuses(*base[:-2], "--samples", 3, says=("--samples", "scst"))
     refuses(*base, "--init", "x", "--num_samples", 3, says=("--objective scst", "--num_samples"))

@@ -11,7 +11,7 @@ from conftest import WORDS, make_tiny_folder
 from core import decoding, metrics
 from core.caption_files import reference_captions
 from core.coco_utils import decode_captions, load_coco_data
-from core.decoding import Ensemble
+from core.decoding import Ensemble, Several
 from core.models import build_model
 from core.validation import CaptionScores
 
@@ -105,8 +105,10 @@ def test_an_ensemble_averages_probabilities(data):
     models = [model(seed) for seed in range(3)]
     together = Ensemble(models)
     features, tokens = data["val_features"], np.array([1, 4, 5, 6, 7])
-    log_probs, states = together.step(together.begin(features), tokens)
-    each = [m.step(m.begin(features), tokens)[0] for m in models]
+    features = [features, features[::-1].copy(), features]  # each reads its own
+    log_probs, states = together.step(together.begin(Several(features)), tokens)
+    pairs = zip(models, features, strict=True)
+    each = [m.step(m.begin(x), tokens)[0] for m, x in pairs]
     np.testing.assert_allclose(np.exp(log_probs), np.mean(np.exp(each), axis=0), rtol=1e-5)
     rows = np.array([3, 3, 0])
     selected, _ = together.step(together.select(states, rows), tokens[rows])
@@ -116,9 +118,10 @@ def test_an_ensemble_averages_probabilities(data):
 
 def test_an_ensemble_of_one_model_is_that_model(data):
     features = data["val_features"]
-    for together in (Ensemble([model()]), Ensemble([model(), model()])):
+    for models in ([model()], [model(), model()]):
+        together = Several([features] * len(models))
         np.testing.assert_array_equal(
-            decoding.beam_search(together, features, max_length=6)[0],
+            decoding.beam_search(Ensemble(models), together, max_length=6)[0],
             decoding.beam_search(model(), features, max_length=6)[0],
         )
 

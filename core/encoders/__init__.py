@@ -51,7 +51,8 @@ class Extractor:
     Inputs:
     - encoder: a key of ``OUTPUTS``
     - output: which of its outputs
-    - weights: for the PyTorch encoders, a file with a state dict, 'download' or 'random'
+    - weights: for the PyTorch encoders, a file with a state dict, a run whose encoder learned,
+      'download' or 'random'
     - preprocessing: the constants; those of the encoder when None
     - pca: the projection, or None
     - sha256: of the weight file, when it must be a certain one
@@ -255,6 +256,8 @@ def _identify(encoder: str, weights: str | None, sha256: str | None) -> tuple[st
 
         weights = download(encoder)
     path = Path(weights).resolve()
+    if path.is_dir():
+        weights = path = path / "best.npz"  # of a run
     if not path.is_file():
         raise FileNotFoundError(
             f"{weights}: no such weight file; give a state dict of {encoder} with --weights"

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from core.checkpoint import load_checkpoint
 from core.encoders.resnet import ResNet
 from core.encoders.squeezenet import SqueezeNet
 from core.encoders.tiny_cnn import TinyCNN
@@ -41,7 +42,8 @@ def load_network(encoder: str, weights: str) -> nn.Module:
 
     Inputs:
     - encoder: a key of ``NETWORKS``
-    - weights: a file with a state dict (read without running code in it), or 'random'
+    - weights: a file with a state dict (read without running code in it), the checkpoint of a run
+      whose encoder learned, or 'random'
 
     Raises ValueError when the weights do not fit.
     """
@@ -132,6 +134,14 @@ def download(encoder: str) -> str:
 
 
 def _read(weights: str) -> dict:
+    """A state dict: of a PyTorch file, or what a run has made of its encoder."""
+    if weights.endswith(".npz"):
+        state = load_checkpoint(weights).encoder_state
+        if not state:
+            raise ValueError(
+                f"{weights}: its encoder did not learn; give a weight file, or another run"
+            )
+        return {name: torch.from_numpy(np.array(x)) for name, x in state.items()}
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:  # torn zip, foreign pickle, no state dict: torch raises many kinds

@@ -40,6 +40,7 @@ class CaptioningModel:
     # Of the training loss alone; may be set at any time.
     label_smoothing = 0.0
     feature_dropout = 0.0  # probability to drop an entry of the features
+    top_k: int | None = None  # the captions were drawn from so many words at each place
 
     def __init__(
         self,
@@ -95,11 +96,28 @@ class CaptioningModel:
         if self.feature_dropout:
             features, _ = dropout_forward(features, self.feature_dropout, self.rng)
         scores, penalty, cache = self._forward(features, words, mask, train=True)
+        if self.top_k is not None:
+            scores = np.where(self._drawn_from(scores, targets), scores, -np.inf)
         counts = mask if weights is None else mask * np.asarray(weights)[:, None]
         loss, dscores = temporal_softmax_loss(
             scores, targets, counts, smoothing=self.label_smoothing
         )
         return loss + penalty, self._backward(dscores, cache)
+
+    def _drawn_from(self, scores: Array, targets: Array) -> Array:
+        """Of scores (N, T, V), those of the words that ``decoding.sample`` with top_k may draw.
+
+        With all words in the loss, what is taken from a bad caption would go to words that are
+        never drawn, and never punished.
+        """
+        never = decoding.never_said(self)
+        scores = scores.copy()
+        scores[..., never] = -np.inf
+        worst = scores.shape[2] - min(self.top_k, scores.shape[2])  # that is kept, when sorted
+        kept = scores >= np.partition(scores, worst)[..., worst, None]
+        kept[..., never] = False  # where there are fewer than top_k others
+        np.put_along_axis(kept, targets[..., None], True, axis=2)
+        return kept
 
     def evaluate(self, features: Array, captions: Array) -> float:
         """The cross-entropy of a batch, as in ``loss``, without dropout, penalty and gradients."""

@@ -63,11 +63,12 @@ def build_end_to_end(
     extractor: Extractor,
     stages: int,
     flip: bool = False,
+    crop: float = 1.0,
     device: str = "cpu",
 ) -> EndToEndCaptioner:
     """As ``build_torch_model``, with an encoder before it."""
     decoder = build_torch_model(name, config, idx_to_word, None, rng, device)
-    model = EndToEndCaptioner(decoder, extractor, stages, flip)
+    model = EndToEndCaptioner(decoder, extractor, stages, flip, crop)
     if params is not None:
         model.params = params
     return model

@@ -6,6 +6,7 @@ A twin adds its modules in ``_build``, their ``names``, ``_forward``, and ``begi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.decoding import never_said
 from core.models.base import CaptioningModel
 from core.processes import rank
 from core.rnn_layers import check_word_ids
@@ -90,7 +92,8 @@ class TorchCaptioner(nn.Module, CaptioningModel):
         Drops out in training mode (``.train()``, the mode of a new module), not after ``.eval()``.
         """
         features, words, _, mask = self._checked(features, captions)
-        return self._forward(features, words, mask, self._dropout(self.training))[0]
+        every = torch.ones_like(mask)
+        return self._forward(features, words, every, self._dropout(self.training))[0]
 
     def loss(
         self, features: Array | Tensor, captions: Array, weights: Array | None = None
@@ -110,6 +113,8 @@ class TorchCaptioner(nn.Module, CaptioningModel):
         features, words, targets, mask = self._checked(features, captions)
         features = self._dropout(train, self.feature_dropout)(features)
         scores, penalty = self._forward(features, words, mask, self._dropout(train))
+        if train and self.top_k is not None:
+            scores = scores.masked_fill(~self._drawn_from(scores, targets), -math.inf)
         losses = F.cross_entropy(
             scores.flatten(0, 1),
             targets.flatten(),
@@ -121,6 +126,14 @@ class TorchCaptioner(nn.Module, CaptioningModel):
             losses = losses * self._as_array(weights)[:, None]
         cross_entropy = losses.sum() / len(words)
         return cross_entropy + penalty, cross_entropy
+
+    @torch.no_grad()
+    def _drawn_from(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """As in ``core/models/base.py``."""
+        never = self._rows(never_said(self))
+        scores = scores.index_fill(2, never, -math.inf)
+        kept = scores >= scores.topk(min(self.top_k, scores.shape[2])).values[..., -1:]
+        return kept.index_fill(2, never, False).scatter(2, targets[..., None], True)
 
     def _forward(self, features: Tensor, words: Tensor, mask: Tensor, drop: Drop):
         """Scores (N, T, V) of the word after each of ``words`` (N, T), and what else the loss

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from core.models import CaptioningAttention
 from core.models.base import Images
@@ -47,7 +48,7 @@ class TorchCaptioningAttention(TorchCaptioner):
 
     def _forward(self, features: Tensor, words: Tensor, mask: Tensor, drop: Drop):
         vectors = drop(self.embed(words))
-        h, z, weights = self._recur(vectors, features)
+        h, z, weights = self._recur(vectors, features, mask)
         scores = self.vocab(drop(self._deep(vectors, h, z)))
         looked = (weights * mask[:, :, None]).sum(dim=1)  # (N, L): once everywhere is the aim
         return scores, self.double_stochastic * (1 - looked).square().sum(dim=1).mean()
@@ -56,13 +57,23 @@ class TorchCaptioningAttention(TorchCaptioner):
         mean = features.mean(dim=1)
         return self.h0(mean).tanh(), self.c0(mean).tanh()
 
-    def _recur(self, vectors: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """h (N, T, H), gated contexts (N, T, C) and weights (N, T, L) of every step."""
-        keys, (h, c), steps = self.key(features), self._first_state(features), []
-        for word in vectors.unbind(dim=1):
-            h, c, z, weights = self._look_and_read(word, features, keys, h, c)
-            steps.append((h, z, weights))
-        return tuple(torch.stack(x, dim=1) for x in zip(*steps, strict=True))
+    def _recur(self, vectors: Tensor, features: Tensor, mask: Tensor):
+        """h (N, T, H), gated contexts (N, T, C) and weights (N, T, L) of every step.
+
+        Steps after the last one of a row that ``mask`` (N, T) counts are not taken: 0.
+        """
+        steps = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+        lengths, order = (mask * steps).amax(dim=1).sort(descending=True, stable=True)
+        going = (lengths[:, None] >= steps).sum(dim=0).clamp(min=1).tolist()  # rows, at each step
+        vectors, features = vectors[order], features[order]
+        keys, (h, c), found = self.key(features), self._first_state(features), []
+        for n, word in zip(going, vectors.unbind(dim=1), strict=True):
+            if n < len(h):
+                features, keys, h, c = features[:n], keys[:n], h[:n], c[:n]
+            h, c, z, weights = self._look_and_read(word[:n], features, keys, h, c)
+            found.append([F.pad(x, (0, 0, 0, len(order) - n)) for x in (h, z, weights)])
+        back = order.argsort()
+        return tuple(torch.stack(x, dim=1)[back] for x in zip(*found, strict=True))
 
     def _look_and_read(self, word: Tensor, features: Tensor, keys: Tensor, h: Tensor, c: Tensor):
         """One step: looks at the locations, reads the word (N, W) and what was seen."""
@@ -80,8 +91,8 @@ class TorchCaptioningAttention(TorchCaptioner):
     @torch.no_grad()
     def attention_weights(self, features: Array | Tensor, captions: Array) -> Array:
         """As ``CaptioningAttention.attention_weights``: (N, T, 1, L)."""
-        features, words, _, _ = self._checked(features, captions)
-        _, _, weights = self._recur(self.embed(words), features)
+        features, words, _, mask = self._checked(features, captions)
+        _, _, weights = self._recur(self.embed(words), features, torch.ones_like(mask))
         return weights[:, :, None].cpu().numpy()
 
     # -- one word at a time, for core/decoding.py; never drops out ------------------------------

@@ -6,6 +6,7 @@ of them, may learn as well.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -37,17 +38,23 @@ class EndToEndCaptioner(nn.Module):
     - stages: how many of the encoder's last stages learn; the others stay as they are
     - flip: whether half of the pictures are mirrored while training; wrong where captions tell left
       from right
+    - crop: smallest part of a picture's area that is seen while training; 1: always all of it
 
     Raises ValueError when the encoder has fewer stages.
     """
 
     def __init__(
-        self, decoder: TorchCaptioner, extractor: Extractor, stages: int, flip: bool = False
+        self,
+        decoder: TorchCaptioner,
+        extractor: Extractor,
+        stages: int,
+        flip: bool = False,
+        crop: float = 1.0,
     ):
         super().__init__()
         self.decoder = decoder
         self.encoder = extractor.network.to(next(decoder.parameters()))
-        self.cells, self.flip = extractor.grid, flip
+        self.cells, self.flip, self.crop = extractor.grid, flip, crop
         self.learning = open_stages(self.encoder, stages)
         for name in ("rng", "null", "start", "end", "unknown", "max_length", "grid"):
             setattr(self, name, getattr(decoder, name))
@@ -90,17 +97,29 @@ class EndToEndCaptioner(nn.Module):
         """The grid (N, L, C) of each row's picture; each picture is looked at once."""
         used, of_row = np.unique(pictures.of_row, return_inverse=True)
         images = as_batch(self.encoder, pictures.images[used])
-        if self.flip and self.training:
-            seed = int(self.rng.integers(2**62)) + rank()
-            mirrored = torch.from_numpy(np.random.default_rng(seed).random(len(used)) < 0.5)
-            images = torch.where(
-                mirrored.to(self.device)[:, None, None, None], images.flip(3), images
-            )
+        if self.training and (self.flip or self.crop < 1):
+            images = self._varied(images)
         grid = self.encoder(images)["grid"]
         if self.cells is not None:
             grid = F.adaptive_avg_pool2d(grid, self.cells)
         grid = scale_grid(grid.flatten(2).transpose(1, 2).to(next(self.decoder.parameters())))
         return grid[torch.from_numpy(of_row).to(self.device)]
+
+    def _varied(self, images: Tensor) -> Tensor:
+        """Each picture as it might have been taken: from nearer, from aside, in a mirror."""
+        rng = np.random.default_rng(int(self.rng.integers(2**62)) + rank())
+        size, seen = images.shape[2:], []
+        for image in images.split(1):
+            share = math.sqrt(rng.uniform(self.crop, 1))
+            h, w = (round(share * side) for side in size)
+            y, x = rng.integers(size[0] - h + 1), rng.integers(size[1] - w + 1)
+            window = image[:, :, y : y + h, x : x + w]
+            if self.flip and rng.random() < 0.5:
+                window = window.flip(3)
+            if (h, w) != size:
+                window = F.interpolate(window, size, mode="bilinear", align_corners=False)
+            seen.append(window)
+        return torch.cat(seen).contiguous(memory_format=torch.channels_last)
 
     def loss(self, pictures: PictureBatch, captions: Array, weights: Array | None = None) -> Tensor:
         """As of a twin."""
