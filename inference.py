@@ -6,6 +6,7 @@ python inference.py --model lstm --image photo.jpg     a photo of your own
 python inference.py --model transformer --decode greedy --out captions.json --figure captions.png
 python inference.py --model attention --num_samples 4 --attention attention.png
 python inference.py --checkpoint runs/a --ensemble runs/b runs/c      three models as one
+python inference.py --model lstm --split val --beam_size 20 --neighbours 50 --out captions.json
 python inference.py --model attention --num_samples 12 --report report.html
 """
 
@@ -46,7 +47,7 @@ _IN_FIGURE, _IN_ATTENTION_FIGURE, _IN_REPORT = 20, 5, 50
 # Options of one way of decoding, and what they are when they are not given.
 _DECODER_OPTIONS = {
     "greedy": {},
-    "beam": {"beam_size": 5, "length_penalty": 1.0, "n_best": 1},
+    "beam": {"beam_size": 5, "length_penalty": 1.0, "n_best": 1, "neighbours": None},
     "sample": {"temperature": 1.0, "top_k": None, "top_p": None, "seed": 0},
 }
 _DECODER_NAMES = {"greedy": "greedy", "beam": "beam search", "sample": "sampling"}
@@ -103,6 +104,9 @@ def build_parser() -> argparse.ArgumentParser:
     decoder_option("beam", "beam_size", positive_int, "beginnings kept for an image", "K")
     decoder_option("beam", "length_penalty", non_negative_float, "score / words ** A", "A")
     decoder_option("beam", "n_best", positive_int, "show the best K captions", "K")
+    decoder_option(
+        "beam", "neighbours", positive_int, "choose what K like pictures' have most of", "K"
+    )
     decoder_option("sample", "temperature", positive_float, "below 1 is more careful", "T")
     decoder_option("sample", "top_k", positive_int, "from the K most probable words", "K")
     decoder_option("sample", "top_p", fraction, "from the head with this share", "P")
@@ -266,19 +270,36 @@ def decoder_options(arguments) -> dict[str, dict]:
     return {owner: of_owner | common for owner, of_owner in options.items()}
 
 
-def decoder(name: str, options: dict):
-    """(model, features) -> word ids (N, K, T), best first, and scores (N, K) or None."""
+def decoder(name: str, options: dict, neighbours=None):
+    """(model, features) -> word ids (N, K, T), best first, and scores (N, K) or None.
+
+    Inputs:
+    - name, options: of the way of decoding
+    - neighbours: a ``Neighbours`` that ranks what beam search finds, or None
+    """
     import numpy as np
 
     from core import decoding
 
     options = dict(options)
+    if name == "beam" and options.pop("neighbours"):
+        return partial(by_neighbours, neighbours, options)
     if name == "beam":
         return lambda model, features: decoding.beam_search(model, features, **options)
     if name == "sample":
         options["rng"] = np.random.default_rng(options.pop("seed"))
     decode = {"greedy": decoding.greedy, "sample": decoding.sample}[name]
     return lambda model, features: (decode(model, features, **options)[:, None], None)
+
+
+def by_neighbours(neighbours, options: dict, model, features):
+    """The beams of a search, those first that the captions of like pictures are most like."""
+    from core.decoding import Several, beam_search
+
+    captions, scores = beam_search(model, features, **options | {"n_best": options["beam_size"]})
+    seen = features.of_model[0] if isinstance(features, Several) else features
+    captions, scores = neighbours.rank(seen, captions, scores)
+    return captions[:, : options["n_best"]], scores[:, : options["n_best"]]
 
 
 def ranked(words, scores, idx_to_word) -> list[tuple[str, float]]:
@@ -391,7 +412,7 @@ def report_facts(arguments, path: Path, checkpoint, options, shown: int, count: 
 
 
 def draw_report(
-    arguments, path: Path, model, checkpoint, options, items: list[Item], features, ids
+    arguments, path: Path, model, checkpoint, options, neighbours, items: list[Item], features, ids
 ) -> None:
     """The page of --report: the first images, and the scores of all."""
     import numpy as np
@@ -409,7 +430,7 @@ def draw_report(
         scores, alone = score_captions(captions, references)
     # The page has the whole beam, whatever is printed; its best caption is the same.
     options["beam"]["n_best"] = options["beam"]["beam_size"]
-    found = {name: decoder(name, options[name])(model, features) for name in options}
+    found = {name: decoder(name, options[name], neighbours)(model, features) for name in options}
     entries = []
     for n, item in enumerate(shown):
         picture = None
@@ -465,7 +486,12 @@ def main() -> None:
     if arguments.ensemble:
         voting = Ensemble(models)
         features = features_of_all(arguments, checkpoints, items, features, device)
-    decode = decoder(arguments.decode, options[arguments.decode])
+    neighbours = None
+    if count := options["beam"]["neighbours"]:
+        from core.neighbours import Neighbours
+
+        neighbours = Neighbours(load_data_of(checkpoint, arguments.weights, device), count)
+    decode = decoder(arguments.decode, options[arguments.decode], neighbours)
     ids = caption_all(voting, decode, checkpoint.idx_to_word, items, features)
 
     print_table(items)
@@ -484,7 +510,7 @@ def main() -> None:
         draw_attention(arguments, model, checkpoint, items, features, ids)
         print(f"attention: {arguments.attention}")
     if arguments.report:
-        draw_report(arguments, path, model, checkpoint, options, items, features, ids)
+        draw_report(arguments, path, model, checkpoint, options, neighbours, items, features, ids)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,14 @@ PARTS = {
     "small-lstm": Part(f"--model lstm {SMALL} --select cider", effect="nothing"),
     "lstm": Part(f"--model lstm {SMALL} --select cider"),
     "attention": Part(f"--model attention {SMALL}", grid=True),
-    "tuned": Part(
-        f"--model attention --objective scst --engine torch {SMALL}", grid=True, start="attention"
+    "tuned": Part(f"--model attention --finetune_encoder 1 {SMALL}", grid=True, start="attention"),
+    "sharp": Part(
+        f"--model attention --objective scst --engine torch {SMALL}",
+        grid=True,
+        start="tuned",
+        eyes="tuned",
     ),
-    "both": Part(votes=("attention", "tuned")),
+    "both": Part(votes=("attention", "sharp")),
 }
 
 
@@ -53,24 +57,28 @@ def made(monkeypatch, tmp_path, command):
     return reproduced
 
 
-EACH = ["training.py", "inference.py", "core.metrics"]
+SCORED = ["inference.py", "core.metrics"]
+EACH = ["training.py", *SCORED, *SCORED]  # by two decoders
 
 
 def test_every_part_once_and_written_down(made, tmp_path):
     assert made("--only", "lstm") == ["core.flickr8k", *EACH]
-    others = [*EACH, *EACH, *EACH, *EACH[1:]]
-    assert made() == others, "the lstm is there already"
+    effect, others = ["training.py", *SCORED], [*EACH, *EACH, *EACH, *EACH[1:]]
+    assert made() == [*effect, *others], "the lstm is there already"
     assert made() == []
     page = (tmp_path / "docs" / "results.md").read_text()
-    for name in PARTS:
-        scores = json.loads((tmp_path / "runs" / f"{name}_val.scores.json").read_text())
-        first = PARTS[name].effect or name
-        (row,) = (line for line in page.splitlines() if line.startswith(f"| {first} |"))
-        if PARTS[name].effect:
-            assert f"| {scores['BLEU-4']:.1f} |" in row
-        else:
-            assert f"{scores['BLEU-4']:.1f} | {scores['ROUGE-L']:.1f}" in row
-        assert f"{scores['CIDEr-D']:.1f} |" in row
+    for name, part in PARTS.items():
+        rows = [line for line in page.splitlines() if line.startswith(f"| {part.effect or name} |")]
+        decoders = ["beam"] if part.effect else ["beam", "neighbours"]
+        for decoder, row in zip(decoders, rows, strict=True):
+            path = tmp_path / "runs" / f"{name}_val_{decoder}.scores.json"
+            scores = json.loads(path.read_text())
+            if part.effect:
+                assert f"| {scores['BLEU-4']:.1f} | {scores['CIDEr-D']:.1f} |" in row
+            else:
+                assert f"| {decoder} |" in row
+                assert f"{scores['BLEU-4']:.1f} | {scores['ROUGE-L']:.1f}" in row
+                assert f"{scores['CIDEr-D']:.1f} |" in row
     assert "## test" not in page, "there is no test list"
     assert "    python training.py --seed 0 --model lstm" in page
     assert str(tmp_path / "photos") not in page
@@ -82,12 +90,12 @@ def test_every_part_once_and_written_down(made, tmp_path):
 def test_what_was_stopped_goes_on(made, tmp_path):
     made("--only", "lstm")
     runs = tmp_path / "runs"
-    (runs / "lstm_val.scores.json").unlink()
-    assert made("--only", "lstm") == EACH[1:], "the training is done"
-    (runs / "lstm_val.scores.json").unlink()
+    (runs / "lstm_val_neighbours.scores.json").unlink()
+    assert made("--only", "lstm") == SCORED, "the training is done"
+    (runs / "lstm_val_beam.scores.json").unlink()
     rows = (runs / "lstm" / "metrics.jsonl").read_text().splitlines()
     (runs / "lstm" / "metrics.jsonl").write_text(rows[0] + "\n")
-    assert made("--only", "lstm") == EACH, "resumed"
+    assert made("--only", "lstm") == ["training.py", *SCORED], "resumed"
     assert (runs / "lstm" / "metrics.jsonl").read_text().splitlines() == rows
 
 
