@@ -31,6 +31,7 @@ from core.ptb import tokenize
 Words = Sequence[str]
 Candidates = Mapping[Hashable, Words]
 References = Mapping[Hashable, Sequence[Words]]
+Vector = tuple[dict[tuple[str, ...], float], list[float], int]  # see ``CIDErD._vector``
 
 LONGEST = 4  # n-grams of 1 to 4 words
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
@@ -160,35 +161,31 @@ class CIDErD:
         self._weights = {
             ngram: self._of_unseen - math.log(count) for ngram, count in frequency.items()
         }
-        self._vectors: dict[Hashable, list] = {}
+        self._vectors: dict[Hashable, list[Vector]] = {}
 
     def score(self, image: Hashable, words: Words) -> float:
         """CIDEr-D of one caption of an image, a list of words; 0 to 1,000, as papers print it."""
+        return self.mean_score([image], words)
+
+    def mean_score(self, images: Sequence[Hashable], words: Words) -> float:
+        """The mean of ``score`` of one caption over several images."""
+        caption = self._vector(words)
+        likeness = [
+            sum(_likeness(caption, reference) for reference in references) / len(references)
+            for references in map(self._of_image, images)
+        ]
+        # CIDEr-D has a factor of 10 by definition; 100 is for the scale.
+        return 10 * 100 * sum(likeness) / len(likeness)
+
+    def _of_image(self, image: Hashable) -> list[Vector]:
+        """The references of an image, counted when they are first asked for."""
         if image not in self._vectors:
             if image not in self.references:
                 raise ValueError(f"CIDEr-D: image {image!r} has no references")
             self._vectors[image] = [self._vector(r) for r in self.references[image]]
-        vector, norms, length = self._vector(words)
-        total = 0.0
-        for reference, reference_norms, reference_length in self._vectors[image]:
-            products = [0.0] * LONGEST
-            for ngram, weight in vector.items():
-                if ngram in reference:
-                    # Clipped: to say a word again and again does not make it more alike.
-                    wanted = reference[ngram]
-                    products[len(ngram) - 1] += min(weight, wanted) * wanted
-            cosines = sum(
-                product / (norm * reference_norm)
-                for product, norm, reference_norm in zip(
-                    products, norms, reference_norms, strict=True
-                )
-                if product
-            )
-            total += cosines * math.exp(-((length - reference_length) ** 2) / (2 * _SIGMA**2))
-        # CIDEr-D has a factor of 10 by definition; 100 is for the scale.
-        return 10 * 100 * total / LONGEST / len(self._vectors[image])
+        return self._vectors[image]
 
-    def _vector(self, words: Words) -> tuple[dict[tuple[str, ...], float], list[float], int]:
+    def _vector(self, words: Words) -> Vector:
         """Weight of each n-gram, norm for each n, and number of words."""
         weights = {
             ngram: count * self._weights.get(ngram, self._of_unseen)
@@ -198,6 +195,23 @@ class CIDErD:
         for ngram, weight in weights.items():
             squares[len(ngram) - 1] += weight**2
         return weights, [math.sqrt(square) for square in squares], len(words)
+
+
+def _likeness(caption: Vector, reference: Vector) -> float:
+    """The mean over n of the cosine of two captions' n-grams, less for another length: 0 to 1."""
+    vector, norms, length = caption
+    wanted, reference_norms, reference_length = reference
+    products = [0.0] * LONGEST
+    for ngram, weight in vector.items():
+        if ngram in wanted:
+            # Clipped: to say a word again and again does not make it more alike.
+            products[len(ngram) - 1] += min(weight, wanted[ngram]) * wanted[ngram]
+    cosines = sum(
+        product / (norm * reference_norm)
+        for product, norm, reference_norm in zip(products, norms, reference_norms, strict=True)
+        if product
+    )
+    return cosines / LONGEST * math.exp(-((length - reference_length) ** 2) / (2 * _SIGMA**2))
 
 
 def cider_d(candidates: Candidates, references: References) -> float:
