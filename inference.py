@@ -6,7 +6,7 @@ python inference.py --model lstm --image photo.jpg     a photo of your own
 python inference.py --model transformer --decode greedy --out captions.json --figure captions.png
 python inference.py --model attention --num_samples 4 --attention attention.png
 python inference.py --checkpoint runs/a --ensemble runs/b runs/c      three models as one
-python inference.py --model lstm --split val --beam_size 20 --neighbours 50 --out captions.json
+python inference.py --model lstm --split val --beam_size 20 --neighbours 16 --out captions.json
 python inference.py --model attention --num_samples 12 --report report.html
 """
 

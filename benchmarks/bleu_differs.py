@@ -21,6 +21,7 @@ from core.encoders.pictures import LookedAt
 from core.flickr8k import read_photo_folder
 from core.flickr8k import tokenize as plain_words
 from core.metrics import bleu, cider_d, tokenize
+from core.neighbours import Neighbours
 from core.processes import choose_device
 from core.run_data import extractor_of, load_data_of
 from core.runs import find_checkpoint
@@ -52,6 +53,17 @@ class Bench:
         for start in range(0, len(self.references), _BATCH):
             batch = np.asarray(table[start : start + _BATCH])
             ids, _ = decoding.beam_search(self.model, batch, allow_unknown=allow_unknown, **options)
+            said |= enumerate(decode_captions(ids[:, 0], self.words), start)
+        return said
+
+    def choose(self, beam_size: int, count: int) -> dict[int, str]:
+        """Of so many beams, the captions that those of as many neighbours are most like."""
+        table, neighbours = self.data[f"{self.split}_features"], Neighbours(self.data, count)
+        said: dict[int, str] = {}
+        for start in progress(range(0, len(self.references), _BATCH), "neighbours"):
+            batch = np.asarray(table[start : start + _BATCH])
+            found = decoding.beam_search(self.model, batch, beam_size=beam_size, n_best=beam_size)
+            ids, _ = neighbours.rank(batch, *found)
             said |= enumerate(decode_captions(ids[:, 0], self.words), start)
         return said
 
@@ -101,6 +113,7 @@ def rows(bench: Bench) -> list[tuple[str, float | None, float | None]]:
         add(f"beam {beam}", bench.say(beam_size=beam))
     for penalty in progress((0.0, 0.5, 0.8, 1.5), "length penalties"):
         add(f"length penalty {penalty}", bench.say(beam_size=5, length_penalty=penalty))
+    add("of 20 beams, what 16 neighbours' captions are most like", bench.choose(20, 16))
     add("<UNK> may be said", bench.say(beam_size=5, allow_unknown=True))
     add("teacher forcing: told the true words so far, one place at a time", bench.forced())
     add("words cut at blanks, case and points kept in the references", split=str.split)

@@ -33,17 +33,17 @@ COMPONENTS = 512  # of the PCA of pooled features
 # (docs/why-your-bleu-differs.md), and the number of neighbours.
 DECODERS = {
     "beam": "--beam_size 5 --length_penalty 0.8",
-    "neighbours": "--beam_size 20 --length_penalty 0.8 --neighbours 50",
+    "neighbours": "--beam_size 20 --length_penalty 0.8 --neighbours 16",
 }
 
-_TRAIN = "--bucketed --update_rule adamw --schedule cosine --label_smoothing 0.1 --select cider"
-_POOLED = f"{_TRAIN} --engine numpy --wordvec_dim 256 --dropout 0.5"
-_GRID = f"{_TRAIN} --engine torch --flip --feature_dropout 0.4 --wordvec_dim 256"
+_TRAIN = "--update_rule adamw --label_smoothing 0.1 --select cider --wordvec_dim 256"
+_POOLED = f"{_TRAIN} --schedule cosine --bucketed --engine numpy --dropout 0.5"
+_GRID = f"{_TRAIN} --bucketed --engine torch --flip"
 _ATTENTION = "--model attention --hidden_dim 512 --attention_dim 256"
 _TRANSFORMER = "--model transformer --hidden_dim 1024"
 _SCST = (
-    "--engine torch --objective scst --schedule cosine --select cider --wordvec_dim 256 "
-    "--flip --dropout 0 --batch_size 160 --learning_rate 1e-4"
+    "--objective scst --schedule cosine --select cider --wordvec_dim 256 --dropout 0 "
+    "--batch_size 160 --learning_rate 1e-4 --num_epochs 5"
 )
 
 
@@ -70,30 +70,38 @@ class Part:
 PARTS = {
     "rnn": Part(f"--model rnn {_POOLED} --hidden_dim 512 --learning_rate 2e-3 --num_epochs 8"),
     "lstm": Part(f"--model lstm {_POOLED} --hidden_dim 512 --learning_rate 1e-3 --num_epochs 6"),
+    "lstm-scst": Part(f"--model lstm --hidden_dim 512 --engine numpy {_SCST}", start="lstm"),
+    # Stopped before it knows its photos by heart: what follows gains more from here.
     "attention": Part(
-        f"{_ATTENTION} {_GRID} --dropout 0.5 --learning_rate 1e-3 --warmup 500 --num_epochs 7",
+        f"{_ATTENTION} {_GRID} --schedule decay --lr_decay 0.85 --warmup 500 --feature_dropout 0.4 "
+        "--dropout 0.5 --learning_rate 1e-3 --num_epochs 3",
         grid=True,
     ),
-    # Less good, but it knows less by heart: self-critical training gains more from here.
-    "attention-brief": Part(
-        f"{_ATTENTION} {_GRID} --dropout 0.5 --learning_rate 1e-3 --warmup 500 --num_epochs 4",
+    "attention-tuned": Part(
+        f"{_ATTENTION} {_TRAIN} --schedule cosine --engine torch --flip --crop 0.6 "
+        "--finetune_encoder 3 --encoder_learning_rate 2e-4 --feature_dropout 0.4 --dropout 0.5 "
+        "--learning_rate 5e-4 --batch_size 128 --num_epochs 6",
         grid=True,
-    ),
-    "transformer": Part(
-        f"{_TRANSFORMER} {_GRID} --dropout 0.3 --learning_rate 5e-4 --warmup 1000 --num_epochs 8",
-        grid=True,
+        start="attention",
     ),
     "attention-scst": Part(
-        f"{_ATTENTION} {_SCST} --num_epochs 3",
+        f"{_ATTENTION} --engine torch {_SCST}",
         grid=True,
-        start="attention-brief",
+        start="attention-tuned",
+        eyes="attention-tuned",
+    ),
+    "transformer": Part(
+        f"{_TRANSFORMER} {_GRID} --schedule cosine --warmup 1000 --feature_dropout 0.3 "
+        "--dropout 0.2 --learning_rate 5e-4 --num_epochs 7",
+        grid=True,
     ),
     "transformer-scst": Part(
-        f"{_TRANSFORMER} {_SCST} --num_epochs 3",
-        grid=True,
-        start="transformer",
+        f"{_TRANSFORMER} --engine torch {_SCST}", grid=True, start="transformer"
     ),
-    "ensemble": Part(votes=("attention-scst", "transformer-scst")),
+    "transformer-scst-more": Part(
+        f"{_TRANSFORMER} --engine torch {_SCST}", grid=True, start="transformer-scst"
+    ),
+    "ensemble": Part(votes=("attention-scst", "transformer-scst", "attention-tuned")),
 }
 
 # What one option gives: the LSTM, smaller and shorter, with one thing changed at a time.

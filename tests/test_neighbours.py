@@ -11,7 +11,7 @@ from core import neighbours as module
 from core.caption_files import reference_captions
 from core.coco_utils import decode_captions, encode_captions, load_coco_data
 from core.metrics import CIDErD, tokenize
-from core.neighbours import WEIGHT, Neighbours
+from core.neighbours import WEIGHT, Neighbours, ridge_regression, words_said
 
 
 @pytest.fixture
@@ -25,16 +25,54 @@ def test_neighbours_have_the_smallest_angles(data, monkeypatch):
     found = Neighbours(data, count=4).of(seen)
     assert found.shape == (5, 4)
     middle = train.mean(axis=0)
-    for picture, of_picture in zip(seen - middle, found, strict=True):
-        cosines = [
-            picture @ other / np.linalg.norm(picture) / np.linalg.norm(other)
-            for other in train - middle
+    said = words_said(data, np.arange(12))
+    expected = (seen - middle) @ ridge_regression(train - middle, said)
+
+    def cosine(x, y):
+        return x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+
+    for picture, words, of_picture in zip(seen - middle, expected, found, strict=True):
+        alike = [
+            cosine(picture, other) + cosine(words, of_other)
+            for other, of_other in zip(train - middle, said, strict=True)
         ]
-        assert of_picture.tolist() == np.argsort(cosines)[::-1][:4].tolist()
+        assert of_picture.tolist() == np.argsort(alike)[::-1][:4].tolist()
+
+
+def test_words_that_were_said():
+    captions = [[1, 4, 5, 2], [1, 4, 4, 2], [1, 5, 2, 0], [1, 3, 6, 2]]
+    words = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "cat", "dog", "unsaid"]
+    data = {
+        "train_captions": np.array(captions),
+        "train_image_idxs": np.array([7, 7, 2, 5]),
+        "idx_to_word": words,
+        "word_to_idx": {word: i for i, word in enumerate(words)},
+    }
+    rare, common = np.log(3), np.log(3 / 2)  # in one, and in two of the three images
+    expected = np.zeros((3, 8))
+    expected[2, 4], expected[2, 5] = rare, common * 0.5**0.5  # image 7: "a" in both captions
+    expected[0, 5] = common
+    expected[1, 6] = rare
+    found = words_said(data, np.array([2, 5, 7]))
+    np.testing.assert_allclose(found, expected - expected.mean(axis=0), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("n", "D"), [(20, 6), (5, 9)])
+def test_the_map_solves_ridge_regression(n, D):
+    rng = np.random.default_rng(n)
+    x, y = 3 * rng.standard_normal((n, D)), rng.standard_normal((n, 4))
+    found = ridge_regression(x, y)
+    price = module.RIDGE * np.mean(x**2)
+    gradient = x.T @ (x @ found - y) / n + price * found  # of half the cost: 0 where it is least
+    np.testing.assert_allclose(gradient, 0, atol=1e-12)
+    assert np.abs(found).max() > 0.01
 
 
 def test_a_training_picture_is_its_own_nearest_neighbour(data):
-    found = Neighbours(data, count=100).of(data["train_features"])
+    # What is expected of it need not be what was said of it: with few words all are near it.
+    neighbours = Neighbours(data, count=100)
+    neighbours.said = neighbours.seen @ neighbours.map
+    found = neighbours.of(data["train_features"])
     assert found[:, 0].tolist() == list(range(12))
     assert found.shape == (12, 12), "more neighbours than pictures are all of them"
 
@@ -82,13 +120,15 @@ def test_likeness_is_added_to_the_score(data):
 
 
 def test_of_equal_captions_the_neighbours_choose(data):
-    """Two captions as probable as each other; one was said of the nearest picture."""
+    """Two captions as probable as each other; one was said of each picture of the same kind."""
     words = [["cat", "sits"], ["a", "dog", "runs"]]
     ids = encode_captions(words, data["word_to_idx"], 6)[:, 1:]
     images = np.arange(12)
     spoken = ids[(images % 2)]
     data |= {"train_image_idxs": images, "train_captions": np.insert(spoken, 0, 1, axis=1)}
-    neighbours = Neighbours(data, count=1)
+    kinds = np.random.default_rng(0).standard_normal((2, 6))[images % 2]
+    data["train_features"] = kinds + 0.1 * np.asarray(data["train_features"])
+    neighbours = Neighbours(data, count=3)
     both, equal = np.repeat(ids[None], 12, axis=0), np.zeros((12, 2))
     ranked, scores = neighbours.rank(data["train_features"], both, equal)
     np.testing.assert_array_equal(ranked[:, 0], spoken)
