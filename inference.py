@@ -105,7 +105,11 @@ def build_parser() -> argparse.ArgumentParser:
     decoder_option("beam", "length_penalty", non_negative_float, "score / words ** A", "A")
     decoder_option("beam", "n_best", positive_int, "show the best K captions", "K")
     decoder_option(
-        "beam", "neighbours", positive_int, "choose what K like pictures' have most of", "K"
+        "beam",
+        "neighbours",
+        positive_int,
+        "prefer captions like those of the K most similar training pictures",
+        "K",
     )
     decoder_option("sample", "temperature", positive_float, "below 1 is more careful", "T")
     decoder_option("sample", "top_k", positive_int, "from the K most probable words", "K")
@@ -141,14 +145,19 @@ def split_of(arguments, checkpoint) -> str:
     return arguments.split or ("train" if is_overfit(checkpoint) else "val")
 
 
+def data_of(arguments, checkpoint, device: str) -> dict:
+    """The data of the training, or those that were given instead."""
+    changes = {"data": arguments.data} if arguments.data else {}
+    return load_data_of(checkpoint, arguments.weights, device, **changes)
+
+
 def split_items(arguments, checkpoint, device: str) -> tuple[list[Item], object]:
     """The images of a split and their features, after checking that they fit the model."""
     import numpy as np
 
     from core.coco_utils import decode_captions, image_path
 
-    changes = {"data": arguments.data} if arguments.data else {}
-    data = load_data_of(checkpoint, arguments.weights, device, **changes)
+    data = data_of(arguments, checkpoint, device)
     overfit, split = is_overfit(checkpoint), split_of(arguments, checkpoint)
     if f"{split}_captions" not in data:
         raise ValueError(f"--split {split}: {data['source']['folder']} has no such split")
@@ -266,6 +275,8 @@ def decoder_options(arguments) -> dict[str, dict]:
             f"--n_best: found {options['beam']['n_best']}, expected at most --beam_size, "
             f"{options['beam']['beam_size']}"
         )
+    if options["beam"]["neighbours"] and options["beam"]["beam_size"] == 1:
+        raise ValueError("--neighbours: chooses among several beams; take a --beam_size above 1")
     common = {"max_length": arguments.max_length, "allow_unknown": arguments.allow_unknown}
     return {owner: of_owner | common for owner, of_owner in options.items()}
 
@@ -481,6 +492,13 @@ def main() -> None:
         raise ValueError(f"--attention: {checkpoint.model} has no attention; leave it out")
     if arguments.data and (arguments.image or arguments.images):
         raise ValueError("--data: does not go with photos of your own, leave it out")
+    if not (arguments.image or arguments.images):
+        arguments.split = split_of(arguments, checkpoint)
+    if options["beam"]["neighbours"] and arguments.split == "train":
+        raise ValueError(
+            "--neighbours: the neighbours are training pictures, of which each is its own; take "
+            "--split val, or photos of your own"
+        )
     items, features = look_at(arguments, checkpoint, device)
     voting = model
     if arguments.ensemble:
@@ -490,7 +508,7 @@ def main() -> None:
     if count := options["beam"]["neighbours"]:
         from core.neighbours import Neighbours
 
-        neighbours = Neighbours(load_data_of(checkpoint, arguments.weights, device), count)
+        neighbours = Neighbours(data_of(arguments, checkpoint, device), count)
     decode = decoder(arguments.decode, options[arguments.decode], neighbours)
     ids = caption_all(voting, decode, checkpoint.idx_to_word, items, features)
 

@@ -128,7 +128,12 @@ def build_parser() -> argparse.ArgumentParser:
     option("grid", positive_int, "average the encoder's grid to G x G cells", metavar="G")
     option("finetune_encoder", non_negative_int, "the encoder's last N stages learn", metavar="N")
     option("encoder_learning_rate", positive_float, "of those stages", metavar="R")
-    option("crop", fraction, "encoder that learns: smallest part of a picture seen", metavar="A")
+    option(
+        "crop",
+        fraction,
+        "encoder that learns: smallest share of a picture's area seen",
+        metavar="A",
+    )
     option("out", str, "run folder (default: runs/MODEL)", metavar="DIR")
     parser.add_argument(
         "--no_pca", action="store_true", help="the 4,096-wide features of the COCO archive"

@@ -1,4 +1,4 @@
-"""Which of a model's captions would people agree with, who described pictures like this one?
+"""Which of a model's captions agrees best with what people said of similar pictures?
 
 Beam search finds captions that a model holds probable; among them the most probable one is often
 the blandest. What people said of the training pictures most like this one is evidence of another
@@ -20,7 +20,7 @@ from core.metrics import CIDErD, tokenize
 Array = np.ndarray
 
 # Chosen on 'val' of Flickr8k.
-WEIGHT = 2.0  # of the likeness, 0 to 10, beside a caption's log-probability a word
+WEIGHT = 2.0  # of the likeness, 0 to 10, beside the score of beam search
 RIDGE = 0.2  # of the map from pictures to words, beside a variance of 1
 
 _ROWS = 256  # of a table of features, which may not fit into memory, read at once
@@ -53,9 +53,9 @@ class Neighbours:
     def of(self, features: Array) -> Array:
         """The neighbours of pictures (N, ...): (N, K) training images, the most alike first.
 
-        Alike is the sum of two cosines: of what is seen of both, less the mean of the training
-        pictures; and of the words that a linear map expects for the one with those that were said
-        of the other. Of a grid is seen the mean of its locations.
+        Likeness is the sum of two cosines: between what is seen of both, less the mean of the
+        training pictures; and between the words that a linear map expects for the one and those
+        that were said of the other. A grid counts as the mean of its locations.
         """
         seen = _vectors(features, np.arange(len(features))) - self.mean
         alike = _normalised(seen) @ self.seen.T + _normalised(seen @ self.map) @ self.said.T

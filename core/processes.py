@@ -62,14 +62,17 @@ def joined(device: str = "auto") -> Iterator[str]:
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    # When a process dies, torchrun ends the others, who may not have noticed: they tell, too.
-    before = signal.signal(signal.SIGTERM, _told_to_end)
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
+        # When a process dies, torchrun ends the others, who may not have noticed: they tell, too.
+        before = signal.signal(signal.SIGTERM, _told_to_end)
         yield device
         signal.signal(signal.SIGTERM, before)
-    except RuntimeError as error:  # gloo has no class of its own for a lost connection
+    except Exception as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # ends anyway, but not before it has told
+        if not isinstance(error, RuntimeError):
+            raise
+        # gloo has no class of its own for a lost connection
         raise ConnectionError(
             f"process {rank()} of {number_of_processes()} ends, for another one did or it failed "
             f"itself ({str(error).splitlines()[0]}); what was saved is whole: start the same "

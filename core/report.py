@@ -168,7 +168,8 @@ def _header(facts: Mapping[str, str], entries: Sequence[Entry], scores: Mapping[
     )
     notes = [
         "The line below a word is its probability, given the image and the words before it.",
-        "A score in the beam is log-probability / words ** length_penalty, in nats.",
+        "A score in the beam is log-probability / words ** length_penalty, in nats; where "
+        "neighbours choose, likeness to their captions is added.",
     ]
     known = {name: scores[name] for name in metrics.METRICS if name in scores}
     scored = f"<dt>Scores</dt><dd>{_scores(known)}</dd>" if known else ""

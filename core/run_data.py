@@ -181,16 +181,18 @@ def load_init(settings: dict, data: dict, extractor=None):
     init = load_checkpoint(find_checkpoint(None, settings["init"]))
     if init.model != settings["model"]:
         raise ValueError(f"--init {settings['init']}: is of {init.model}, not {settings['model']}")
-    if init.encoder_state and not settings["finetune_encoder"]:
+    if init.encoder_state:
         _check_same_words(init, data)
         _check_same_look(init, settings, extractor)
-        return replace(init, params=init.decoder_params)
+        return init if settings["finetune_encoder"] else replace(init, params=init.decoder_params)
     check_same_data(init, data)
     return init
 
 
 def _check_same_look(init, settings: dict, extractor) -> None:
-    """Raises ValueError unless an extractor has become what the encoder of a checkpoint has."""
+    """Raises ValueError unless an extractor is like that of a checkpoint, whose encoder learned,
+    and, where it learns no more, has become what that has.
+    """
     import numpy as np
 
     from core.encoders.weights import state_of_stages
@@ -200,8 +202,10 @@ def _check_same_look(init, settings: dict, extractor) -> None:
         init.extractor["encoder"],
         init.extractor.get("grid"),
     ):
-        ours = state_of_stages(extractor.network)
-        same = all(np.array_equal(x, ours[k].cpu()) for k, x in init.encoder_state.items())
+        ours, learned = state_of_stages(extractor.network), init.encoder_state
+        same = settings["finetune_encoder"] or all(
+            np.array_equal(x.astype(np.float32), ours[k].cpu()) for k, x in learned.items()
+        )
     if not same:
         raise ValueError(
             f"--init {settings['init']}: was trained with an encoder that learned; look with that "

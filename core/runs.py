@@ -173,8 +173,9 @@ def _check_recipe(given: dict, settings: dict) -> None:
             "--objective scst: sharpens a model that can talk, on all of the data; add "
             "--init RUN, a run by cross-entropy, and no --num_samples"
         )
-    if settings["objective"] == "scst" and settings["label_smoothing"]:
-        raise ValueError("--label_smoothing: is not for --objective scst; leave it out")
+    for name in ("label_smoothing", "bucketed", "workers"):
+        if settings["objective"] == "scst" and settings[name]:
+            raise ValueError(f"--{name}: is not for --objective scst; leave it out")
     if settings["bucketed"] and settings["finetune_encoder"]:
         raise ValueError(
             "--bucketed: tears apart the captions of a picture, which an encoder that learns looks "

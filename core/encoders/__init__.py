@@ -205,6 +205,9 @@ class Extractor:
             from core.encoders.weights import put_state_of_stages
 
             put_state_of_stages(extractor.network, trained)
+            # As before: it is that of the specification, with stages that have learned since.
+            extractor.weights = specification["weights"]
+            extractor.sha256 = specification["sha256"]
         return extractor
 
 

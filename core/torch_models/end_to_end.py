@@ -136,7 +136,7 @@ class EndToEndCaptioner(nn.Module):
         return self.decoder.begin(self._look_only(pictures))
 
     def _look_only(self, pictures: PictureBatch) -> Tensor:
-        """As ``look``, never mirrored."""
+        """As ``look``, never mirrored or cropped."""
         training = self.training
         try:
             return self.eval().look(pictures)
