@@ -79,7 +79,8 @@ def plot_runs(runs: Mapping[str, Sequence[dict]], path: str | Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
     _save(figure, path)
 
 

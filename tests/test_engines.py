@@ -176,6 +176,16 @@ def test_when_a_process_dies_the_others_end_and_the_run_is_resumed(
     np.testing.assert_allclose(losses(metrics), losses(expected), rtol=1e-6)
 
 
+def test_what_is_wrong_with_the_input_is_said_by_several_processes_too(tiny_folder, tmp_path):
+    options = ("--model", "lstm", "--data", tmp_path / "nowhere", "--engine", "torch")
+    done = torchrun(tmp_path, ROOT / "training.py", *options)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("training.py: error")]
+    assert said
+    assert any("nowhere: no such data folder" in line for line in said)
+    assert "core/processes.py" not in done.stderr, "a traceback"
+
+
 def test_several_processes_need_torch(tiny_folder, tmp_path):
     done = torchrun(tmp_path, ROOT / "training.py", "--model", "lstm", "--data", tiny_folder)
     assert done.returncode != 0

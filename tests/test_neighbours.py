@@ -170,3 +170,7 @@ def test_captions_chosen_by_neighbours(command, refuses, tiny_folder, tmp_path):
     greedy = (*base, "--decode", "greedy")
     refuses(*greedy, "--neighbours", 5, says=("--neighbours", "--decode beam"))
     refuses(*base, "--neighbours", 0, says=("--neighbours", "at least 1"))
+    refuses(*base, "--neighbours", 2, "--beam_size", 1, says=("--neighbours", "--beam_size"))
+    refuses(*base, "--neighbours", 2, "--split", "train", says=("--neighbours", "--split val"))
+    moved = tiny_folder.rename(tmp_path / "moved")
+    assert said("--data", moved, "--neighbours", 5)[0]["caption"] == chosen[0]["caption"]

@@ -81,6 +81,9 @@ def test_every_part_once_and_written_down(made, tmp_path):
                 assert f"{scores['CIDEr-D']:.1f} |" in row
     assert "## test" not in page, "there is no test list"
     assert "    python training.py --seed 0 --model lstm" in page
+    assert "    python -m core.flickr8k --root PHOTOS" in page
+    assert made("--only", "attention") == [], "nothing to do"
+    assert (tmp_path / "docs" / "results.md").read_text() == page, "the other parts are lost"
     assert str(tmp_path / "photos") not in page
     assert "--data PHOTOS" in page
     assert "--references PHOTOS" in page

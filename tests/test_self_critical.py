@@ -129,5 +129,7 @@ def test_refusals(refuses, tiny_folder):
     refuses(*base, says=("--objective scst", "--init"))
     smoothed = ("--init", "x", "--label_smoothing", 0.1)
     refuses(*base, *smoothed, says=("--label_smoothing", "scst"))
+    refuses(*base, "--init", "x", "--bucketed", says=("--bucketed", "scst"))
+    refuses(*base, "--init", "x", "--workers", 2, says=("--workers", "scst"))
     refuses(*base[:-2], "--samples", 3, says=("--samples", "scst"))
     refuses(*base, "--init", "x", "--num_samples", 3, says=("--objective scst", "--num_samples"))

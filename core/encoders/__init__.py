@@ -60,7 +60,7 @@ class Extractor:
     - device: where a PyTorch encoder computes
 
     Raises ValueError for an unknown encoder or output, for a grid finer than the encoder's and for
-    weights that do not fit, FileNotFoundError when there is no weight file.
+    weights that do not fit or do not reach that far, FileNotFoundError without a weight file.
     """
 
     def __init__(
@@ -85,9 +85,14 @@ class Extractor:
 
             self._look = fixed_cnn.look
         else:
-            from core.encoders.weights import load_network, look
+            from core.encoders.weights import is_run, load_network, look
 
             self.weights, self.sha256 = _identify(encoder, weights, sha256)
+            if output == "fc7" and is_run(self.weights):
+                raise ValueError(
+                    f"{self.weights}: a run holds what its grid is made by, not the layers of fc7 "
+                    "above; give a state dict of vgg16 with --weights"
+                )
             self.network = load_network(encoder, self.weights).to(device)
             self._look = lambda images: look(self.network, images)
 

@@ -133,9 +133,14 @@ def download(encoder: str) -> str:
     return str(path)
 
 
+def is_run(weights: str) -> bool:
+    """Whether a weight file is the checkpoint of a run."""
+    return weights.endswith(".npz")
+
+
 def _read(weights: str) -> dict:
     """A state dict: of a PyTorch file, or what a run has made of its encoder."""
-    if weights.endswith(".npz"):
+    if is_run(weights):
         state = load_checkpoint(weights).encoder_state
         if not state:
             raise ValueError(
@@ -157,12 +162,12 @@ def _read(weights: str) -> dict:
 
 def _load(network: nn.Module, state: dict, encoder: str, weights: str) -> None:
     """Loads strictly; absent may be what is not computed: the classifier, and the number of batches
-    that batch normalisation has seen, which older files do not have.
+    that batch normalisation has seen, which older files do not have. A run has what its grid needs.
     """
     own = network.state_dict()
     missing = [
         key
-        for key in own
+        for key in (state_of_stages(network) if is_run(weights) else own)
         if key not in state
         and not key.startswith(network.UNUSED)
         and not key.endswith(".num_batches_tracked")
