@@ -79,8 +79,7 @@ def plot_runs(runs: Mapping[str, Sequence[dict]], path: str | Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    if axes.lines:
-        axes.legend(frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
     _save(figure, path)
 
 

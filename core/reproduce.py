@@ -240,13 +240,16 @@ _HEAD = """# Results
 
 Written by `make reproduce DATA=PHOTOS WEIGHTS=FILE`, with {machine}; float32. Scores of
 `core.metrics` on free-running captions, with COCO's tokens, on the scale from 0 to 100 (CIDEr-D to
-1,000), against all references as people wrote them. The best
-epoch, the length penalty and the number of neighbours were chosen on 'val' (the dev list of
-Flickr8k), which flatters that split a little; 'test' is untouched, where there is one.
+1,000), against all references as people wrote them. The best epoch, the length penalty and the
+number of neighbours were chosen on 'val' (the dev list of Flickr8k), which flatters that split a
+little; 'test' is untouched, where there is one.
 
 Decoders: {decoders}.
 
 ![Loss, BLEU-4 and CIDEr-D by epoch](results.png)
+
+While it trains, a model captions 500 of the photos by 3 beams, so the curves are not to be compared
+with the tables, which are of all.
 """
 _EFFECTS = f"""## What each option gives
 
