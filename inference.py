@@ -140,6 +140,11 @@ def is_overfit(checkpoint) -> bool:
     return checkpoint.settings.get("num_samples") is not None
 
 
+def own_photos(arguments) -> bool:
+    """Whether it is photos from outside of any data set that are captioned."""
+    return bool(arguments.image or arguments.images)
+
+
 def split_of(arguments, checkpoint) -> str:
     """The split asked for, else the one that shows what the model was trained to do."""
     return arguments.split or ("train" if is_overfit(checkpoint) else "val")
@@ -151,14 +156,13 @@ def data_of(arguments, checkpoint, device: str) -> dict:
     return load_data_of(checkpoint, arguments.weights, device, **changes)
 
 
-def split_items(arguments, checkpoint, device: str) -> tuple[list[Item], object]:
-    """The images of a split and their features, after checking that they fit the model."""
+def split_items(arguments, checkpoint, data: dict) -> tuple[list[Item], object]:
+    """The images of a split and their features."""
     import numpy as np
 
     from core.coco_utils import decode_captions, image_path
 
-    data = data_of(arguments, checkpoint, device)
-    overfit, split = is_overfit(checkpoint), split_of(arguments, checkpoint)
+    overfit, split = is_overfit(checkpoint), arguments.split
     if f"{split}_captions" not in data:
         raise ValueError(f"--split {split}: {data['source']['folder']} has no such split")
     count = arguments.num_samples
@@ -192,10 +196,15 @@ def photo_items(arguments, checkpoint, device: str) -> tuple[list[Item], object]
     return items, LookedAt(paths, extractor_of(checkpoint, arguments.weights, device))
 
 
-def look_at(arguments, checkpoint, device: str) -> tuple[list[Item], object]:
-    """The images that were asked for, and what the model reads of them."""
-    own_photos = arguments.image or arguments.images
-    return (photo_items if own_photos else split_items)(arguments, checkpoint, device)
+def look_at(arguments, checkpoint, device: str) -> tuple[list[Item], object, dict | None]:
+    """The images that were asked for, what the model reads of them, and the data that they are of.
+
+    The data are checked to fit the model; photos of one's own are of none.
+    """
+    if own_photos(arguments):
+        return *photo_items(arguments, checkpoint, device), None
+    data = data_of(arguments, checkpoint, device)
+    return *split_items(arguments, checkpoint, data), data
 
 
 def print_table(items: list[Item]) -> None:
@@ -293,24 +302,13 @@ def decoder(name: str, options: dict, neighbours=None):
     from core import decoding
 
     options = dict(options)
-    if name == "beam" and options.pop("neighbours"):
-        return partial(by_neighbours, neighbours, options)
     if name == "beam":
-        return lambda model, features: decoding.beam_search(model, features, **options)
+        search = neighbours.search if options.pop("neighbours") else decoding.beam_search
+        return lambda model, features: search(model, features, **options)
     if name == "sample":
         options["rng"] = np.random.default_rng(options.pop("seed"))
     decode = {"greedy": decoding.greedy, "sample": decoding.sample}[name]
     return lambda model, features: (decode(model, features, **options)[:, None], None)
-
-
-def by_neighbours(neighbours, options: dict, model, features):
-    """The beams of a search, those first that the captions of like pictures are most like."""
-    from core.decoding import Several, beam_search
-
-    captions, scores = beam_search(model, features, **options | {"n_best": options["beam_size"]})
-    seen = features.of_model[0] if isinstance(features, Several) else features
-    captions, scores = neighbours.rank(seen, captions, scores)
-    return captions[:, : options["n_best"]], scores[:, : options["n_best"]]
 
 
 def ranked(words, scores, idx_to_word) -> list[tuple[str, float]]:
@@ -375,7 +373,7 @@ def features_of_all(arguments, checkpoints: list, items: list[Item], features, d
         if same and first.extractor and not (first.encoder_state or other.encoder_state):
             tables.append(features)
             continue
-        theirs, table = look_at(arguments, other, device)
+        theirs, table, _ = look_at(arguments, other, device)
         if [item.file_name for item in theirs] != [item.file_name for item in items]:
             raise ValueError(f"--ensemble {run}: knows other images; take runs of one data set")
         tables.append(table)
@@ -410,9 +408,8 @@ def report_facts(arguments, path: Path, checkpoint, options, shown: int, count: 
         return f"{_DECODER_NAMES[name]} ({', '.join(given)})"
 
     parameters = sum(parameter.size for parameter in checkpoint.decoder_params.values())
-    own_photos = arguments.image or arguments.images
     images = f"{shown:,}" if shown == count else f"{count:,}, of which the first {shown:,} are here"
-    where = "photos" if own_photos else f"{split_of(arguments, checkpoint)} split"
+    where = "photos" if own_photos(arguments) else f"{arguments.split} split"
     return {
         "Model": f"{checkpoint.model}, {parameters:,} parameters ({path.parent.name}/{path.name})",
         "Vocabulary": f"{len(checkpoint.idx_to_word):,} words",
@@ -490,16 +487,16 @@ def main() -> None:
     model = models[0]
     if arguments.attention and not model.grid:
         raise ValueError(f"--attention: {checkpoint.model} has no attention; leave it out")
-    if arguments.data and (arguments.image or arguments.images):
+    if arguments.data and own_photos(arguments):
         raise ValueError("--data: does not go with photos of your own, leave it out")
-    if not (arguments.image or arguments.images):
+    if not own_photos(arguments):
         arguments.split = split_of(arguments, checkpoint)
     if options["beam"]["neighbours"] and arguments.split == "train":
         raise ValueError(
             "--neighbours: the neighbours are training pictures, of which each is its own; take "
             "--split val, or photos of your own"
         )
-    items, features = look_at(arguments, checkpoint, device)
+    items, features, data = look_at(arguments, checkpoint, device)
     voting = model
     if arguments.ensemble:
         voting = Ensemble(models)
@@ -508,7 +505,7 @@ def main() -> None:
     if count := options["beam"]["neighbours"]:
         from core.neighbours import Neighbours
 
-        neighbours = Neighbours(data_of(arguments, checkpoint, device), count)
+        neighbours = Neighbours(data or data_of(arguments, checkpoint, device), count)
     decode = decoder(arguments.decode, options[arguments.decode], neighbours)
     ids = caption_all(voting, decode, checkpoint.idx_to_word, items, features)
 

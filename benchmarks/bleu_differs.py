@@ -46,24 +46,13 @@ class Bench:
         urls = self.data[f"{split}_urls"].tolist()
         self.references = {i: written[url] for i, url in enumerate(urls)}
 
-    def say(self, features=None, allow_unknown: bool = False, **options) -> dict[int, str]:
-        """The captions of all images, by beam search."""
+    def say(self, features=None, search=decoding.beam_search, **options) -> dict[int, str]:
+        """The captions of all images, by beam search, or by another ``search`` like it."""
         table = self.data[f"{self.split}_features"] if features is None else features
         said: dict[int, str] = {}
         for start in range(0, len(self.references), _BATCH):
             batch = np.asarray(table[start : start + _BATCH])
-            ids, _ = decoding.beam_search(self.model, batch, allow_unknown=allow_unknown, **options)
-            said |= enumerate(decode_captions(ids[:, 0], self.words), start)
-        return said
-
-    def choose(self, beam_size: int, count: int) -> dict[int, str]:
-        """Of so many beams, the captions that those of as many neighbours are most like."""
-        table, neighbours = self.data[f"{self.split}_features"], Neighbours(self.data, count)
-        said: dict[int, str] = {}
-        for start in progress(range(0, len(self.references), _BATCH), "neighbours"):
-            batch = np.asarray(table[start : start + _BATCH])
-            found = decoding.beam_search(self.model, batch, beam_size=beam_size, n_best=beam_size)
-            ids, _ = neighbours.rank(batch, *found)
+            ids, _ = search(self.model, batch, **options)
             said |= enumerate(decode_captions(ids[:, 0], self.words), start)
         return said
 
@@ -113,7 +102,9 @@ def rows(bench: Bench) -> list[tuple[str, float | None, float | None]]:
         add(f"beam {beam}", bench.say(beam_size=beam))
     for penalty in progress((0.0, 0.5, 0.8, 1.5), "length penalties"):
         add(f"length penalty {penalty}", bench.say(beam_size=5, length_penalty=penalty))
-    add("of 20 beams, what 16 neighbours' captions are most like", bench.choose(20, 16))
+    search = Neighbours(bench.data, 16).search
+    said_alike = bench.say(search=search, beam_size=20)
+    add("of 20 beams, what 16 neighbours' captions are most like", said_alike)
     add("<UNK> may be said", bench.say(beam_size=5, allow_unknown=True))
     add("teacher forcing: told the true words so far, one place at a time", bench.forced())
     add("words cut at blanks, case and points kept in the references", split=str.split)

@@ -15,6 +15,7 @@ import numpy as np
 
 from core.caption_files import reference_captions
 from core.coco_utils import SPECIAL_WORDS, decode_captions
+from core.decoding import Several, beam_search
 from core.metrics import CIDErD, tokenize
 
 Array = np.ndarray
@@ -61,6 +62,16 @@ class Neighbours:
         alike = _normalised(seen) @ self.seen.T + _normalised(seen @ self.map) @ self.said.T
         order = np.argsort(-alike, axis=1, kind="stable")
         return self.images[order[:, : self.count]]
+
+    def search(self, model, features, beam_size: int, n_best: int = 1, **options):
+        """As ``core.decoding.beam_search``, but all beams are ranked before the best are taken.
+
+        An ensemble's images are found by what its first model sees of them.
+        """
+        found = beam_search(model, features, beam_size, n_best=beam_size, **options)
+        seen = features.of_model[0] if isinstance(features, Several) else features
+        captions, scores = self.rank(seen, *found)
+        return captions[:, :n_best], scores[:, :n_best]
 
     def rank(self, features: Array, captions: Array, scores: Array) -> tuple[Array, Array]:
         """Captions of pictures in another order: those first that the neighbours' are most like.

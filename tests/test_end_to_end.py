@@ -476,7 +476,7 @@ def test_models_with_other_eyes_vote_together(train, command, refuses, photos, t
     runs = [tmp_path / name for name in ("frozen", "tuned", "pooled")]
     said = []
     for first, *others in (runs, runs[::-1]):
-        options = ["--split", "val", "--out", out, *(["--ensemble", *others] if others else [])]
+        options = ("--split", "val", "--out", out, "--ensemble", *others)
         code, _, error = command("inference.py", "--checkpoint", first, *options)
         assert code == 0, error
         said.append([row["caption"] for row in json.loads(out.read_text())])
