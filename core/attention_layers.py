@@ -13,12 +13,21 @@ ICML 2015, sections 3.1.2 and 4.2; the scores are those of Bahdanau, Cho and Ben
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from core.packing import Packing
 from core.rnn_layers import (
+    affine_weights_backward,
+    back_through,
+    gradient_before,
+    lstm_cell,
+    lstm_cell_backward,
     lstm_step_backward,
     lstm_step_forward,
     sigmoid,
+    sums_of_rows,
     temporal_affine_backward,
     temporal_affine_forward,
 )
@@ -62,12 +71,73 @@ def softmax_backward(dweights: Array, weights: Array) -> Array:
 # ---------------------------------------------------------------------------------------------
 
 
-def attend_forward(features: Array, keys: Array, h: Array, Wh: Array, v: Array):
+_CACHED = 1 << 16  # entries of the comparison made at a time: what a core's own cache holds
+
+
+def additive_scores_forward(keys: Array, query: Array, v: Array) -> Array:
+    """How well each location answers each question: ``scores = v . tanh(keys + query)``.
+
+    Inputs:
+    - keys: (N, L, K)
+    - query: (N, Q, K), Q questions to each image
+    - v: (K,)
+
+    Returns scores (N, Q, L).
+
+    The comparison, K numbers for each pair of a question and a location, is the largest array of
+    the whole model. It is made for a few images at a time and not kept: that backward makes it once
+    more costs less than to write it to memory and read it back.
+    """
+    scores = np.empty((*query.shape[:2], keys.shape[1]), dtype=keys.dtype)
+    for rows in _few_images(keys):
+        for q in range(query.shape[1]):
+            activation = keys[rows] + query[rows, q, None]
+            np.tanh(activation, out=activation)
+            np.matmul(activation, v, out=scores[rows, q])
+    return scores
+
+
+def additive_scores_backward(dscores: Array, keys: Array, query: Array, v: Array, dkeys: Array):
+    """Undoes ``additive_scores_forward``.
+
+    Inputs:
+    - dscores: (N, Q, L)
+    - keys, query, v: as they were
+    - dkeys: (N, L, K), to which the gradient of the keys is added: every word asks the same keys
+
+    Returns:
+    - dquery: (N, Q, K)
+    - dv: (K,)
+    """
+    dquery, dv = np.empty_like(query), np.zeros_like(v)
+    for rows in _few_images(keys):
+        for q in range(query.shape[1]):
+            activation = keys[rows] + query[rows, q, None]
+            np.tanh(activation, out=activation)
+            dscore = dscores[rows, q]
+            # scores = activation @ v
+            dv += dscore.reshape(-1) @ activation.reshape(dscore.size, len(v))
+            # activation = tanh(keys + query), and tanh' = 1 - tanh^2
+            slope = np.multiply(activation, activation, out=activation)
+            np.subtract(1, slope, out=slope)
+            slope *= dscore[:, :, None]
+            slope *= v
+            dkeys[rows] += slope
+            slope.sum(axis=1, out=dquery[rows, q])
+    return dquery, dv
+
+
+def _few_images(keys: Array) -> Iterator[slice]:
+    N, L, K = keys.shape
+    size = max(1, _CACHED // (L * K))
+    return (slice(start, start + size) for start in range(0, N, size))
+
+
+def attend_forward(features: Array, keys: Array, query: Array, v: Array):
     """The part of additive attention that changes from word to word, given the keys.
 
     ::
 
-        query   = h Wh
         scores  = v . tanh(keys + query)               one score a location
         weights = softmax(scores)                      eq. 5 of Show, Attend and Tell
         context = sum over l of weights_l features_l   eq. 13
@@ -75,56 +145,43 @@ def attend_forward(features: Array, keys: Array, h: Array, Wh: Array, v: Array):
     Inputs:
     - features: (N, L, C)
     - keys: (N, L, K), ``features Wf + b``, the same for every word
-    - h: (N, H) state of the decoder
-    - Wh: (H, K)
+    - query: (N, Q, K), ``h Wh``: while training Q is 1, and in a search the number of beams
     - v: (K,)
 
     Returns:
-    - context: (N, C)
-    - weights: (N, L), non-negative, each row sums to 1
-    - cache: (features, h, Wh, v, activation (N, L, K), weights)
+    - context: (N, Q, C)
+    - weights: (N, Q, L), non-negative, each row sums to 1
+    - cache: (features, keys, query, v, weights)
     """
-    activation = keys + (h @ Wh)[:, None, :]
-    np.tanh(activation, out=activation)
-    weights = softmax(activation @ v)
-    context = (weights[:, None, :] @ features)[:, 0]
-    return context, weights, (features, h, Wh, v, activation, weights)
+    weights = softmax(additive_scores_forward(keys, query, v))
+    return weights @ features, weights, (features, keys, query, v, weights)
 
 
-def attend_backward(dcontext: Array, dweights: Array, cache: tuple):
-    """Undoes ``attend_forward``.
+def attend_backward(dcontext: Array, dweights: Array, cache: tuple, dkeys: Array):
+    """Undoes ``attend_forward``, but for the features (see ``context_backward``).
 
     Inputs:
-    - dcontext: (N, C)
-    - dweights: (N, L) gradient that reaches the weights from elsewhere, as from
+    - dcontext: (N, Q, C)
+    - dweights: (N, Q, L) gradient that reaches the weights from elsewhere, as from
       ``doubly_stochastic_loss``
     - cache: from ``attend_forward``
+    - dkeys: (N, L, K), to which the gradient of the keys is added
 
     Returns:
-    - dfeatures: (N, L, C)
-    - dkeys: (N, L, K)
-    - dh: (N, H)
-    - dWh: (H, K)
+    - dquery: (N, Q, K)
     - dv: (K,)
     """
-    features, h, Wh, v, activation, weights = cache
-    # context = sum over l of weights_l features_l: the weights have a second reader
-    dweights = dweights + (features @ dcontext[:, :, None])[:, :, 0]
-    dfeatures = weights[:, :, None] * dcontext[:, None, :]
+    features, keys, query, v, weights = cache
+    # context = weights @ features: the weights have a second reader
+    dweights = dweights + dcontext @ features.swapaxes(1, 2)
     # weights = softmax(scores)
-    dscores = softmax_backward(dweights, weights)
-    # scores = activation @ v
-    dv = np.tensordot(dscores, activation, axes=2)
-    # activation = tanh(keys + query), and tanh' = 1 - tanh^2; in one buffer, the largest here
-    dkeys = activation**2
-    np.subtract(1, dkeys, out=dkeys)
-    dkeys *= v
-    dkeys *= dscores[:, :, None]
-    dquery = dkeys.sum(axis=1)
-    # query = h @ Wh
-    dh = dquery @ Wh.T
-    dWh = h.T @ dquery
-    return dfeatures, dkeys, dh, dWh, dv
+    return additive_scores_backward(softmax_backward(dweights, weights), keys, query, v, dkeys)
+
+
+def context_backward(dcontext: Array, weights: Array) -> Array:
+    """(N, Q, C), (N, Q, L) -> (N, L, C): the gradient that features get from ``attend_forward``."""
+    # context = weights @ features
+    return weights.swapaxes(1, 2) @ dcontext
 
 
 def additive_attention_forward(features: Array, h: Array, Wf: Array, Wh: Array, b: Array, v: Array):
@@ -138,13 +195,13 @@ def additive_attention_forward(features: Array, h: Array, Wf: Array, Wh: Array, 
     Returns:
     - context: (N, C) the mean of the features under the weights
     - weights: (N, L), non-negative, each row sums to 1
-    - cache: (cache of ``features Wf + b``, cache of ``attend_forward``)
+    - cache: (cache of ``features Wf + b``, h, Wh, cache of ``attend_forward``)
 
     Over a sequence ``features Wf + b`` stays the same: ``attention_lstm_forward`` computes it once.
     """
     keys, key_cache = temporal_affine_forward(features, Wf, b)
-    context, weights, cache = attend_forward(features, keys, h, Wh, v)
-    return context, weights, (key_cache, cache)
+    context, weights, cache = attend_forward(features, keys, (h @ Wh)[:, None], v)
+    return context[:, 0], weights[:, 0], (key_cache, h, Wh, cache)
 
 
 def additive_attention_backward(dcontext: Array, dweights: Array, cache: tuple):
@@ -163,11 +220,17 @@ def additive_attention_backward(dcontext: Array, dweights: Array, cache: tuple):
     - db: (K,)
     - dv: (K,)
     """
-    key_cache, attend_cache = cache
-    dfeatures, dkeys, dh, dWh, dv = attend_backward(dcontext, dweights, attend_cache)
+    key_cache, h, Wh, attend_cache = cache
+    _, keys, _, _, weights = attend_cache
+    dkeys = np.zeros_like(keys)
+    dcontext = dcontext[:, None]
+    dquery, dv = attend_backward(dcontext, dweights[:, None], attend_cache, dkeys)
+    # query = h @ Wh
+    dquery = dquery[:, 0]
+    dh, dWh = dquery @ Wh.T, h.T @ dquery
     # keys = features @ Wf + b: the features have a second reader
-    dfeatures_keys, dWf, db = temporal_affine_backward(dkeys, key_cache)
-    return dfeatures + dfeatures_keys, dh, dWf, dWh, db, dv
+    dfeatures, dWf, db = temporal_affine_backward(dkeys, key_cache)
+    return dfeatures + context_backward(dcontext, weights), dh, dWf, dWh, db, dv
 
 
 # ---------------------------------------------------------------------------------------------
@@ -259,11 +322,14 @@ def attention_lstm_step_forward(
     - cache: those of the three parts
     """
     question = np.concatenate([prev_h, word], axis=1)
-    context, weights, attend_cache = attend_forward(features, keys, question, Wq, v)
+    query = (question @ Wq).reshape(len(features), -1, len(v))
+    context, weights, attend_cache = attend_forward(features, keys, query, v)
+    context = context.reshape(len(word), -1)
     gated, gate_cache = context_gate_forward(context, prev_h, Wg, bg)
     x = np.concatenate([word, gated], axis=1)
     next_h, next_c, lstm_cache = lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b)
-    return next_h, next_c, gated, weights, (attend_cache, gate_cache, lstm_cache)
+    cache = (question, Wq, attend_cache, gate_cache, lstm_cache)
+    return next_h, next_c, gated, weights.reshape(len(word), -1), cache
 
 
 def attention_lstm_step_backward(
@@ -281,15 +347,22 @@ def attention_lstm_step_backward(
     Returns dword, dfeatures, dkeys, dprev_h, dprev_c, dWq, dv, dWg, dbg, dWx, dWh, db, each of the
     shape of its namesake.
     """
-    attend_cache, gate_cache, lstm_cache = cache
+    question, Wq, attend_cache, gate_cache, lstm_cache = cache
+    _, keys, query, _, weights = attend_cache
     # next_h, next_c = lstm_step([word, gated], prev_h, prev_c)
     dx, dprev_h, dprev_c, dWx, dWh, db = lstm_step_backward(dnext_h, dnext_c, lstm_cache)
     W, H = dx.shape[1] - dgated.shape[1], dprev_h.shape[1]
     dgated = dgated + dx[:, W:]
     # gated = gate(context, prev_h)
     dcontext, dprev_h_gate, dWg, dbg = context_gate_backward(dgated, gate_cache)
-    # context, weights = attend(features, keys, [prev_h, word])
-    dfeatures, dkeys, dquestion, dWq, dv = attend_backward(dcontext, dweights, attend_cache)
+    # context, weights = attend(features, keys, query)
+    dcontext = dcontext.reshape(*query.shape[:2], -1)
+    dkeys = np.zeros_like(keys)
+    dquery, dv = attend_backward(dcontext, dweights.reshape(weights.shape), attend_cache, dkeys)
+    dfeatures = context_backward(dcontext, weights)
+    # query = [prev_h, word] @ Wq
+    dquery = dquery.reshape(len(question), -1)
+    dquestion, dWq = dquery @ Wq.T, question.T @ dquery
     # prev_h was read three times, the word twice
     dprev_h = dprev_h + dprev_h_gate + dquestion[:, :H]
     dword = dx[:, :W] + dquestion[:, H:]
@@ -311,9 +384,7 @@ def attention_lstm_forward(
     Wh: Array,
     b: Array,
 ):
-    """The decoder over a whole sequence: T calls of ``attention_lstm_step_forward``.
-
-    What does not depend on the word, ``keys = features Wf + bf``, is computed once.
+    """The decoder over a whole sequence; equals T calls of ``attention_lstm_step_forward``.
 
     Inputs:
     - words: (N, T, W) vectors of the words read
@@ -327,18 +398,15 @@ def attention_lstm_forward(
     - h: (N, T, H) hidden state after each step
     - gated: (N, T, C) gated context of each step
     - weights: (N, T, L) where each step looked
-    - cache: (cache of the keys, caches of the steps)
+    - cache: (packing, cache of ``attention_lstm_packed_forward``)
     """
-    keys, key_cache = temporal_affine_forward(features, Wf, bf)
-    h, c = h0, c0
-    steps = []
-    for t in range(words.shape[1]):
-        h, c, gated, weights, cache = attention_lstm_step_forward(
-            words[:, t], features, keys, h, c, Wq, v, Wg, bg, Wx, Wh, b
-        )
-        steps.append((h, gated, weights, cache))
-    h, gated, weights, caches = zip(*steps, strict=True)
-    return (*(np.stack(x, axis=1) for x in (h, gated, weights)), (key_cache, caches))
+    N, T, _ = words.shape
+    packing = Packing(np.full(N, T), T)
+    *outputs, cache = attention_lstm_packed_forward(
+        packing.pack(words), np.arange(N * T), features, h0, c0, packing,
+        Wf, Wq, bf, v, Wg, bg, Wx, Wh, b,
+    )  # fmt: skip
+    return (*map(packing.unpack, outputs), (packing, cache))
 
 
 def attention_lstm_backward(dh: Array, dgated: Array, dweights: Array, cache: tuple):
@@ -353,28 +421,161 @@ def attention_lstm_backward(dh: Array, dgated: Array, dweights: Array, cache: tu
     Returns dwords, dfeatures, dh0, dc0, dWf, dWq, dbf, dv, dWg, dbg, dWx, dWh, db, each of the
     shape of its namesake.
     """
-    key_cache, caches = cache
-    dprev_h, dprev_c = np.zeros_like(dh[:, 0]), np.zeros_like(dh[:, 0])
-    dwords, shared = [], None
-    for t in reversed(range(len(caches))):
-        # h[:, t] is read from above and by step t + 1
-        dword, dfeatures, dkeys, dprev_h, dprev_c, *dparams = attention_lstm_step_backward(
-            dh[:, t] + dprev_h, dprev_c, dgated[:, t], dweights[:, t], caches[t]
-        )
-        dwords.append(dword)
-        # every step shares the image and the weights, so their gradients sum over time
-        gradients = (dfeatures, dkeys, *dparams)
-        if shared is None:
-            shared = gradients
-        else:
-            for total, gradient in zip(shared, gradients, strict=True):
-                total += gradient
-    dfeatures, dkeys, dWq, dv, dWg, dbg, dWx, dWh, db = shared
+    packing, cache = cache
+    dwords, *gradients = attention_lstm_packed_backward(
+        *map(packing.pack, (dh, dgated, dweights)), cache
+    )
+    return packing.unpack(dwords), *gradients
+
+
+def attention_lstm_packed_forward(
+    vectors: Array,
+    which: Array,
+    features: Array,
+    h0: Array,
+    c0: Array,
+    packing: Packing,
+    Wf: Array,
+    Wq: Array,
+    bf: Array,
+    v: Array,
+    Wg: Array,
+    bg: Array,
+    Wx: Array,
+    Wh: Array,
+    b: Array,
+):
+    """``attention_lstm_forward`` with the padding left out.
+
+    What does not depend on the step before leaves the loop: ``keys = features Wf + bf``, and what
+    the words add to the questions and to the gates of the LSTM.
+
+    Inputs, besides those of ``attention_lstm_forward``:
+    - vectors: (U, W), each different word once
+    - which: (M,) row of ``vectors`` that each entry of the packing reads
+    - packing: which rows go on at each step
+
+    Returns, for each entry of the packing:
+    - h: (M, H)
+    - gated: (M, C)
+    - weights: (M, L)
+    - cache
+    """
+    W, H = vectors.shape[1], h0.shape[1]
+    features = packing.first(features)
+    keys, key_cache = temporal_affine_forward(features, Wf, bf)
+    asked, read = vectors @ Wq[H:], vectors @ Wx[:W] + b
+    weights_of_loop = Wq[:H], v, Wg, bg, Wx[W:], Wh
+    *outputs, loop_cache = _attention_loop_forward(
+        asked[which], read[which], features, keys, h0, c0, weights_of_loop, packing
+    )
+    return *outputs, (vectors, which, Wq, Wx, key_cache, loop_cache)
+
+
+def attention_lstm_packed_backward(
+    dh: Array, dgated: Array, dweights: Array, cache: tuple, wants_features: bool = True
+):
+    """Undoes ``attention_lstm_packed_forward``.
+
+    Inputs:
+    - dh: (M, H), dgated: (M, C), dweights: (M, L)
+    - cache: from ``attention_lstm_packed_forward``
+    - wants_features: whether anyone reads dfeatures, the largest gradient; if not, it is None
+
+    Returns dvectors, dfeatures, dh0, dc0, dWf, dWq, dbf, dv, dWg, dbg, dWx, dWh, db, each of the
+    shape of its namesake.
+    """
+    vectors, which, Wq, Wx, key_cache, loop_cache = cache
+    W = vectors.shape[1]
+    dasked, dread, dcontext, dkeys, dh0, dc0, dWq_h, dv, dWg, dbg, dWx_z, dWh = (
+        _attention_loop_backward(dh, dgated, dweights, loop_cache)
+    )
+    # asked, read = vectors @ Wq[H:], vectors @ Wx[:W] + b
+    dasked, dread = (sums_of_rows(x, which, len(vectors)) for x in (dasked, dread))
+    H = len(Wq) - W
+    dvectors = dasked @ Wq[H:].T + dread @ Wx[:W].T
+    dWq = np.concatenate([dWq_h, vectors.T @ dasked])
+    dWx, db = np.concatenate([vectors.T @ dread, dWx_z]), dread.sum(axis=0)
     # keys = features @ Wf + bf, once for all steps
-    dfeatures_keys, dWf, dbf = temporal_affine_backward(dkeys, key_cache)
-    dfeatures += dfeatures_keys
-    dwords = np.stack(dwords[::-1], axis=1)
-    return dwords, dfeatures, dprev_h, dprev_c, dWf, dWq, dbf, dv, dWg, dbg, dWx, dWh, db
+    features, Wf = key_cache
+    dWf, dbf = affine_weights_backward(dkeys, features)
+    dfeatures = None
+    if wants_features:
+        packing, weights = loop_cache[0], loop_cache[-1]
+        # context = weights @ features at every step: the features have a second reader
+        by_row = (packing.first(packing.unpack(x)) for x in (dcontext, weights))
+        dfeatures = dkeys @ Wf.T + context_backward(*by_row)
+        dfeatures = packing.unsorted(dfeatures)
+    return dvectors, dfeatures, dh0, dc0, dWf, dWq, dbf, dv, dWg, dbg, dWx, dWh, db
+
+
+def _attention_loop_forward(query, gates, features, keys, h0, c0, weights_of_loop, packing):
+    """Through time; ``query`` (M, K) and ``gates`` (M, 4H) hold what the words add, and are filled.
+
+    In the order of the packing; so are features and keys, but not h0 and c0.
+    """
+    Wq, v, Wg, bg, Wx, Wh = weights_of_loop
+    (M, C), (N, H) = (len(query), features.shape[2]), h0.shape
+    h_states, c_states = (np.empty((N + M, H), dtype=gates.dtype) for _ in range(2))
+    h_states[:N], c_states[:N] = packing.first(h0), packing.first(c0)
+    tanh_c = np.empty((M, H), dtype=gates.dtype)
+    gate, context, gated = (np.empty((M, C), dtype=gates.dtype) for _ in range(3))
+    weights = np.empty((M, keys.shape[1]), dtype=gates.dtype)
+    for now, before in packing.steps:
+        prev_h, n = h_states[before], now.stop - now.start
+        # where to look
+        query[now] += prev_h @ Wq
+        found, looked, _ = attend_forward(features[:n], keys[:n], query[now, None], v)
+        context[now], weights[now] = found[:, 0], looked[:, 0]
+        # how much of it to read
+        gate[now] = sigmoid(prev_h @ Wg + bg)
+        np.multiply(gate[now], context[now], out=gated[now])
+        # the LSTM, which reads it with the word
+        gates[now] += prev_h @ Wh
+        gates[now] += gated[now] @ Wx
+        lstm_cell(gates[now], c_states[before], c_states[N:][now], tanh_c[now], h_states[N:][now])
+    states = query, gates, gate, context, gated, h_states, c_states, tanh_c
+    cache = packing, features, keys, weights_of_loop, *states, weights
+    return h_states[N:].copy(), gated.copy(), weights.copy(), cache
+
+
+def _attention_loop_backward(dh: Array, dgated: Array, dweights: Array, cache: tuple):
+    """Undoes ``_attention_loop_forward``; returns dcontext as well, for the features' gradient."""
+    packing, features, keys, weights_of_loop, *states, weights = cache
+    query, gates, gate, context, gated, h_states, c_states, tanh_c = states
+    Wq, v, Wg, _, Wx, Wh = weights_of_loop
+    dquery, dgates, dgate, dcontext = map(np.empty_like, (query, gates, gate, context))
+    dkeys, dv = np.zeros_like(keys), np.zeros_like(v)
+    dprev_h = dprev_c = np.zeros((0, len(Wh)), dtype=dh.dtype)
+    for now, before in reversed(packing.steps):
+        n = now.stop - now.start
+        # h[now] is used from above and, where the row goes on, by the step after
+        dnow = dh[now].copy()
+        dnow[: len(dprev_h)] += dprev_h
+        dprev_c = lstm_cell_backward(
+            dnow, dprev_c, gates[now], c_states[before], tanh_c[now], out=dgates[now]
+        )
+        # gates = read + prev_h @ Wh + gated @ Wx
+        dread = dgated[now] + back_through(dgates[now], Wx)
+        # gated = gate * context, where gate = sigmoid(prev_h @ Wg + bg)
+        np.multiply(dread, gate[now], out=dcontext[now])
+        np.multiply(dread, context[now] * gate[now] * (1 - gate[now]), out=dgate[now])
+        # context, weights = attend(features, keys, query), where query = asked + prev_h @ Wq
+        attended = features[:n], keys[:n], query[now, None], v, weights[now, None]
+        dasked, dv_now = attend_backward(
+            dcontext[now, None], dweights[now, None], attended, dkeys[:n]
+        )
+        dquery[now] = dasked[:, 0]
+        dv += dv_now
+        # prev_h was read three times
+        dprev_h = back_through(dgates[now], Wh)
+        dprev_h += back_through(dgate[now], Wg)
+        dprev_h += back_through(dquery[now], Wq)
+    # every step shares the weights, so their gradients sum over time
+    prev_h = h_states[packing.before]
+    dWq, dWg, dWx, dWh = prev_h.T @ dquery, prev_h.T @ dgate, gated.T @ dgates, prev_h.T @ dgates
+    dh0, dc0 = (gradient_before(x, packing) for x in (dprev_h, dprev_c))
+    return dquery, dgates, dcontext, dkeys, dh0, dc0, dWq, dv, dWg, dgate.sum(axis=0), dWx, dWh
 
 
 # ---------------------------------------------------------------------------------------------

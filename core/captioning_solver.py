@@ -44,8 +44,9 @@ class NumpyEngine:
     """
 
     def __init__(self, model, update_rule: str, optim_config: Mapping, clip_norm: float | None):
-        self.model, self.rule, self.clip_norm = model, optim.RULES[update_rule], clip_norm
+        self.model, self.rule, self.clip_norm = model, update_rule, clip_norm
         self.configs = {name: deepcopy(dict(optim_config)) for name in model.params}
+        self._own: dict[str, np.ndarray] = {}  # arrays that nobody else has, to be written into
         self.base_rate = optim.numbers_of(update_rule, optim_config)["learning_rate"]
 
     def compute(
@@ -61,12 +62,14 @@ class NumpyEngine:
 
     def update(self) -> None:
         """Clips the gradients and moves the parameters."""
+        scale = 1.0
         if self.clip_norm is not None:
-            self.grads, _ = optim.clip_gradient_norm(self.grads, self.clip_norm)
-        for name, gradient in self.grads.items():
-            self.model.params[name], self.configs[name] = self.rule(
-                self.model.params[name], gradient, self.configs[name]
-            )
+            scale, _ = optim.clip_factor(self.grads, self.clip_norm)
+        params = self.model.params
+        for name, parameter in params.items():
+            if parameter is not self._own.get(name):  # put there by someone who may still need it
+                params[name] = self._own[name] = parameter.copy(order="C")
+        optim.update_in_place(self.rule, params, self.grads, self.configs, scale)
 
     @property
     def learning_rate(self) -> float:

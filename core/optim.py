@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from core.parallel import in_parallel, number_of_threads
+
 Array = np.ndarray
 
 
@@ -103,9 +105,20 @@ RULES = {rule.__name__: rule for rule in (sgd, sgd_momentum, rmsprop, adam, adam
 
 
 def numbers_of(rule: str, config: Mapping[str, float]) -> dict[str, float]:
-    """The numbers of an update rule: those given, and its defaults."""
-    _, filled = RULES[rule](np.zeros(1), np.zeros(1), dict(config))
+    """The numbers of an update rule: those given, and its defaults; without what it remembers."""
+    given = {name: value for name, value in config.items() if not isinstance(value, np.ndarray)}
+    _, filled = RULES[rule](np.zeros(1), np.zeros(1), given)
     return {name: value for name, value in filled.items() if isinstance(value, float)}
+
+
+def clip_factor(grads: Mapping[str, Array], max_norm: float) -> tuple[float, float]:
+    """The factor that brings the common norm of all gradients down to ``max_norm``; and the norm.
+
+    Pascanu, Mikolov and Bengio (ICML 2013, algorithm 1), with the 1e-6 in the denominator of
+    ``torch.nn.utils.clip_grad_norm_``. The factor is 1 where the norm is small enough.
+    """
+    norm = float(np.sqrt(sum(float(np.vdot(g, g)) for g in grads.values())))
+    return min(1.0, float(max_norm) / (norm + 1e-6)), norm
 
 
 def clip_gradient_norm(
@@ -113,8 +126,7 @@ def clip_gradient_norm(
 ) -> tuple[dict[str, Array], float]:
     """Scales all gradients by one factor when their common norm exceeds ``max_norm``.
 
-    Pascanu, Mikolov and Bengio (ICML 2013, algorithm 1); equals
-    ``torch.nn.utils.clip_grad_norm_``, its 1e-6 in the denominator included.
+    Equals ``torch.nn.utils.clip_grad_norm_``; see ``clip_factor``.
 
     Inputs:
     - grads: gradients by name
@@ -122,8 +134,83 @@ def clip_gradient_norm(
 
     Returns the gradients (new arrays where they are scaled) and their norm before the clipping.
     """
-    norm = float(np.sqrt(sum(float(np.vdot(g, g)) for g in grads.values())))
-    factor = float(max_norm) / (norm + 1e-6)
-    if factor >= 1:
+    factor, norm = clip_factor(grads, max_norm)
+    if factor == 1:
         return dict(grads), norm
     return {name: gradient * factor for name, gradient in grads.items()}, norm
+
+
+# ---------------------------------------------------------------------------------------------
+# In place: the same numbers in a quarter of the time, most of which goes into moving memory
+# ---------------------------------------------------------------------------------------------
+
+_PIECE = 1 << 16  # entries; about as many of w, dw, m and v as a core's cache holds
+
+
+def update_in_place(
+    rule: str,
+    params: Mapping[str, Array],
+    grads: Mapping[str, Array],
+    configs: dict[str, dict],
+    scale: float = 1.0,
+) -> None:
+    """One step of a rule for all parameters, written into them.
+
+    Inputs, by the name of the parameter:
+    - rule: a name in ``RULES``
+    - params: C-contiguous arrays, which are overwritten
+    - grads: arrays of the same shapes
+    - configs: what the rule is given and remembers; brought up to date
+    - scale: factor on the gradients, as ``clip_factor`` finds it
+    """
+    if rule in ("adam", "adamw"):
+        _adam_in_place(rule, params, grads, configs, scale)
+        return
+    for name, w in params.items():
+        dw = grads[name] if scale == 1 else scale * grads[name]
+        w[...], configs[name] = RULES[rule](w, dw, configs[name])
+
+
+def _adam_in_place(rule: str, params, grads, configs, scale: float) -> None:
+    """``adam`` or ``adamw``, piece by piece on all cores."""
+    pieces = []
+    for name, w in params.items():
+        config = configs[name] = numbers_of(rule, configs[name]) | configs[name]
+        config["t"] = config.get("t", 0) + 1
+        for memory in ("m", "v"):
+            if memory not in config:
+                config[memory] = np.zeros_like(w)
+        arrays = [x.reshape(-1) for x in (w, grads[name], config["m"], config["v"])]
+        for start in range(0, w.size, _PIECE):
+            pieces.append((config, *(x[start : start + _PIECE] for x in arrays)))
+
+    def take(share: int) -> None:
+        for config, *arrays in pieces[share::threads]:
+            _adam_piece(*arrays, config, scale)
+
+    threads = number_of_threads()
+    in_parallel(take, range(threads))
+
+
+def _adam_piece(w: Array, dw: Array, m: Array, v: Array, config: dict, scale: float) -> None:
+    """The formulas of ``adam`` and ``adamw``, in one buffer."""
+    rate, t = config["learning_rate"], config["t"]
+    beta1, beta2 = config["beta1"], config["beta2"]
+    correction = (1 - beta2**t) ** 0.5
+    # m = beta1 * m + (1 - beta1) * dw
+    m *= beta1
+    x = dw * (scale * (1 - beta1))
+    m += x
+    # v = beta2 * v + (1 - beta2) * dw^2
+    v *= beta2
+    np.multiply(dw, dw, out=x)
+    x *= scale**2 * (1 - beta2)
+    v += x
+    # w = w - rate * (m / (1 - beta1^t)) / (sqrt(v) / correction + epsilon)
+    np.sqrt(v, out=x)
+    x += correction * config["epsilon"]
+    np.divide(m, x, out=x)
+    x *= rate * correction / (1 - beta1**t)
+    if config.get("weight_decay"):
+        w *= 1 - rate * config["weight_decay"]
+    w -= x

@@ -1,9 +1,10 @@
 """The layers of a recurrent captioner, each as a forward and a backward function in NumPy.
 
 Reads top to bottom: affine, word embedding, vanilla RNN, LSTM, then what scores a sequence.
-Builds on nothing but NumPy.
+Builds on ``core/packing.py``.
 
-Letters: N batch, T time steps, D input width, W word-vector width, H hidden width, V vocabulary.
+Letters: N batch, T time steps, D input width, W word-vector width, H hidden width, V vocabulary;
+M entries of a batch without padding, U different ones among them.
 
 Every ``*_forward`` returns its outputs and a ``cache``; the matching ``*_backward`` takes the
 gradient of the loss with respect to those outputs and the cache, and returns one gradient per array
@@ -13,12 +14,15 @@ and each keeps the dtype it is given.
 ``rnn_step_*`` and ``lstm_step_*`` are the definition of a recurrent layer and the oracle of the
 sequence functions, which compute the same numbers faster: what does not depend on the previous
 step (``x @ Wx``, and the gradients of all the weights) leaves the time loop as one large product.
-Inside, they keep time first, (T, N, ...), so that the slice of one step is contiguous.
+Inside, entries stand in the order in which time visits them (``core/packing.py``), so that a step
+is a slice, and what is padding is not there.
 """
 
 from __future__ import annotations
 
 import numpy as np
+
+from core.packing import Packing
 
 Array = np.ndarray
 
@@ -40,7 +44,8 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, tuple]:
     - out: (N, M)
     - cache: (x, w)
     """
-    out = x.reshape(len(x), len(w)) @ w + b
+    out = x.reshape(len(x), len(w)) @ w
+    out += b
     return out, (x, w)
 
 
@@ -59,9 +64,18 @@ def affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]:
     x, w = cache
     # out = x.reshape(N, D) @ w + b
     dx = (dout @ w.T).reshape(x.shape)
-    dw = x.reshape(len(x), len(w)).T @ dout
-    db = dout.sum(axis=0)
-    return dx, dw, db
+    return dx, *affine_weights_backward(dout, x.reshape(len(x), len(w)))
+
+
+def affine_weights_backward(dout: Array, x: Array) -> tuple[Array, Array]:
+    """``dw, db`` alone, where x is data and nobody asks for its gradient.
+
+    Inputs:
+    - dout: (..., M)
+    - x: (..., D), of as many rows in all
+    """
+    dout = dout.reshape(-1, dout.shape[-1])
+    return x.reshape(-1, x.shape[-1]).T @ dout, dout.sum(axis=0)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -99,19 +113,23 @@ def word_embedding_backward(dout: Array, cache: tuple) -> Array:
     - dW: (V, D)
     """
     x, W = cache
-    ids = x.ravel()
-    dW = np.zeros(W.shape, dtype=dout.dtype)
-    if ids.size == 0:
-        return dW
-    # The same as np.add.at(dW, x, dout), a few times faster: sorted by word, the uses of one word
-    # stand together, and reduceat sums each such run of rows.
-    order = np.argsort(ids, kind="stable")
-    sorted_ids = ids[order]
-    starts = np.flatnonzero(np.diff(sorted_ids, prepend=-1))  # where another word begins
     # out[n, t] = W[x[n, t]]
-    uses = dout.reshape(ids.size, -1)[order]
-    dW[sorted_ids[starts]] = np.add.reduceat(uses, starts, axis=0)
-    return dW
+    return sums_of_rows(dout.reshape(x.size, W.shape[1]), x.ravel(), len(W))
+
+
+def sums_of_rows(x: Array, which: Array, number: int) -> Array:
+    """The backward of a look-up, (M, D) -> (number, D): ``out[r]`` sums x[m] where which[m] = r.
+
+    The same as ``np.add.at(out, which, x)``, many times faster: sorted, the rows that belong
+    together stand together, and are summed at once.
+    """
+    out = np.zeros((number, x.shape[1]), dtype=x.dtype)
+    order = np.argsort(which, kind="stable")
+    ids = which[order]
+    starts = np.flatnonzero(np.diff(ids, prepend=-1))  # where another row begins
+    for row, run in zip(ids[starts], np.split(x[order], starts[1:]), strict=False):
+        run.sum(axis=0, out=out[row])
+    return out
 
 
 def check_word_ids(ids: Array, vocabulary_size: int, name: str) -> None:
@@ -184,18 +202,9 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array):
 
     Returns:
     - h: (N, T, H) hidden state after each step
-    - cache: (x_steps (T*N, D), Wx, Wh, states (T+1, N, H), the first being h0)
+    - cache: (cache of the input products, packing, cache of ``rnn_packed_forward``)
     """
-    N, T, D = x.shape
-    H = h0.shape[1]
-    x_steps = _time_first(x).reshape(T * N, D)
-    a = (x_steps @ Wx + b).reshape(T, N, H)  # every step's input product at once
-    states = np.empty((T + 1, N, H), dtype=a.dtype)
-    states[0] = h0
-    for t in range(T):
-        a[t] += states[t] @ Wh
-        np.tanh(a[t], out=states[t + 1])
-    return _batch_first(states[1:]), (x_steps, Wx, Wh, states)
+    return _sequence_forward(rnn_packed_forward, x, h0, Wx, Wh, b)
 
 
 def rnn_backward(dh: Array, cache: tuple):
@@ -213,32 +222,88 @@ def rnn_backward(dh: Array, cache: tuple):
     - dWh: (H, H)
     - db: (H,)
     """
-    x_steps, Wx, Wh, states = cache
-    T, N, H = states.shape[0] - 1, states.shape[1], states.shape[2]
-    da = np.empty((T, N, H), dtype=dh.dtype)
-    dprev_h = np.zeros((N, H), dtype=dh.dtype)
-    for t in reversed(range(T)):
-        # states[t + 1] = tanh(a[t]), used by the output and by step t + 1
-        np.multiply(dh[:, t] + dprev_h, 1 - states[t + 1] ** 2, out=da[t])
-        # a[t] += states[t] @ Wh
-        dprev_h = da[t] @ Wh.T
-    # a = x_steps @ Wx + b; every step shares the weights, so their gradients sum over time too
-    da = da.reshape(T * N, H)
-    dx = _batch_first((da @ Wx.T).reshape(T, N, len(Wx)))
-    dWx = x_steps.T @ da
-    dWh = states[:-1].reshape(T * N, H).T @ da
-    db = da.sum(axis=0)
-    return dx, dprev_h, dWx, dWh, db
+    return _sequence_backward(rnn_packed_backward, dh, cache)
 
 
-def _time_first(x: Array) -> Array:
-    """(N, T, ...) -> contiguous (T, N, ...)."""
-    return np.ascontiguousarray(x.swapaxes(0, 1))
+def rnn_packed_forward(inputs: Array, which: Array, h0: Array, Wh: Array, packing: Packing):
+    """The recurrence of ``rnn_forward`` alone: ``h = tanh(input + prev_h Wh)``, padding left out.
+
+    Inputs:
+    - inputs: (U, H) products ``x Wx + b``, each different x once
+    - which: (M,) row of ``inputs`` that each entry of the packing reads
+    - h0: (N, H)
+    - Wh: (H, H)
+    - packing: which rows go on at each step
+
+    Returns:
+    - h: (M, H) the state after each entry
+    - cache: (inputs, which, Wh, packing, states (N + M, H), the first being h0)
+    """
+    N, H = h0.shape
+    states = np.empty((N + len(which), H), dtype=inputs.dtype)
+    h = states[N:]
+    states[:N] = packing.first(h0)
+    np.take(inputs, which, axis=0, out=h)
+    for now, before in packing.steps:
+        a = h[now]
+        a += states[before] @ Wh
+        np.tanh(a, out=a)
+    return h.copy(), (inputs, which, Wh, packing, states)
 
 
-def _batch_first(x: Array) -> Array:
-    """(T, N, ...) -> contiguous (N, T, ...), never a view of x."""
-    return x.swapaxes(0, 1).copy()
+def rnn_packed_backward(dh: Array, cache: tuple):
+    """Undoes ``rnn_packed_forward``.
+
+    Inputs:
+    - dh: (M, H) gradient that reaches each state directly
+    - cache: from ``rnn_packed_forward``
+
+    Returns:
+    - dinputs: (U, H)
+    - dh0: (N, H)
+    - dWh: (H, H)
+    """
+    inputs, which, Wh, packing, states = cache
+    N, H = len(packing.order), Wh.shape[0]
+    da = dh.copy()
+    dprev_h = np.zeros((0, H), dtype=dh.dtype)
+    for now, _ in reversed(packing.steps):
+        # h[now] = tanh(a), used by the output and, where the row goes on, by the step after
+        da[now][: len(dprev_h)] += dprev_h
+        da[now] *= 1 - states[N:][now] ** 2
+        # a = inputs[which[now]] + states[before] @ Wh
+        dprev_h = back_through(da[now], Wh)
+    dWh = states[packing.before].T @ da
+    return sums_of_rows(da, which, len(inputs)), gradient_before(dprev_h, packing), dWh
+
+
+def _sequence_forward(packed_forward, x: Array, h0: Array, Wx: Array, Wh: Array, b: Array):
+    """A recurrent layer over padded sequences: every step's input product at once, then time."""
+    N, T, _ = x.shape
+    packing = Packing(np.full(N, T), T)
+    inputs, input_cache = affine_forward(packing.pack(x), Wx, b)
+    h, cache = packed_forward(inputs, np.arange(N * T), h0, Wh, packing)
+    return packing.unpack(h), (input_cache, packing, cache)
+
+
+def _sequence_backward(packed_backward, dh: Array, cache: tuple):
+    input_cache, packing, cache = cache
+    dinputs, dh0, dWh = packed_backward(packing.pack(dh), cache)
+    # every step shares the weights, so their gradients sum over time too
+    dx, dWx, db = affine_backward(dinputs, input_cache)
+    return packing.unpack(dx), dh0, dWx, dWh, db
+
+
+def back_through(da: Array, W: Array) -> Array:
+    """``da @ W.T``, in the form that is faster where da has few rows."""
+    return (W @ da.T).T
+
+
+def gradient_before(dprev: Array, packing: Packing) -> Array:
+    """What reaches a state from before the first step, by row: 0 where a row has no entry."""
+    out = np.zeros((len(packing.order), dprev.shape[1]), dtype=dprev.dtype)
+    out[packing.order[: len(dprev)]] = dprev
+    return out
 
 
 # ---------------------------------------------------------------------------------------------
@@ -326,30 +391,9 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array):
 
     Returns:
     - h: (N, T, H) hidden state after each step
-    - cache: (x_steps (T*N, D), Wx, Wh, gates (T, N, 4H), h_states (T+1, N, H),
-      c_states (T+1, N, H), tanh_c (T, N, H)); the states start with h0 and with zeros
+    - cache: (cache of the input products, packing, cache of ``lstm_packed_forward``)
     """
-    N, T, D = x.shape
-    H = h0.shape[1]
-    x_steps = _time_first(x).reshape(T * N, D)
-    gates = (x_steps @ Wx + b).reshape(T, N, 4 * H)  # every step's input product at once
-    h_states = np.empty((T + 1, N, H), dtype=gates.dtype)
-    c_states = np.empty_like(h_states)
-    tanh_c = np.empty((T, N, H), dtype=gates.dtype)
-    h_states[0], c_states[0] = h0, 0
-    for t in range(T):
-        gates[t] += h_states[t] @ Wh
-        # sigmoid(a) = 0.5 (1 + tanh(a / 2)) lets one tanh serve all four blocks, in place
-        gates[t, :, : 3 * H] *= 0.5
-        np.tanh(gates[t], out=gates[t])
-        gates[t, :, : 3 * H] += 1
-        gates[t, :, : 3 * H] *= 0.5
-        i, f, o, g = np.split(gates[t], 4, axis=1)  # views
-        np.multiply(f, c_states[t], out=c_states[t + 1])
-        c_states[t + 1] += i * g
-        np.tanh(c_states[t + 1], out=tanh_c[t])
-        np.multiply(o, tanh_c[t], out=h_states[t + 1])
-    return _batch_first(h_states[1:]), (x_steps, Wx, Wh, gates, h_states, c_states, tanh_c)
+    return _sequence_forward(lstm_packed_forward, x, h0, Wx, Wh, b)
 
 
 def lstm_backward(dh: Array, cache: tuple):
@@ -366,32 +410,114 @@ def lstm_backward(dh: Array, cache: tuple):
     - dWh: (H, 4H)
     - db: (4H,)
     """
-    x_steps, Wx, Wh, gates, h_states, c_states, tanh_c = cache
-    T, N, H = tanh_c.shape
-    da = np.empty((T, N, 4 * H), dtype=dh.dtype)
-    dprev_h = np.zeros((N, H), dtype=dh.dtype)
-    dprev_c = np.zeros((N, H), dtype=dh.dtype)
-    for t in reversed(range(T)):
-        i, f, o, g = np.split(gates[t], 4, axis=1)
-        da_i, da_f, da_o, da_g = np.split(da[t], 4, axis=1)  # views: the step writes into da
-        # h_states[t + 1] = o * tanh(c_states[t + 1]), used by the output and by step t + 1
-        dnext_h = dh[:, t] + dprev_h
-        dc = dprev_c + dnext_h * o * (1 - tanh_c[t] ** 2)
-        np.multiply(dnext_h * tanh_c[t], o * (1 - o), out=da_o)
-        # c_states[t + 1] = f * c_states[t] + i * g, then through sigmoid and tanh
-        np.multiply(dc * c_states[t], f * (1 - f), out=da_f)
-        np.multiply(dc * g, i * (1 - i), out=da_i)
-        np.multiply(dc * i, 1 - g**2, out=da_g)
-        dprev_c = dc * f
-        # gates[t] += h_states[t] @ Wh
-        dprev_h = da[t] @ Wh.T
-    # gates = x_steps @ Wx + b; every step shares the weights, so their gradients sum over time too
-    da = da.reshape(T * N, 4 * H)
-    dx = _batch_first((da @ Wx.T).reshape(T, N, len(Wx)))
-    dWx = x_steps.T @ da
-    dWh = h_states[:-1].reshape(T * N, H).T @ da
-    db = da.sum(axis=0)
-    return dx, dprev_h, dWx, dWh, db
+    return _sequence_backward(lstm_packed_backward, dh, cache)
+
+
+def lstm_packed_forward(inputs: Array, which: Array, h0: Array, Wh: Array, packing: Packing):
+    """The recurrence of ``lstm_forward`` alone, as ``rnn_packed_forward`` is that of an RNN.
+
+    Inputs:
+    - inputs: (U, 4H) products ``x Wx + b``, each different x once
+    - which: (M,) row of ``inputs`` that each entry of the packing reads
+    - h0: (N, H)
+    - Wh: (H, 4H)
+    - packing: which rows go on at each step
+
+    Returns:
+    - h: (M, H) hidden state after each entry
+    - cache: (inputs, which, Wh, packing, gates (M, 4H), h_states (N + M, H), c_states (N + M, H),
+      tanh_c (M, H)); the states start with h0 and with zeros
+    """
+    N, H = h0.shape
+    gates = inputs[which]
+    h_states = np.empty((N + len(which), H), dtype=gates.dtype)
+    c_states = np.empty_like(h_states)
+    h_states[:N], c_states[:N] = packing.first(h0), 0
+    tanh_c = np.empty((len(which), H), dtype=gates.dtype)
+    for now, before in packing.steps:
+        gates[now] += h_states[before] @ Wh
+        lstm_cell(gates[now], c_states[before], c_states[N:][now], tanh_c[now], h_states[N:][now])
+    cache = (inputs, which, Wh, packing, gates, h_states, c_states, tanh_c)
+    return h_states[N:].copy(), cache
+
+
+def lstm_cell(a: Array, prev_c: Array, c: Array, tanh_c: Array, h: Array) -> None:
+    """The elementwise part of ``lstm_step_forward``: fills in c, tanh_c and h, all (N, H).
+
+    ``a`` (N, 4H) becomes the gates i, f, o and the candidate g. As ``sigmoid(a) = 0.5 (1 +
+    tanh(a / 2))``, one tanh serves all four.
+    """
+    i, f, o, g = np.split(a, 4, axis=1)  # views
+    sigmoids = a[:, : 3 * c.shape[1]]
+    sigmoids *= 0.5
+    np.tanh(a, out=a)
+    sigmoids += 1
+    sigmoids *= 0.5
+    np.multiply(f, prev_c, out=c)
+    c += i * g
+    np.tanh(c, out=tanh_c)
+    np.multiply(o, tanh_c, out=h)
+
+
+def lstm_cell_backward(
+    dh: Array, dnext_c: Array, gates: Array, prev_c: Array, tanh_c: Array, out: Array
+) -> Array:
+    """Undoes ``lstm_cell``: from the gradients of a step's new states to those of a and prev_c.
+
+    Inputs:
+    - dh: (N, H) all that reaches the new h
+    - dnext_c: (n, H) what reaches the new c of the first n <= N rows from the step after
+    - gates: (N, 4H), prev_c, tanh_c: (N, H) of the step
+    - out: (N, 4H), filled with the gradient of ``a``
+
+    Returns dprev_c (N, H).
+    """
+    H = dh.shape[1]
+    i, f, o, g = np.split(gates, 4, axis=1)
+    da_i, da_f, da_o, da_g = np.split(out, 4, axis=1)  # views
+    # h = o * tanh(c)
+    np.multiply(dh, tanh_c, out=da_o)
+    dc = dh * o
+    dc *= 1 - tanh_c**2
+    dc[: len(dnext_c)] += dnext_c
+    # c = f * prev_c + i * g
+    np.multiply(dc, prev_c, out=da_f)
+    np.multiply(dc, g, out=da_i)
+    np.multiply(dc, i, out=da_g)
+    dc *= f
+    # i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o); g = tanh(a_g)
+    sigmoids = gates[:, : 3 * H]
+    out[:, : 3 * H] *= sigmoids * (1 - sigmoids)
+    da_g *= 1 - g**2
+    return dc
+
+
+def lstm_packed_backward(dh: Array, cache: tuple):
+    """Undoes ``lstm_packed_forward``.
+
+    Inputs:
+    - dh: (M, H) gradient that reaches each state directly
+    - cache: from ``lstm_packed_forward``
+
+    Returns:
+    - dinputs: (U, 4H)
+    - dh0: (N, H)
+    - dWh: (H, 4H)
+    """
+    inputs, which, Wh, packing, gates, h_states, c_states, tanh_c = cache
+    da = np.empty_like(gates)
+    dprev_h = dprev_c = np.zeros((0, len(Wh)), dtype=dh.dtype)
+    for now, before in reversed(packing.steps):
+        # h[now] is used by the output and, where the row goes on, by the step after
+        dnow = dh[now].copy()
+        dnow[: len(dprev_h)] += dprev_h
+        dprev_c = lstm_cell_backward(
+            dnow, dprev_c, gates[now], c_states[before], tanh_c[now], out=da[now]
+        )
+        # gates[now] = inputs[which[now]] + h_states[before] @ Wh
+        dprev_h = back_through(da[now], Wh)
+    dWh = h_states[packing.before].T @ da
+    return sums_of_rows(da, which, len(inputs)), gradient_before(dprev_h, packing), dWh
 
 
 # ---------------------------------------------------------------------------------------------
@@ -412,8 +538,9 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, tuple]
     - cache: (x, w)
     """
     N, T, D = x.shape
-    out = (x.reshape(N * T, D) @ w + b).reshape(N, T, len(b))
-    return out, (x, w)
+    out = x.reshape(N * T, D) @ w
+    out += b
+    return out.reshape(N, T, len(b)), (x, w)
 
 
 def temporal_affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]:
@@ -429,13 +556,10 @@ def temporal_affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, A
     - db: (M,)
     """
     x, w = cache
-    N, T, D = x.shape
-    dout = dout.reshape(N * T, w.shape[1])
+    N, T, M = dout.shape
     # out = x.reshape(N * T, D) @ w + b
-    dx = (dout @ w.T).reshape(N, T, D)
-    dw = x.reshape(N * T, D).T @ dout
-    db = dout.sum(axis=0)
-    return dx, dw, db
+    dx = (dout.reshape(N * T, M) @ w.T).reshape(x.shape)
+    return dx, *affine_weights_backward(dout, x)
 
 
 def log_softmax(scores: Array) -> Array:
@@ -446,6 +570,48 @@ def log_softmax(scores: Array) -> Array:
     """
     shifted = scores - scores.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def softmax_loss(scores: Array, y: Array, weights: Array, smoothing: float = 0.0):
+    """Weighted softmax cross-entropy: ``-sum over m of weights[m] log softmax(scores[m])[y[m]]``.
+
+    Inputs:
+    - scores: (M, V), one per word of the vocabulary
+    - y: (M,) integer ids of the right words
+    - weights: (M,) factor of each place's loss
+    - smoothing: this share of the target's probability is spread evenly over all words, so that a
+      model is not driven to certainty (Szegedy et al., CVPR 2016, section 7)
+
+    Returns:
+    - loss: a scalar, in nats
+    - dscores: (M, V)
+
+    Raises ValueError when an id lies outside 0 .. V-1.
+
+    The gradient of the fused pair is ``softmax(scores) - target``, the target being ``onehot(y)``
+    but for the smoothing (Bishop, PRML 2006, section 4.3.4).
+    """
+    M, V = scores.shape
+    check_word_ids(y, V, "y")
+    right = np.arange(M), y
+    # As in ``log_softmax``; one buffer holds in turn all of these (M, V), the largest arrays of a
+    # training step.
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    expected = (1 - smoothing) * shifted[right]
+    if smoothing:
+        expected += smoothing * shifted.mean(axis=1)
+    probabilities = np.exp(shifted, out=shifted)
+    total = probabilities.sum(axis=1, keepdims=True)
+    probabilities /= total
+    expected -= np.log(total[:, 0])
+    loss = scores.dtype.type(-np.sum(weights * expected))
+
+    dscores = probabilities
+    if smoothing:
+        dscores -= smoothing / V
+    dscores[right] -= 1 - smoothing
+    dscores *= weights[:, None]
+    return loss, dscores
 
 
 def temporal_softmax_loss(
@@ -461,8 +627,7 @@ def temporal_softmax_loss(
     - mask: (N, T) booleans (or weights): positions that are False add nothing to the loss, get no
       gradient, and may hold any score and any id
     - verbose: print the shape of dx
-    - smoothing: this share of the target's probability is spread evenly over all words, so that a
-      model is not driven to certainty (Szegedy et al., CVPR 2016, section 7)
+    - smoothing: see ``softmax_loss``
 
     Returns:
     - loss: a scalar, in nats
@@ -470,28 +635,13 @@ def temporal_softmax_loss(
 
     Raises ValueError when an id that counts lies outside 0 .. V-1.
 
-    The gradient of the fused pair is ``softmax(x) - target``, the target being ``onehot(y)`` but
-    for the smoothing (Bishop, PRML 2006, section 4.3.4). Positions that do not count are never
-    computed.
+    Positions that do not count are never computed.
     """
     N, T, V = x.shape
     weights = np.asarray(mask).reshape(N * T).astype(x.dtype)
     rows = np.flatnonzero(weights)
     targets = np.asarray(y).reshape(N * T)[rows]
-    check_word_ids(targets, V, "y")
-    weights = weights[rows]
-
-    log_probs = log_softmax(x.reshape(N * T, V)[rows])
-    right = np.arange(len(rows)), targets
-    expected = (1 - smoothing) * log_probs[right]
-    if smoothing:
-        expected += smoothing * log_probs.mean(axis=1)
-    loss = x.dtype.type(-np.sum(weights * expected) / N)
-
-    dscores = np.exp(log_probs)
-    dscores -= smoothing / V
-    dscores[right] -= 1 - smoothing
-    dscores *= weights[:, None] / N
+    loss, dscores = softmax_loss(x.reshape(N * T, V)[rows], targets, weights[rows] / N, smoothing)
     dx = np.zeros((N * T, V), dtype=x.dtype)
     dx[rows] = dscores
     dx = dx.reshape(N, T, V)

@@ -12,10 +12,22 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from core import decoding
-from core.rnn_layers import temporal_softmax_loss
-from core.transformer_layers import dropout_forward
+from core.packing import Packing, lengths_of
+from core.parallel import in_parallel, number_of_threads
+from core.rnn_layers import (
+    affine_backward,
+    affine_forward,
+    check_word_ids,
+    log_softmax,
+    softmax_loss,
+    word_embedding_backward,
+    word_embedding_forward,
+)
+from core.transformer_layers import dropout_backward, dropout_forward
 
 Array = np.ndarray
+
+_ROWS_OF_A_PART = 32  # at least; see ``_parts``
 
 
 class CaptioningModel:
@@ -36,6 +48,7 @@ class CaptioningModel:
     """
 
     max_length: int | None = None  # words that the model has positions for; None: any number
+    tied = False  # whether words are scored with their own vectors
     grid = False  # whether it reads a grid of locations or one vector an image
     # Of the training loss alone; may be set at any time.
     label_smoothing = 0.0
@@ -93,46 +106,149 @@ class CaptioningModel:
         Raises ValueError for ids outside the vocabulary and for shapes that do not fit.
         """
         features, words, targets, mask = self._checked(features, captions)
+        N = len(words)
+        weights = np.full(N, 1 / N) if weights is None else np.asarray(weights) / N
+        parts = self._parts(lengths_of(mask))
+        rngs = [self.rng]
+        if len(parts) > 1:
+            # Of its own for each part, so that no thread has to wait its turn to draw.
+            rngs = [
+                np.random.default_rng(seed) for seed in self.rng.integers(2**62, size=len(parts))
+            ]
+
+        def loss_of(part: int):
+            rows = parts[part]
+            longest = max(1, lengths_of(mask[rows]).max())
+            captions = (x[rows, :longest] for x in (words, targets, mask))
+            return self._loss_of_part(
+                features[rows], *captions, weights[rows], len(rows) / N, rngs[part]
+            )
+
+        losses, grads = zip(*in_parallel(loss_of, range(len(parts))), strict=True)
+        return sum(losses), _sums(grads)
+
+    def _parts(self, lengths: Array) -> list[Array]:
+        """The rows of a batch, cut up for several threads: the same work each, like with like.
+
+        Neither captions of much the same length nor few rows leave much padding to a part; but a
+        part of too few rows makes narrow products, which are slow.
+        """
+        count = min(number_of_threads(), len(lengths) // _ROWS_OF_A_PART)
+        if count < 2:
+            return [np.arange(len(lengths))]
+        order = np.argsort(-lengths, kind="stable")
+        done = np.cumsum(lengths[order] + 1)
+        return np.split(order, np.searchsorted(done, done[-1] * np.arange(1, count) / count))
+
+    def _loss_of_part(
+        self,
+        features: Array,
+        words: Array,
+        targets: Array,
+        mask: Array,
+        weights: Array,
+        share: float,
+        rng: np.random.Generator,
+    ) -> tuple[float, dict[str, Array]]:
+        """What some rows add to loss and gradients; ``share`` of the batch is theirs."""
         if self.feature_dropout:
-            features, _ = dropout_forward(features, self.feature_dropout, self.rng)
-        scores, penalty, cache = self._forward(features, words, mask, train=True)
+            features, _ = dropout_forward(features, self.feature_dropout, rng)
+        packing = Packing(lengths_of(mask), mask.shape[1])
+        h, penalty, cache = self._forward(features, words, mask, packing, share, rng)
+
+        # Scores are the widest arrays of a step: only those that count are made.
+        counted, targets = _counted(mask, targets, packing)
+        weights = packing.pack(np.repeat(weights[:, None], mask.shape[1], axis=1))[counted]
+        scores, score_cache = affine_forward(h[counted], *self._vocabulary())
         if self.top_k is not None:
-            scores = np.where(self._drawn_from(scores, targets), scores, -np.inf)
-        counts = mask if weights is None else mask * np.asarray(weights)[:, None]
-        loss, dscores = temporal_softmax_loss(
-            scores, targets, counts, smoothing=self.label_smoothing
+            np.copyto(scores, -np.inf, where=~self._drawn_from(scores, targets))
+        loss, dscores = softmax_loss(
+            scores, targets, weights.astype(self.dtype), self.label_smoothing
         )
-        return loss + penalty, self._backward(dscores, cache)
+        # scores = h[counted] @ vocabulary + b_vocab
+        dcounted, dvocabulary, db = affine_backward(dscores, score_cache)
+        dh = np.zeros_like(h)
+        dh[counted] = dcounted
+        grads = self._backward(dh, cache)
+        grads["b_vocab"] = db
+        if self.tied:
+            grads["W_embed"] += dvocabulary.T  # read at both ends
+        else:
+            grads["W_vocab"] = dvocabulary
+        return loss + penalty, grads
+
+    def _vocabulary(self) -> tuple[Array, Array]:
+        """(E, V) and (V,): what scores the words."""
+        W = self.params["W_embed"].T if self.tied else self.params["W_vocab"]
+        return W, self.params["b_vocab"]
 
     def _drawn_from(self, scores: Array, targets: Array) -> Array:
-        """Of scores (N, T, V), those of the words that ``decoding.sample`` with top_k may draw.
+        """Of scores (M, V), those of the words that ``decoding.sample`` with top_k may draw.
 
         With all words in the loss, what is taken from a bad caption would go to words that are
         never drawn, and never punished.
         """
         never = decoding.never_said(self)
         scores = scores.copy()
-        scores[..., never] = -np.inf
-        worst = scores.shape[2] - min(self.top_k, scores.shape[2])  # that is kept, when sorted
-        kept = scores >= np.partition(scores, worst)[..., worst, None]
-        kept[..., never] = False  # where there are fewer than top_k others
-        np.put_along_axis(kept, targets[..., None], True, axis=2)
+        scores[:, never] = -np.inf
+        worst = scores.shape[1] - min(self.top_k, scores.shape[1])  # that is kept, when sorted
+        kept = scores >= np.partition(scores, worst)[:, worst, None]
+        kept[:, never] = False  # where there are fewer than top_k others
+        np.put_along_axis(kept, targets[:, None], True, axis=1)
         return kept
 
     def evaluate(self, features: Array, captions: Array) -> float:
         """The cross-entropy of a batch, as in ``loss``, without dropout, penalty and gradients."""
         features, words, targets, mask = self._checked(features, captions)
-        scores, _, _ = self._forward(features, words, mask, train=False)
-        return temporal_softmax_loss(scores, targets, mask)[0]
+        packing = Packing(lengths_of(mask), mask.shape[1])
+        h, _, _ = self._forward(features, words, mask, packing, 1, rng=None)
+        counted, targets = _counted(mask, targets, packing)
+        check_word_ids(targets, len(self.word_to_idx), "captions")
+        scores, _ = affine_forward(h[counted], *self._vocabulary())
+        right = log_softmax(scores)[np.arange(len(targets)), targets]
+        return -right.sum() / len(words)
 
-    def _forward(self, features: Array, words: Array, mask: Array, train: bool):
-        """Scores (N, T, V) of the word after each of ``words`` (N, T), what else the loss counts
-        (0 when nothing), and the cache. ``mask`` (N, T) says which scores count."""
+    def _forward(
+        self,
+        features: Array,
+        words: Array,
+        mask: Array,
+        packing: Packing,
+        share: float,
+        rng: np.random.Generator | None,
+    ):
+        """Reads ``words`` (N, T); what scores the next one, after each that the packing keeps.
+
+        ``mask`` (N, T) says which scores count, ``share`` how much of a batch the rows are, for a
+        loss that is a mean over them. ``rng`` drops out; None: nothing is dropped.
+
+        Returns h (M, E), what else the loss counts (0 when nothing), and the cache.
+        """
         raise NotImplementedError
 
-    def _backward(self, dscores: Array, cache: tuple) -> dict[str, Array]:
-        """Undoes ``_forward``; returns the gradient of every parameter."""
+    def _backward(self, dh: Array, cache: tuple) -> dict[str, Array]:
+        """Undoes ``_forward``; returns the gradient of every parameter that it reads."""
         raise NotImplementedError
+
+    def _word_vectors(self, words: Array, rng: np.random.Generator | None):
+        """The vectors of ``words`` (M,), each different one once where nothing is dropped out.
+
+        Captions repeat few words: a product of these rows costs a fraction of one of all.
+
+        Returns vectors (U, W), the row (M,) that each word reads, and the cache.
+        """
+        if rng is not None and self.dropout:
+            which = np.arange(len(words))  # every use of a word is dropped out by itself
+        else:
+            words, which = np.unique(words, return_inverse=True)
+        vectors, word_cache = word_embedding_forward(words, self.params["W_embed"])
+        vectors, drop_cache = dropout_forward(vectors, self.dropout, rng, rng is not None)
+        return vectors, which, (word_cache, drop_cache)
+
+    def _word_vectors_backward(self, dvectors: Array, cache: tuple) -> Array:
+        """Undoes ``_word_vectors``: (U, W) -> the gradient of W_embed."""
+        word_cache, drop_cache = cache
+        return word_embedding_backward(dropout_backward(dvectors, drop_cache), word_cache)
 
     # -- checks -------------------------------------------------------------------------------
 
@@ -193,6 +309,23 @@ class CaptioningModel:
         Returns (N, max_length) word ids; what follows <END> is <NULL>.
         """
         return decoding.greedy(self, features, max_length)
+
+
+def _sums(parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    """The gradients of all parts together, in the arrays of the first."""
+    total, *others = parts
+    for part in others:
+        in_parallel(
+            lambda name, part=part: np.add(total[name], part[name], out=total[name]), list(total)
+        )
+    return total
+
+
+def _counted(mask: Array, targets: Array, packing: Packing) -> tuple[Array | slice, Array]:
+    """Which of the entries of the packing are scored, and the right words there."""
+    mask, targets = packing.pack(mask), packing.pack(targets)
+    counted = slice(None) if mask.all() else np.flatnonzero(mask)
+    return counted, targets[counted]
 
 
 # ---------------------------------------------------------------------------------------------

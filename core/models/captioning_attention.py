@@ -12,19 +12,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.attention_layers import (
-    attention_lstm_backward,
     attention_lstm_forward,
+    attention_lstm_packed_backward,
+    attention_lstm_packed_forward,
     attention_lstm_step_forward,
     doubly_stochastic_loss,
 )
 from core.models.base import CaptioningModel, Images
+from core.packing import Packing
 from core.rnn_layers import (
     affine_backward,
     affine_forward,
+    affine_weights_backward,
     log_softmax,
-    temporal_affine_backward,
+    sums_of_rows,
     temporal_affine_forward,
-    word_embedding_backward,
     word_embedding_forward,
 )
 from core.transformer_layers import dropout_backward, dropout_forward
@@ -107,57 +109,59 @@ class CaptioningAttention(CaptioningModel):
     def needs_a_grid(self) -> list[str]:
         return ["W_features", "W_query", "b_attend", "v_attend"]
 
-    def _forward(self, features: Array, words: Array, mask: Array, train: bool):
+    def _forward(self, features, words, mask, packing: Packing, share: float, rng):
         p = self.params
         h0, c0, begin_cache = self._first_state(features)
-        vectors, word_cache = word_embedding_forward(words, p["W_embed"])
-        vectors, word_drop = dropout_forward(vectors, self.dropout, self.rng, train)
-        recurrent = (p[name] for name in _RECURRENT)
-        h, z, weights, sequence_cache = attention_lstm_forward(
-            vectors, features, h0, c0, *recurrent
+        vectors, which, word_cache = self._word_vectors(packing.pack(words), rng)
+        h, z, weights, sequence_cache = attention_lstm_packed_forward(
+            vectors, which, features, h0, c0, packing, *(p[name] for name in _RECURRENT)
         )
-        deep, deep_cache = temporal_affine_forward(
-            np.concatenate([vectors, h, z], axis=2), p["W_deep"], p["b_deep"]
+        # [words, h, z] @ W_deep, the words' part once for each different word
+        W = vectors.shape[1]
+        said, said_cache = affine_forward(vectors, p["W_deep"][:W], p["b_deep"])
+        joined = np.concatenate([h, z], axis=1)
+        deep = joined @ p["W_deep"][W:]
+        deep += said[which]
+        np.tanh(deep, out=deep)
+        dropped, deep_drop = dropout_forward(deep, self.dropout, rng, rng is not None)
+        penalty, dweights = doubly_stochastic_loss(
+            packing.unpack(weights), mask, share * self.double_stochastic
         )
-        deep = np.tanh(deep)
-        dropped, deep_drop = dropout_forward(deep, self.dropout, self.rng, train)
-        scores, score_cache = temporal_affine_forward(dropped, p["W_vocab"], p["b_vocab"])
-        penalty, dweights = doubly_stochastic_loss(weights, mask, self.double_stochastic)
-        cache = (begin_cache, word_cache, word_drop, sequence_cache, dweights)
-        return scores, penalty, (*cache, deep, deep_cache, deep_drop, score_cache)
+        cache = (begin_cache, which, word_cache, sequence_cache, packing.pack(dweights))
+        return dropped, penalty, (*cache, joined, said_cache, deep, deep_drop)
 
-    def _backward(self, dscores: Array, cache: tuple) -> dict[str, Array]:
-        begin_cache, word_cache, word_drop, sequence_cache, dweights, *cache = cache
-        deep, deep_cache, deep_drop, score_cache = cache
-        W, H = self.params["W_embed"].shape[1], self.params["Wh"].shape[0]
+    def _backward(self, ddeep: Array, cache: tuple) -> dict[str, Array]:
+        begin_cache, which, word_cache, sequence_cache, dweights, *cache = cache
+        joined, said_cache, deep, deep_drop = cache
+        (vectors, _), H = said_cache, self.params["Wh"].shape[0]
+        W = vectors.shape[1]
         grads = {}
-        # scores = dropout(deep) @ W_vocab + b_vocab
-        ddeep, grads["W_vocab"], grads["b_vocab"] = temporal_affine_backward(dscores, score_cache)
-        # deep = tanh([vectors, h, z] @ W_deep + b_deep)
+        # deep = tanh(said[which] + [h, z] @ W_deep[W:]), where said = vectors @ W_deep[:W] + b_deep
         ddeep = dropout_backward(ddeep, deep_drop) * (1 - deep**2)
-        djoined, grads["W_deep"], grads["b_deep"] = temporal_affine_backward(ddeep, deep_cache)
-        dvectors, dh, dz = np.split(djoined, [W, W + H], axis=2)
+        djoined = ddeep @ self.params["W_deep"][W:].T
+        dvectors, dW_said, grads["b_deep"] = affine_backward(
+            sums_of_rows(ddeep, which, len(vectors)), said_cache
+        )
+        grads["W_deep"] = np.concatenate([dW_said, joined.T @ ddeep])
         # h, z, weights = attention_lstm(vectors, features, h0, c0), where the penalty reads weights
-        dvectors_lstm, _, dh0, dc0, *drecurrent = attention_lstm_backward(
-            dh, dz, dweights, sequence_cache
+        dvectors_lstm, _, dh0, dc0, *drecurrent = attention_lstm_packed_backward(
+            djoined[:, :H], djoined[:, H:], dweights, sequence_cache, wants_features=False
         )
         grads.update(zip(_RECURRENT, drecurrent, strict=True))
-        # vectors = dropout(W_embed[words]), read by the LSTM and by the deep output
-        dvectors = dropout_backward(dvectors + dvectors_lstm, word_drop)
-        grads["W_embed"] = word_embedding_backward(dvectors, word_cache)
+        # the vectors are read by the LSTM and by the deep output
+        grads["W_embed"] = self._word_vectors_backward(dvectors + dvectors_lstm, word_cache)
         # h0, c0 = tanh(mean @ W_h0 + b_h0), tanh(mean @ W_c0 + b_c0)
-        h0, c0, h_cache, c_cache = begin_cache
-        _, grads["W_h0"], grads["b_h0"] = affine_backward(dh0 * (1 - h0**2), h_cache)
-        _, grads["W_c0"], grads["b_c0"] = affine_backward(dc0 * (1 - c0**2), c_cache)
+        h0, c0, mean = begin_cache
+        grads["W_h0"], grads["b_h0"] = affine_weights_backward(dh0 * (1 - h0**2), mean)
+        grads["W_c0"], grads["b_c0"] = affine_weights_backward(dc0 * (1 - c0**2), mean)
         return grads
 
     def _first_state(self, features: Array) -> tuple[Array, Array, tuple]:
         p = self.params
         mean = features.mean(axis=1)
-        h0, h_cache = affine_forward(mean, p["W_h0"], p["b_h0"])
-        c0, c_cache = affine_forward(mean, p["W_c0"], p["b_c0"])
-        h0, c0 = np.tanh(h0), np.tanh(c0)
-        return h0, c0, (h0, c0, h_cache, c_cache)
+        h0 = np.tanh(mean @ p["W_h0"] + p["b_h0"])
+        c0 = np.tanh(mean @ p["W_c0"] + p["b_c0"])
+        return h0, c0, (h0, c0, mean)
 
     def attention_weights(self, features: Array, captions: Array) -> Array:
         """Where the model looks for each word of given captions, without dropout.
@@ -193,9 +197,7 @@ class CaptioningAttention(CaptioningModel):
     def step(self, state: _State, tokens: Array) -> tuple[Array, _State]:
         """Reads one word a row: (N,) ids -> log-probabilities (N, V) of the next, and the state."""
         p = self.params
-        (features, keys), size = state.images.grouped()
-        if size > 1:
-            features, keys = (np.repeat(x, size, axis=0) for x in (features, keys))
+        (features, keys), _ = state.images.grouped()
         words, _ = word_embedding_forward(tokens, p["W_embed"])
         recurrent = (p[name] for name in _RECURRENT if name not in ("W_features", "b_attend"))
         h, c, z, _, _ = attention_lstm_step_forward(

@@ -13,19 +13,18 @@ from collections.abc import Mapping
 import numpy as np
 
 from core.models.base import CaptioningModel
+from core.packing import Packing
 from core.rnn_layers import (
     affine_backward,
     affine_forward,
+    affine_weights_backward,
     log_softmax,
-    lstm_backward,
-    lstm_forward,
+    lstm_packed_backward,
+    lstm_packed_forward,
     lstm_step_forward,
-    rnn_backward,
-    rnn_forward,
+    rnn_packed_backward,
+    rnn_packed_forward,
     rnn_step_forward,
-    temporal_affine_backward,
-    temporal_affine_forward,
-    word_embedding_backward,
     word_embedding_forward,
 )
 from core.transformer_layers import dropout_backward, dropout_forward
@@ -88,31 +87,28 @@ class CaptioningRNN(CaptioningModel):
             # (Jozefowicz, Zaremba and Sutskever, ICML 2015).
             self.params["b"][H : 2 * H] = 1
 
-    def _forward(self, features: Array, words: Array, mask: Array, train: bool):
+    def _forward(self, features, words, mask, packing: Packing, share: float, rng):
         p = self.params
-        sequence_forward = {"rnn": rnn_forward, "lstm": lstm_forward}[self.cell_type]
-        h0, affine_cache = affine_forward(features, p["W_proj"], p["b_proj"])
-        vectors, word_cache = word_embedding_forward(words, p["W_embed"])
-        vectors, word_drop = dropout_forward(vectors, self.dropout, self.rng, train)
-        h, sequence_cache = sequence_forward(vectors, h0, p["Wx"], p["Wh"], p["b"])
-        h, h_drop = dropout_forward(h, self.dropout, self.rng, train)
-        scores, score_cache = temporal_affine_forward(h, p["W_vocab"], p["b_vocab"])
-        return scores, 0, (affine_cache, word_cache, word_drop, sequence_cache, h_drop, score_cache)
+        packed_forward = {"rnn": rnn_packed_forward, "lstm": lstm_packed_forward}[self.cell_type]
+        h0, _ = affine_forward(features, p["W_proj"], p["b_proj"])
+        vectors, which, word_cache = self._word_vectors(packing.pack(words), rng)
+        inputs, input_cache = affine_forward(vectors, p["Wx"], p["b"])
+        h, sequence_cache = packed_forward(inputs, which, h0, p["Wh"], packing)
+        h, h_drop = dropout_forward(h, self.dropout, rng, rng is not None)
+        return h, 0, (features, word_cache, input_cache, sequence_cache, h_drop)
 
-    def _backward(self, dscores: Array, cache: tuple) -> dict[str, Array]:
-        affine_cache, word_cache, word_drop, sequence_cache, h_drop, score_cache = cache
-        sequence_backward = {"rnn": rnn_backward, "lstm": lstm_backward}[self.cell_type]
+    def _backward(self, dh: Array, cache: tuple) -> dict[str, Array]:
+        features, word_cache, input_cache, sequence_cache, h_drop = cache
+        packed_backward = {"rnn": rnn_packed_backward, "lstm": lstm_packed_backward}[self.cell_type]
         grads = {}
-        # scores = dropout(h) @ W_vocab + b_vocab
-        dh, grads["W_vocab"], grads["b_vocab"] = temporal_affine_backward(dscores, score_cache)
+        # h = dropout(rnn or lstm (inputs[which], h0))
         dh = dropout_backward(dh, h_drop)
-        # h = rnn or lstm (vectors, h0)
-        dvectors, dh0, grads["Wx"], grads["Wh"], grads["b"] = sequence_backward(dh, sequence_cache)
-        # vectors = dropout(W_embed[words])
-        dvectors = dropout_backward(dvectors, word_drop)
-        grads["W_embed"] = word_embedding_backward(dvectors, word_cache)
+        dinputs, dh0, grads["Wh"] = packed_backward(dh, sequence_cache)
+        # inputs = vectors @ Wx + b
+        dvectors, grads["Wx"], grads["b"] = affine_backward(dinputs, input_cache)
+        grads["W_embed"] = self._word_vectors_backward(dvectors, word_cache)
         # h0 = features @ W_proj + b_proj
-        _, grads["W_proj"], grads["b_proj"] = affine_backward(dh0, affine_cache)
+        grads["W_proj"], grads["b_proj"] = affine_weights_backward(dh0, features)
         return grads
 
     # -- one word at a time, for core/decoding.py ---------------------------------------------

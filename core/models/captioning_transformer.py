@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.models.base import CaptioningModel, Images
+from core.packing import Packing, lengths_of
 from core.rnn_layers import (
     affine_forward,
+    affine_weights_backward,
     log_softmax,
-    temporal_affine_backward,
     temporal_affine_forward,
     word_embedding_backward,
     word_embedding_forward,
@@ -140,17 +141,13 @@ class CaptioningTransformer(CaptioningModel):
         """(max_length, E)"""
         return self.params["W_position"] if self.learned_positions else self._sinusoids
 
-    def _vocabulary(self) -> Array:
-        """(E, V)"""
-        return self.params["W_embed"].T if self.tied else self.params["W_vocab"]
-
-    def _forward(self, features: Array, words: Array, mask: Array, train: bool):
+    def _forward(self, features, words, mask, packing: Packing, share: float, rng):
         p = self.params
         T, E = words.shape[1], p["W_embed"].shape[1]
-        memory, proj_cache = temporal_affine_forward(features, p["W_proj"], p["b_proj"])
+        memory, _ = temporal_affine_forward(features, p["W_proj"], p["b_proj"])
         vectors, word_cache = word_embedding_forward(words, p["W_embed"])
         x = E**0.5 * vectors + self._positions()[:T]
-        x, word_drop = dropout_forward(x, self.dropout, self.rng, train)
+        x, word_drop = dropout_forward(x, self.dropout, rng, rng is not None)
         causal = np.tri(T, dtype=bool)  # a word may attend to itself and to those before it
         block_caches = []
         for layer in range(self.num_layers):
@@ -163,23 +160,22 @@ class CaptioningTransformer(CaptioningModel):
                 self.norm_first,
                 self.activation,
                 self.dropout,
-                self.rng,
-                train,
+                rng,
+                rng is not None,
             )
             block_caches.append(cache)
-        norm_cache = None
+        h, norm_cache = packing.pack(x), None
         if self.norm_first:
-            x, norm_cache = layer_norm_forward(x, p["norm.gamma"], p["norm.beta"])
-        scores, score_cache = temporal_affine_forward(x, self._vocabulary(), p["b_vocab"])
-        return scores, 0, (proj_cache, word_cache, word_drop, block_caches, norm_cache, score_cache)
+            h, norm_cache = layer_norm_forward(h, p["norm.gamma"], p["norm.beta"])
+        return h, 0, (features, word_cache, word_drop, block_caches, packing, norm_cache)
 
-    def _backward(self, dscores: Array, cache: tuple) -> dict[str, Array]:
-        proj_cache, word_cache, word_drop, block_caches, norm_cache, score_cache = cache
+    def _backward(self, dh: Array, cache: tuple) -> dict[str, Array]:
+        features, word_cache, word_drop, block_caches, packing, norm_cache = cache
         grads = {}
-        # scores = norm(x) @ vocabulary + b_vocab
-        dx, dvocabulary, grads["b_vocab"] = temporal_affine_backward(dscores, score_cache)
+        # h = norm(x) where the packing has entries
         if self.norm_first:
-            dx, grads["norm.gamma"], grads["norm.beta"] = layer_norm_backward(dx, norm_cache)
+            dh, grads["norm.gamma"], grads["norm.beta"] = layer_norm_backward(dh, norm_cache)
+        dx = packing.unpack(dh)
         # x = block(x, memory), block by block: all of them read the memory
         dmemory = 0
         for layer in reversed(range(self.num_layers)):
@@ -192,12 +188,8 @@ class CaptioningTransformer(CaptioningModel):
             grads["W_position"] = np.zeros_like(self.params["W_position"])
             grads["W_position"][: dx.shape[1]] = dx.sum(axis=0)
         grads["W_embed"] = word_embedding_backward(dx.shape[2] ** 0.5 * dx, word_cache)
-        if self.tied:
-            grads["W_embed"] += dvocabulary.T  # read at both ends
-        else:
-            grads["W_vocab"] = dvocabulary
         # memory = features @ W_proj + b_proj
-        _, grads["W_proj"], grads["b_proj"] = temporal_affine_backward(dmemory, proj_cache)
+        grads["W_proj"], grads["b_proj"] = affine_weights_backward(dmemory, features)
         return grads
 
     def attention_weights(self, features: Array, captions: Array) -> Array:
@@ -211,7 +203,9 @@ class CaptioningTransformer(CaptioningModel):
         every head of every block, the first block first; their mean over the heads is one map.
         """
         features, words, _, mask = self._checked(features, captions)
-        _, _, (_, _, _, block_caches, _, _) = self._forward(features, words, mask, train=False)
+        packing = Packing(lengths_of(mask), mask.shape[1])
+        _, _, cache = self._forward(features, words, mask, packing, share=1, rng=None)
+        block_caches = cache[3]
         maps = [cross_attention_weights(cache) for cache in block_caches]  # (N, h, T, L) each
         return np.concatenate(maps, axis=1).swapaxes(1, 2)
 
@@ -264,7 +258,7 @@ class CaptioningTransformer(CaptioningModel):
             words += grown
         if self.norm_first:
             x, _ = layer_norm_forward(x, p["norm.gamma"], p["norm.beta"])
-        scores, _ = affine_forward(x[:, 0], self._vocabulary(), p["b_vocab"])
+        scores, _ = affine_forward(x[:, 0], *self._vocabulary())
         return log_softmax(scores), _State(tuple(words), state.images)
 
     def select(self, state: _State, rows: Array) -> _State:
