@@ -127,8 +127,9 @@ def sums_of_rows(x: Array, which: Array, number: int) -> Array:
     order = np.argsort(which, kind="stable")
     ids = which[order]
     starts = np.flatnonzero(np.diff(ids, prepend=-1))  # where another row begins
-    for row, run in zip(ids[starts], np.split(x[order], starts[1:]), strict=False):
-        run.sum(axis=0, out=out[row])
+    x = x[order]
+    for row, start, stop in zip(ids[starts], starts, [*starts[1:], len(x)], strict=False):
+        np.add.reduce(x[start:stop], axis=0, out=out[row])
     return out
 
 
@@ -441,13 +442,19 @@ def lstm_packed_forward(inputs: Array, which: Array, h0: Array, Wh: Array, packi
     return h_states[N:].copy(), cache
 
 
+def gate_blocks(a: Array) -> list[Array]:
+    """(N, 4H) -> views of its four blocks (N, H)."""
+    H = a.shape[1] // 4
+    return [a[:, start : start + H] for start in range(0, 4 * H, H)]
+
+
 def lstm_cell(a: Array, prev_c: Array, c: Array, tanh_c: Array, h: Array) -> None:
     """The elementwise part of ``lstm_step_forward``: fills in c, tanh_c and h, all (N, H).
 
     ``a`` (N, 4H) becomes the gates i, f, o and the candidate g. As ``sigmoid(a) = 0.5 (1 +
     tanh(a / 2))``, one tanh serves all four.
     """
-    i, f, o, g = np.split(a, 4, axis=1)  # views
+    i, f, o, g = gate_blocks(a)
     sigmoids = a[:, : 3 * c.shape[1]]
     sigmoids *= 0.5
     np.tanh(a, out=a)
@@ -473,8 +480,8 @@ def lstm_cell_backward(
     Returns dprev_c (N, H).
     """
     H = dh.shape[1]
-    i, f, o, g = np.split(gates, 4, axis=1)
-    da_i, da_f, da_o, da_g = np.split(out, 4, axis=1)  # views
+    i, f, o, g = gate_blocks(gates)
+    da_i, da_f, da_o, da_g = gate_blocks(out)
     # h = o * tanh(c)
     np.multiply(dh, tanh_c, out=da_o)
     dc = dh * o

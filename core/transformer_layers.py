@@ -17,7 +17,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from core.attention_layers import softmax, softmax_backward
-from core.rnn_layers import temporal_affine_backward, temporal_affine_forward
+from core.rnn_layers import (
+    affine_weights_backward,
+    temporal_affine_backward,
+    temporal_affine_forward,
+)
 
 Array = np.ndarray
 
@@ -44,11 +48,18 @@ def layer_norm_forward(x: Array, gamma: Array, beta: Array, eps: float = 1e-5):
     - out: (..., E)
     - cache: (normal, 1 / sqrt(var + eps) (..., 1), gamma)
     """
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = (centred**2).mean(axis=-1, keepdims=True)
-    scale = 1 / np.sqrt(variance + eps)
-    normal = centred * scale
-    return gamma * normal + beta, (normal, scale, gamma)
+    normal = x - _mean(x)
+    scale = 1 / np.sqrt(_mean(normal, normal) + eps)
+    normal *= scale
+    out = gamma * normal
+    out += beta
+    return out, (normal, scale, gamma)
+
+
+def _mean(x: Array, y: Array | None = None) -> Array:
+    """(..., E) -> (..., 1): the mean of x over a row, or of x y."""
+    total = np.add.reduce(x, axis=-1) if y is None else np.einsum("...e,...e->...", x, y)
+    return total[..., None] / x.dtype.type(x.shape[-1])
 
 
 def layer_norm_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]:
@@ -73,9 +84,11 @@ def layer_norm_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]
     dbeta = dout.sum(axis=rows)
     dnormal = dout * gamma
     # normal = (x - mean) * scale, where scale = 1 / sqrt(var + eps)
-    along_mean = dnormal.mean(axis=-1, keepdims=True)
-    along_normal = (dnormal * normal).mean(axis=-1, keepdims=True)
-    dx = scale * (dnormal - along_mean - normal * along_normal)
+    along_mean, along_normal = _mean(dnormal), _mean(dnormal, normal)
+    dx = dnormal
+    dx -= along_mean
+    dx -= normal * along_normal
+    dx *= scale
     return dx, dgamma, dbeta
 
 
@@ -360,6 +373,111 @@ def multi_head_attention_backward(dout: Array, cache: tuple):
     return dquery, dkey, dvalue, dWq, dbq, dWk, dbk, dWv, dbv, dWo, dbo
 
 
+def memory_attention_forward(
+    query: Array,
+    memory: Array,
+    Wq: Array,
+    bq: Array,
+    Wk: Array,
+    Wv: Array,
+    bv: Array,
+    Wo: Array,
+    bo: Array,
+    num_heads: int,
+):
+    """``multi_head_attention_forward(query, memory, memory, ...)``, without making keys and values.
+
+    A caption has fewer words than its image has locations: so each question is carried to where
+    the memory is, not the memory to where the questions are, and what is read there is carried
+    back::
+
+        q_i . (memory Wk_i)   = (q_i Wk_i^T) . memory                 for head i
+        weights (memory Wv_i) = (weights memory) Wv_i
+
+    Inputs:
+    - query: (N, T, E)
+    - memory: (N, S, E)
+    - Wq, Wk, Wv, Wo: (E, E), bq, bv, bo: (E,); a bias of the keys would change nothing
+    - num_heads: h, divides E
+
+    Returns:
+    - out: (N, T, E)
+    - cache: (..., weights (N, T h, S)), the heads of a word together
+    """
+    (N, T, E), h = query.shape, num_heads
+    q, _ = temporal_affine_forward(query, Wq, bq)
+    q *= (E // h) ** -0.5
+    q = q.reshape(N * T, h, E // h)
+    asked = _by_head(q, Wk, transposed=True)  # (N T, h, E)
+    weights = softmax(asked.reshape(N, T * h, E) @ memory.swapaxes(1, 2))
+    seen = (weights @ memory).reshape(N * T, h, E)
+    heads = _by_head(seen, Wv).reshape(N * T, E)
+    heads += bv  # the weights of a head sum to 1
+    out = heads @ Wo
+    out += bo
+    return out.reshape(N, T, E), (query, memory, Wq, Wk, Wv, Wo, q, asked, seen, heads, weights)
+
+
+def memory_attention_backward(dout: Array, cache: tuple):
+    """Undoes ``memory_attention_forward``.
+
+    Inputs:
+    - dout: (N, T, E)
+    - cache: from ``memory_attention_forward``
+
+    Returns dquery, dmemory, dWq, dbq, dWk, dWv, dbv, dWo, dbo, each of the shape of its namesake.
+    """
+    query, memory, Wq, Wk, Wv, Wo, q, asked, seen, heads, weights = cache
+    (N, T, E), h = query.shape, q.shape[1]
+    # out = heads @ Wo + bo
+    dout = dout.reshape(N * T, E)
+    dWo, dbo = affine_weights_backward(dout, heads)
+    dheads = dout @ Wo.T
+    # heads = seen Wv, head by head, + bv
+    dbv = dheads.sum(axis=0)
+    dheads = dheads.reshape(N * T, h, E // h)
+    dWv = _by_head_weights(seen, dheads)
+    dseen = _by_head(dheads, Wv, transposed=True).reshape(N, T * h, E)
+    # seen = weights @ memory
+    dweights = dseen @ memory.swapaxes(1, 2)
+    dmemory = weights.swapaxes(1, 2) @ dseen
+    # weights = softmax(asked @ memory.T)
+    dscores = softmax_backward(dweights, weights)
+    dasked = (dscores @ memory).reshape(N * T, h, E)
+    dmemory += dscores.swapaxes(1, 2) @ asked.reshape(N, T * h, E)
+    # asked = q Wk^T, head by head
+    dWk = _by_head_weights(dasked, q)
+    dq = _by_head(dasked, Wk).reshape(N * T, E)
+    # q = (query @ Wq + bq) / sqrt(d)
+    dq *= (E // h) ** -0.5
+    dWq, dbq = affine_weights_backward(dq, query)
+    dquery = (dq @ Wq.T).reshape(N, T, E)
+    return dquery, dmemory, dWq, dbq, dWk, dWv, dbv, dWo, dbo
+
+
+def _by_head(x: Array, W: Array, transposed: bool = False) -> Array:
+    """(M, h, E) -> (M, h, d): each head's row times its block of columns of W (E, E).
+
+    Transposed, (M, h, d) -> (M, h, E): times the transpose of that block.
+    """
+    M, h, _ = x.shape
+    blocks = W.reshape(len(W), h, -1).swapaxes(0, 1)  # (h, E, d)
+    if transposed:
+        blocks = blocks.swapaxes(1, 2)
+    out = np.empty((M, h, blocks.shape[2]), dtype=x.dtype)
+    np.matmul(x.swapaxes(0, 1), blocks, out=out.swapaxes(0, 1))
+    return out
+
+
+def _by_head_weights(x: Array, dout: Array) -> Array:
+    """The gradient of W (E, E) in ``dout = _by_head(x, W)``: x (M, h, E), dout (M, h, d)."""
+    _, h, E = x.shape
+    dW = np.empty((E, E), dtype=x.dtype)
+    blocks = dW.reshape(E, h, -1).swapaxes(0, 1)  # (h, E, d), views
+    np.matmul(x.transpose(1, 2, 0), dout.swapaxes(0, 1), out=blocks)
+    return dW
+
+
 # ---------------------------------------------------------------------------------------------
 # Positions
 # ---------------------------------------------------------------------------------------------
@@ -443,8 +561,8 @@ def decoder_block_forward(
         return multi_head_attention_forward(y, y, y, *weights, num_heads, mask)
 
     def attend_to_image(y):
-        weights = _attention_parameters(params, "cross")
-        return multi_head_attention_forward(y, memory, memory, *weights, num_heads)
+        weights = (params[f"cross.{name}"] for name in _MEMORY_PARAMETERS)
+        return memory_attention_forward(y, memory, *weights, num_heads)
 
     def feed_forward(y):
         return feed_forward_forward(y, *_feed_forward_parameters(params), activation)
@@ -480,10 +598,9 @@ def decoder_block_backward(dout: Array, cache: tuple):
 
     def attend_to_image(dy, cache):
         nonlocal dmemory
-        dy, dkey, dvalue, *dweights = multi_head_attention_backward(dy, cache)
-        grads.update((f"cross.{n}", g) for n, g in zip(names, dweights, strict=True) if n != "bk")
-        # the memory is both key and value
-        dmemory = dkey + dvalue
+        dy, dmemory, *dweights = memory_attention_backward(dy, cache)
+        for name, gradient in zip(_MEMORY_PARAMETERS, dweights, strict=True):
+            grads[f"cross.{name}"] = gradient
         return dy
 
     def attend_to_words(dy, cache):
@@ -503,8 +620,13 @@ def decoder_block_backward(dout: Array, cache: tuple):
 def cross_attention_weights(cache: tuple) -> Array:
     """Where each position looked in the memory, (N, h, T, S), out of a block's cache."""
     _, (image_cache, *_), _ = cache
-    _, (*_, weights) = image_cache
-    return weights
+    query, _, _, _, _, _, q, *_, weights = image_cache
+    N, T, _ = query.shape
+    return weights.reshape(N, T, q.shape[1], -1).swapaxes(1, 2)
+
+
+# What ``memory_attention_forward`` takes of a block, in its order.
+_MEMORY_PARAMETERS = ("Wq", "bq", "Wk", "Wv", "bv", "Wo", "bo")
 
 
 def _attention_parameters(params: Mapping[str, Array], which: str) -> tuple[Array, ...]:

@@ -27,8 +27,6 @@ from core.transformer_layers import dropout_backward, dropout_forward
 
 Array = np.ndarray
 
-_ROWS_OF_A_PART = 32  # at least; see ``_parts``
-
 
 class CaptioningModel:
     """A captioner with gradients by hand.
@@ -49,6 +47,9 @@ class CaptioningModel:
 
     max_length: int | None = None  # words that the model has positions for; None: any number
     tied = False  # whether words are scored with their own vectors
+    # A batch is cut up, for several threads and to put captions of one length together: parts of
+    # at least so many rows, and of at most so many, where that is worth more than wide products.
+    rows_of_a_part = 32, None
     grid = False  # whether it reads a grid of locations or one vector an image
     # Of the training loss alone; may be set at any time.
     label_smoothing = 0.0
@@ -130,12 +131,15 @@ class CaptioningModel:
     def _parts(self, lengths: Array) -> list[Array]:
         """The rows of a batch, cut up for several threads: the same work each, like with like.
 
-        Neither captions of much the same length nor few rows leave much padding to a part; but a
-        part of too few rows makes narrow products, which are slow.
+        Rows of much the same length leave little padding to a part, but products of few rows are
+        slow.
         """
-        count = min(number_of_threads(), len(lengths) // _ROWS_OF_A_PART)
+        N, (fewest, most) = len(lengths), self.rows_of_a_part
+        count = min(number_of_threads(), N // fewest)
+        if most is not None:
+            count = max(count, N // most)
         if count < 2:
-            return [np.arange(len(lengths))]
+            return [np.arange(N)]
         order = np.argsort(-lengths, kind="stable")
         done = np.cumsum(lengths[order] + 1)
         return np.split(order, np.searchsorted(done, done[-1] * np.arange(1, count) / count))

@@ -68,6 +68,7 @@ class CaptioningTransformer(CaptioningModel):
     """
 
     grid = True
+    rows_of_a_part = 12, 32  # all words of a part go through its products at once
 
     def __init__(
         self,

@@ -93,7 +93,7 @@ class TorchCaptioner(nn.Module, CaptioningModel):
         """
         features, words, _, mask = self._checked(features, captions)
         every = torch.ones_like(mask)
-        return self._forward(features, words, every, self._dropout(self.training))[0]
+        return self.vocab(self._forward(features, words, every, self._dropout(self.training))[0])
 
     def loss(
         self, features: Array | Tensor, captions: Array, weights: Array | None = None
@@ -112,18 +112,18 @@ class TorchCaptioner(nn.Module, CaptioningModel):
         """With and without the penalty: nats, summed over time and averaged over the batch."""
         features, words, targets, mask = self._checked(features, captions)
         features = self._dropout(train, self.feature_dropout)(features)
-        scores, penalty = self._forward(features, words, mask, self._dropout(train))
+        h, penalty = self._forward(features, words, mask, self._dropout(train))
+        scores, targets = self.vocab(h[mask]), targets[mask]  # only those that count are made
         if train and self.top_k is not None:
             scores = scores.masked_fill(~self._drawn_from(scores, targets), -math.inf)
         losses = F.cross_entropy(
-            scores.flatten(0, 1),
-            targets.flatten(),
-            ignore_index=self.null,
+            scores,
+            targets,
             reduction="none",
             label_smoothing=self.label_smoothing if train else 0.0,
-        ).view(words.shape)
+        )
         if weights is not None:
-            losses = losses * self._as_array(weights)[:, None]
+            losses = losses * self._as_array(weights)[mask.nonzero()[:, 0]]
         cross_entropy = losses.sum() / len(words)
         return cross_entropy + penalty, cross_entropy
 
@@ -131,13 +131,14 @@ class TorchCaptioner(nn.Module, CaptioningModel):
     def _drawn_from(self, scores: Tensor, targets: Tensor) -> Tensor:
         """As in ``core/models/base.py``."""
         never = self._rows(never_said(self))
-        scores = scores.index_fill(2, never, -math.inf)
-        kept = scores >= scores.topk(min(self.top_k, scores.shape[2])).values[..., -1:]
-        return kept.index_fill(2, never, False).scatter(2, targets[..., None], True)
+        scores = scores.index_fill(1, never, -math.inf)
+        kept = scores >= scores.topk(min(self.top_k, scores.shape[1])).values[:, -1:]
+        return kept.index_fill(1, never, False).scatter(1, targets[:, None], True)
 
     def _forward(self, features: Tensor, words: Tensor, mask: Tensor, drop: Drop):
-        """Scores (N, T, V) of the word after each of ``words`` (N, T), and what else the loss
-        counts (0 when nothing). ``mask`` (N, T) says which scores count, ``drop`` drops out."""
+        """What ``self.vocab`` scores the word after each of ``words`` (N, T) from, (N, T, E), and
+        what else the loss counts (0 when nothing). ``mask`` (N, T) says which scores count, and
+        ``drop`` drops out."""
         raise NotImplementedError
 
     def _dropout(self, train: bool, p: float | None = None) -> Drop:

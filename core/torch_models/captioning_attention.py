@@ -49,9 +49,9 @@ class TorchCaptioningAttention(TorchCaptioner):
     def _forward(self, features: Tensor, words: Tensor, mask: Tensor, drop: Drop):
         vectors = drop(self.embed(words))
         h, z, weights = self._recur(vectors, features, mask)
-        scores = self.vocab(drop(self._deep(vectors, h, z)))
         looked = (weights * mask[:, :, None]).sum(dim=1)  # (N, L): once everywhere is the aim
-        return scores, self.double_stochastic * (1 - looked).square().sum(dim=1).mean()
+        penalty = self.double_stochastic * (1 - looked).square().sum(dim=1).mean()
+        return drop(self._deep(vectors, h, z)), penalty
 
     def _first_state(self, features: Tensor) -> tuple[Tensor, Tensor]:
         mean = features.mean(dim=1)

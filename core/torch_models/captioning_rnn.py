@@ -40,7 +40,7 @@ class TorchCaptioningRNN(TorchCaptioner):
 
     def _forward(self, features: Tensor, words: Tensor, mask: Tensor, drop: Drop):
         h, _ = self._recur(drop(self.embed(words)), self._first_state(features))
-        return self.vocab(drop(h)), 0
+        return drop(h), 0
 
     def _first_state(self, features: Tensor) -> _State:
         h = self.proj(features)[None]

@@ -152,12 +152,12 @@ class TorchCaptioningTransformer(TorchCaptioner):
         return self._sequence(features, words, drop), 0
 
     def _sequence(self, features: Tensor, words: Tensor, drop: Drop, maps=None) -> Tensor:
-        """Scores (N, T, V); ``maps`` collects (N, h, T, L) of each block."""
+        """(N, T, E); ``maps`` collects (N, h, T, L) of each block."""
         x = drop(self._vectors(words))
         images = self._keys_and_values(features)
         for layer, block in enumerate(self.blocks):
             x, _ = block(x, (), images[2 * layer : 2 * layer + 2], drop, maps)
-        return self.vocab(self.norm(x))
+        return self.norm(x)
 
     def _vectors(self, words: Tensor, first: int = 0) -> Tensor:
         """Words (N, T) that stand at the positions from ``first`` on -> (N, T, E)."""

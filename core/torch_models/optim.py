@@ -29,7 +29,7 @@ def _optimizer(rule: str, parameters, numbers: Mapping[str, float]) -> torch.opt
     options = {"eps": numbers["epsilon"]}
     if rule == "rmsprop":
         return torch.optim.RMSprop(parameters, alpha=numbers["decay_rate"], **options)
-    options["betas"] = numbers["beta1"], numbers["beta2"]
+    options |= {"betas": (numbers["beta1"], numbers["beta2"]), "fused": True}
     if rule == "adam":
         return torch.optim.Adam(parameters, **options)
     return torch.optim.AdamW(parameters, weight_decay=numbers["weight_decay"], **options)
@@ -129,4 +129,5 @@ class TorchOptimizer:
                 parameter = self.parameters[name]
                 states[parameter][theirs] = tensor.to(parameter)
                 # RMSprop counts steps as well, but makes no use of the number.
-                states[parameter]["step"] = torch.tensor(float(some.get("t", 0)))
+                step = torch.tensor(float(some.get("t", 0)), device=parameter.device)
+                states[parameter]["step"] = step

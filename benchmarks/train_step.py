@@ -1,0 +1,145 @@
+"""Whole training steps, hand-written against PyTorch: loss, gradients, clipping, Adam.
+
+python -m benchmarks.train_step [--json] [--models lstm,attention] [--batch_sizes 25,64,256]
+
+PyTorch runs the twins of ``core/torch_models``, at their best: fused cells, fused Adam, scores only
+where they count and, of the variants below, the one that is the fastest here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from benchmarks.side_by_side import (
+    LOCATIONS,
+    SIZES,
+    VOCABULARY,
+    batch_like_real_ones,
+    in_turn,
+    list_of,
+    parser,
+    peak_gflops,
+    show,
+)
+from core.captioning_solver import NumpyEngine
+from core.models import MODELS, build_model
+from core.packing import lengths_of
+from core.torch_models import TorchEngine, build_torch_model
+
+CLIP_NORM = 5.0
+# A batch that was learnt by heart would leave gradients so small that processors slow down on them.
+STILL = {"learning_rate": 1e-7}
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--models", type=list_of(str, MODELS), default=list(MODELS))
+    arguments.add_argument("--batch_sizes", type=list_of(int), default=[25, 64, 256])
+    arguments.add_argument("--no_compile", action="store_true", help="leave torch.compile out")
+    options = arguments.parse_args()
+    peak = peak_gflops()
+    rows = []
+    for name in options.models:
+        for batch_size in options.batch_sizes:
+            rows.append(measure(name, batch_size, options.seconds, not options.no_compile))
+            rows[-1]["peak_gflops"] = peak
+    show(rows, options.json)
+
+
+def measure(name: str, batch_size: int, seconds: float, may_compile: bool) -> dict:
+    """One row: a step of ours, and of the fastest variant of PyTorch's."""
+    rng = np.random.default_rng(0)
+    model = build_model(name, SIZES[name], VOCABULARY, rng=rng)
+    features, captions = batch_like_real_ones(batch_size, model.grid, rng)
+    ours = step_of(NumpyEngine(model, "adam", STILL, CLIP_NORM), features, captions)
+    theirs = twins(name, features, captions, may_compile)
+    if len(theirs) > 1:
+        tried = in_turn(theirs, seconds / 2, f"{name}, {batch_size}: PyTorch's variants")
+        theirs = {min(tried, key=tried.get): theirs[min(tried, key=tried.get)]}
+    times = in_turn({"ours": ours, **theirs}, seconds, f"{name}, {batch_size}")
+    (variant,) = theirs
+    return {
+        "model": name,
+        "batch_size": batch_size,
+        "ours_ms": times["ours"],
+        "torch_ms": times[variant],
+        "torch_over_ours": times[variant] / times["ours"],
+        "torch_variant": variant,
+        "gflops": 1e-6 * operations(model, captions) / times["ours"],
+    }
+
+
+def step_of(engine, features, captions) -> Callable[[], None]:
+    def step() -> None:
+        engine.compute(features, captions)
+        engine.update()
+
+    return step
+
+
+def twins(name: str, features, captions, may_compile: bool) -> dict[str, Callable[[], None]]:
+    """The step of the twin, in the variants that may be the fastest."""
+
+    def engine():
+        return TorchEngine(
+            build_torch_model(name, SIZES[name], VOCABULARY), "adam", STILL, CLIP_NORM
+        )
+
+    features = torch.from_numpy(features)
+    variants = {"eager": step_of(engine(), features, captions)}
+    if name in ("rnn", "lstm"):
+        packed = engine()
+        packed.loss_of = lambda features, captions, _: packed_loss(packed.model, features, captions)
+        variants["packed sequences"] = step_of(packed, features, captions)
+    elif may_compile and shutil.which("c++"):  # it makes C++ and compiles that
+        compiled = engine()
+        compiled.model._forward = torch.compile(compiled.model._forward)
+        variants["compiled"] = step_of(compiled, features, captions)
+    return variants
+
+
+def packed_loss(model, features, captions) -> torch.Tensor:
+    """The loss of the recurrent twins with PyTorch's own way of leaving padding out."""
+    features, words, targets, mask = model._checked(features, captions)
+    lengths, order = mask.sum(dim=1).sort(descending=True)
+
+    def pack(x):
+        return pack_padded_sequence(x[order], lengths, batch_first=True)
+
+    h, c = model._first_state(features[order])
+    state = h if model.cell_type == "rnn" else (h, c)
+    packed, _ = model.cell(pack(model.embed(words)), state)
+    scores = model.vocab(packed.data)
+    return cross_entropy(scores, pack(targets).data, reduction="sum") / len(words)
+
+
+def operations(model, captions: np.ndarray) -> float:
+    """Floating-point operations in the products with weights that a step asks for.
+
+    Two for each entry of a weight and each row that meets it, padding left out; three times, for
+    the output and the gradients of input and weight, or twice where the input is data.
+    """
+    N, words = len(captions), int(lengths_of(captions[:, 1:] != 0).sum())
+    total = 0
+    for name, weight in model.params.items():
+        if weight.ndim < 2 or name in ("W_embed", "W_position"):
+            continue
+        of_data = name in ("W_proj", "W_features", "W_h0", "W_c0")
+        if name in ("W_h0", "W_c0") or (of_data and not model.grid):
+            rows = N
+        elif of_data or "cross.Wk" in name or "cross.Wv" in name:
+            rows = N * LOCATIONS
+        else:
+            rows = words
+        total += 2 * (2 if of_data else 3) * rows * weight.size
+    return total
+
+
+if __name__ == "__main__":
+    main()
