@@ -509,31 +509,54 @@ def attention_lstm_packed_backward(
     return dvectors, dfeatures, dh0, dc0, dWf, dWq, dbf, dv, dWg, dbg, dWx, dWh, db
 
 
+def look_and_read(query, gates, features, keys, prev_h, prev_c, weights_of_loop):
+    """One step for n rows, in place; equals ``attention_lstm_step_forward``.
+
+    Inputs:
+    - query: (n, K) and gates: (n, 4H), what the words add to them; both are filled
+    - features, keys: of n images, or of fewer that as many neighbouring rows each are about
+    - prev_h, prev_c: (n, H)
+    - weights_of_loop: Wq[:H], v, Wg, bg, Wx[W:], Wh
+
+    Returns h, c, tanh(c), gate (n, C), context (n, C), gated (n, C), weights (n, L).
+    """
+    Wq, v, Wg, bg, Wx, Wh = weights_of_loop
+    # where to look
+    query += prev_h @ Wq
+    context, weights, _ = attend_forward(
+        features, keys, query.reshape(len(features), -1, query.shape[1]), v
+    )
+    context, weights = (x.reshape(len(query), -1) for x in (context, weights))
+    # how much of it to read
+    gate = sigmoid(prev_h @ Wg + bg)
+    gated = gate * context
+    # the LSTM, which reads it with the word
+    gates += prev_h @ Wh
+    gates += gated @ Wx
+    h, c, tanh_c = (np.empty_like(prev_c) for _ in range(3))
+    lstm_cell(gates, prev_c, c, tanh_c, h)
+    return h, c, tanh_c, gate, context, gated, weights
+
+
 def _attention_loop_forward(query, gates, features, keys, h0, c0, weights_of_loop, packing):
     """Through time; ``query`` (M, K) and ``gates`` (M, 4H) hold what the words add, and are filled.
 
     In the order of the packing; so are features and keys, but not h0 and c0.
     """
-    Wq, v, Wg, bg, Wx, Wh = weights_of_loop
-    (M, C), (N, H) = (len(query), features.shape[2]), h0.shape
+    (N, H), M, (L, C) = h0.shape, len(query), features.shape[1:]
     h_states, c_states = (np.empty((N + M, H), dtype=gates.dtype) for _ in range(2))
     h_states[:N], c_states[:N] = packing.first(h0), packing.first(c0)
-    tanh_c = np.empty((M, H), dtype=gates.dtype)
-    gate, context, gated = (np.empty((M, C), dtype=gates.dtype) for _ in range(3))
-    weights = np.empty((M, keys.shape[1]), dtype=gates.dtype)
+    widths = (H, C, C, C, L)
+    tanh_c, gate, context, gated, weights = (np.empty((M, w), dtype=gates.dtype) for w in widths)
+    found = h_states[N:], c_states[N:], tanh_c, gate, context, gated, weights
     for now, before in packing.steps:
-        prev_h, n = h_states[before], now.stop - now.start
-        # where to look
-        query[now] += prev_h @ Wq
-        found, looked, _ = attend_forward(features[:n], keys[:n], query[now, None], v)
-        context[now], weights[now] = found[:, 0], looked[:, 0]
-        # how much of it to read
-        gate[now] = sigmoid(prev_h @ Wg + bg)
-        np.multiply(gate[now], context[now], out=gated[now])
-        # the LSTM, which reads it with the word
-        gates[now] += prev_h @ Wh
-        gates[now] += gated[now] @ Wx
-        lstm_cell(gates[now], c_states[before], c_states[N:][now], tanh_c[now], h_states[N:][now])
+        n = now.stop - now.start
+        step = look_and_read(
+            query[now], gates[now], features[:n], keys[:n],
+            h_states[before], c_states[before], weights_of_loop,
+        )  # fmt: skip
+        for array, new in zip(found, step, strict=True):
+            array[now] = new
     states = query, gates, gate, context, gated, h_states, c_states, tanh_c
     cache = packing, features, keys, weights_of_loop, *states, weights
     return h_states[N:].copy(), gated.copy(), weights.copy(), cache

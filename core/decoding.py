@@ -9,6 +9,7 @@ A decoder is all that this file knows of a model:
     model.select(state, rows)  -> state                     reorders or repeats rows, for beams
     model.null, .start, .end, .unknown                      ids of the special words, or None
     model.max_length                                        words it has positions for; None: any
+    model.thread_safe                                       whether threads may call it at once
 
 No caption ever holds <NULL> before its end, <START>, or, unless asked for, <UNK>.
 """
@@ -20,9 +21,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from core.parallel import in_parallel, number_of_threads
 from core.rnn_layers import check_word_ids
 
 Array = np.ndarray
+
+_IMAGES_OF_A_PART = 16  # at least, when images are shared out between threads
 
 
 def greedy(model, features: Array, max_length: int = 30, allow_unknown: bool = False) -> Array:
@@ -38,9 +42,13 @@ def greedy(model, features: Array, max_length: int = 30, allow_unknown: bool = F
 
     Raises ValueError when the vocabulary has no <START> or no <END>, or max_length is below 1.
     """
-    return _word_by_word(
-        model, features, max_length, allow_unknown, lambda log_probs: log_probs.argmax(axis=1)
-    )
+
+    def search(features):
+        return _word_by_word(
+            model, features, max_length, allow_unknown, lambda log_probs: log_probs.argmax(axis=1)
+        )
+
+    return np.concatenate(_in_parts(model, search, features))
 
 
 def sample(
@@ -128,7 +136,27 @@ def beam_search(
     _check("beam_size", beam_size, beam_size >= 1, "at least 1")
     _check("length_penalty", length_penalty, 0 <= length_penalty < np.inf, "at least 0 and finite")
     _check("n_best", n_best, 1 <= n_best <= beam_size, f"1 to beam_size = {beam_size}")
-    steps, never = _limits(model, max_length, allow_unknown)
+    limits = _limits(model, max_length, allow_unknown)
+
+    def search(features):
+        return _beam_search(model, features, beam_size, max_length, length_penalty, n_best, limits)
+
+    parts = _in_parts(model, search, features)
+    captions, scores = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return captions, scores
+
+
+def _beam_search(
+    model,
+    features: Array,
+    beam_size: int,
+    max_length: int,
+    length_penalty: float,
+    n_best: int,
+    limits: tuple[int, list[int]],
+) -> tuple[Array, Array]:
+    """``beam_search``, of some of the images."""
+    steps, never = limits
     N, K = len(features), beam_size
     captions = np.full((N, n_best, max_length), model.null, dtype=np.int64)
     scores = np.full((N, n_best), -np.inf)
@@ -287,6 +315,15 @@ def _word_by_word(
         goes_on = np.flatnonzero(tokens != model.end)
         rows, tokens, state = rows[goes_on], tokens[goes_on], model.select(state, goes_on)
     return captions
+
+
+def _in_parts(model, search: Callable, features: Array) -> list:
+    """What ``search`` finds for some images at a time, on several threads where the model can."""
+    count = min(number_of_threads(), len(features) // _IMAGES_OF_A_PART)
+    if count < 2 or not getattr(model, "thread_safe", False):
+        return [search(features)]
+    bounds = np.linspace(0, len(features), count + 1).astype(int)
+    return in_parallel(lambda part: search(features[bounds[part] : bounds[part + 1]]), range(count))
 
 
 def _limits(model, max_length: int, allow_unknown: bool) -> tuple[int, list[int]]:

@@ -576,7 +576,8 @@ def log_softmax(scores: Array) -> Array:
     meets a logarithm.
     """
     shifted = scores - scores.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
 
 
 def softmax_loss(scores: Array, y: Array, weights: Array, smoothing: float = 0.0):

@@ -46,6 +46,7 @@ class CaptioningModel:
     """
 
     max_length: int | None = None  # words that the model has positions for; None: any number
+    thread_safe = True  # while it is not trained, threads may use it at once
     tied = False  # whether words are scored with their own vectors
     # A batch is cut up, for several threads and to put captions of one length together: parts of
     # at least so many rows, and of at most so many, where that is worth more than wide products.

@@ -15,8 +15,8 @@ from core.attention_layers import (
     attention_lstm_forward,
     attention_lstm_packed_backward,
     attention_lstm_packed_forward,
-    attention_lstm_step_forward,
     doubly_stochastic_loss,
+    look_and_read,
 )
 from core.models.base import CaptioningModel, Images
 from core.packing import Packing
@@ -198,13 +198,18 @@ class CaptioningAttention(CaptioningModel):
         """Reads one word a row: (N,) ids -> log-probabilities (N, V) of the next, and the state."""
         p = self.params
         (features, keys), _ = state.images.grouped()
-        words, _ = word_embedding_forward(tokens, p["W_embed"])
-        recurrent = (p[name] for name in _RECURRENT if name not in ("W_features", "b_attend"))
-        h, c, z, _, _ = attention_lstm_step_forward(
-            words, features, keys, state.h, state.c, *recurrent
+        vectors, which, _ = self._word_vectors(tokens, rng=None)
+        W, H = vectors.shape[1], state.h.shape[1]
+        asked, read = vectors @ p["W_query"][H:], vectors @ p["Wx"][:W] + p["b"]
+        said = vectors @ p["W_deep"][:W] + p["b_deep"]
+        weights_of_loop = (
+            p["W_query"][:H], p["v_attend"], p["W_gate"], p["b_gate"], p["Wx"][W:], p["Wh"]
+        )  # fmt: skip
+        h, c, _, _, _, z, _ = look_and_read(
+            asked[which], read[which], features, keys, state.h, state.c, weights_of_loop
         )
-        deep, _ = affine_forward(np.concatenate([words, h, z], axis=1), p["W_deep"], p["b_deep"])
-        scores, _ = affine_forward(np.tanh(deep), p["W_vocab"], p["b_vocab"])
+        deep = said[which] + np.concatenate([h, z], axis=1) @ p["W_deep"][W:]
+        scores, _ = affine_forward(np.tanh(deep), *self._vocabulary())
         return log_softmax(scores), _State(h, c, state.images)
 
     def select(self, state: _State, rows: Array) -> _State:

@@ -19,13 +19,11 @@ from core.rnn_layers import (
     affine_forward,
     affine_weights_backward,
     log_softmax,
+    lstm_cell,
     lstm_packed_backward,
     lstm_packed_forward,
-    lstm_step_forward,
     rnn_packed_backward,
     rnn_packed_forward,
-    rnn_step_forward,
-    word_embedding_forward,
 )
 from core.transformer_layers import dropout_backward, dropout_forward
 
@@ -122,13 +120,16 @@ class CaptioningRNN(CaptioningModel):
     def step(self, state: tuple[Array, Array], tokens: Array) -> tuple[Array, tuple[Array, Array]]:
         """Reads one word a row: (N,) ids -> log-probabilities (N, V) of the next, and the state."""
         p = self.params
-        h, c = state
-        words, _ = word_embedding_forward(tokens, p["W_embed"])
+        prev_h, prev_c = state
+        vectors, which, _ = self._word_vectors(tokens, rng=None)
+        a = (vectors @ p["Wx"] + p["b"])[which]
+        a += prev_h @ p["Wh"]
         if self.cell_type == "rnn":
-            h, _ = rnn_step_forward(words, h, p["Wx"], p["Wh"], p["b"])
+            h, c = np.tanh(a), prev_c
         else:
-            h, c, _ = lstm_step_forward(words, h, c, p["Wx"], p["Wh"], p["b"])
-        scores, _ = affine_forward(h, p["W_vocab"], p["b_vocab"])
+            h, c, tanh_c = (np.empty_like(prev_c) for _ in range(3))
+            lstm_cell(a, prev_c, c, tanh_c, h)
+        scores, _ = affine_forward(h, *self._vocabulary())
         return log_softmax(scores), (h, c)
 
     def select(self, state: tuple[Array, Array], rows: Array) -> tuple[Array, Array]:

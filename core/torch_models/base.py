@@ -39,6 +39,7 @@ class TorchCaptioner(nn.Module, CaptioningModel):
     """
 
     twin_of: type[CaptioningModel]
+    thread_safe = False  # PyTorch makes threads of its own
 
     def __init__(self, *arguments, device: str | torch.device = "cpu", **options):
         super().__init__()

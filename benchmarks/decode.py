@@ -1,0 +1,107 @@
+"""Captions a second, hand-written against PyTorch: greedy and beam search, with and without cache.
+
+python -m benchmarks.decode [--json] [--models lstm,attention] [--images 256]
+
+Both search with the same code (``core/decoding.py``); what differs is who makes a step. The models
+are untrained, so that captions seldom end before the longest: 16 words.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from benchmarks.side_by_side import (
+    SIZES,
+    VOCABULARY,
+    batch_like_real_ones,
+    in_turn,
+    list_of,
+    parser,
+    show,
+)
+from core import decoding
+from core.models import MODELS, build_model
+from core.torch_models import build_torch_model
+
+MAX_LENGTH = 16
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--models", type=list_of(str, MODELS), default=list(MODELS))
+    arguments.add_argument("--images", type=int, default=256)
+    options = arguments.parse_args()
+    show(
+        [row for name in options.models for row in measure(name, options.images, options.seconds)],
+        options.json,
+    )
+
+
+def measure(name: str, images: int, seconds: float) -> list[dict]:
+    """Rows of one model: greedy and beam search, and beam search of an eighth without a cache."""
+    rng = np.random.default_rng(0)
+    models = {"ours": build_model(name, SIZES[name], VOCABULARY, rng=rng)}
+    models["torch"] = build_torch_model(name, SIZES[name], VOCABULARY, params=models["ours"].params)
+    features, _ = batch_like_real_ones(images, models["ours"].grid, rng)
+    few = features[: max(1, images // 8)]
+
+    def greedy(model):
+        decoding.greedy(model, features, MAX_LENGTH)
+
+    def beam(model):
+        decoding.beam_search(model, features, 5, MAX_LENGTH)
+
+    def beam_of_few(model):
+        decoding.beam_search(model, few, 5, MAX_LENGTH)
+
+    def without_cache(model):
+        decoding.beam_search(WithoutCache(model), few, 5, MAX_LENGTH)
+
+    rows = []
+    for search, function, number in (
+        ("greedy", greedy, images),
+        ("beam 5", beam, images),
+        ("beam 5", beam_of_few, len(few)),
+        ("beam 5 without cache", without_cache, len(few)),
+    ):
+        sides = {side: partial(function, model) for side, model in models.items()}
+        times = in_turn(sides, seconds, f"{name}, {search}")
+        rows.append(
+            {
+                "model": name,
+                "search": search,
+                "images": number,
+                "ours_images_per_second": 1e3 * number / times["ours"],
+                "torch_images_per_second": 1e3 * number / times["torch"],
+                "torch_over_ours": times["torch"] / times["ours"],
+            }
+        )
+    return rows
+
+
+class WithoutCache:
+    """A decoder that reads the whole beginning again, word by word, for each word that follows."""
+
+    def __init__(self, model):
+        self.model = model
+        for name in ("null", "start", "end", "unknown", "max_length"):
+            setattr(self, name, getattr(model, name))
+
+    def begin(self, features):
+        return self.model.begin(features), np.zeros((len(features), 0), dtype=np.int64)
+
+    def step(self, state, tokens):
+        first, words = state
+        words, state = np.concatenate([words, tokens[:, None]], axis=1), first
+        for word in words.T:
+            log_probs, state = self.model.step(state, word)
+        return log_probs, (first, words)
+
+    def select(self, state, rows):
+        return self.model.select(state[0], rows), state[1][rows]
+
+
+if __name__ == "__main__":
+    main()
