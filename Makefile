@@ -5,12 +5,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint format check reproduce clean
+.PHONY: help setup demo test lint format check bench reproduce clean
 
 help:
 	@echo "make demo    train a hand-written LSTM on embedded data and show its captions"
 	@echo "make test    run the tests"
 	@echo "make check   check every hand-written gradient"
+	@echo "make bench   measure speed beside PyTorch and write docs/speed.md"
 	@echo "make reproduce DATA=PHOTOS WEIGHTS=FILE   train on Flickr8k and write docs/results.md"
 	@echo "make lint    check style and formatting (make format mends what it can)"
 	@echo "make setup   only make .venv and install into it"
@@ -35,6 +36,10 @@ test: $(INSTALLED)
 
 check: $(INSTALLED)
 	$(RUN) -m core.gradient_check
+
+bench: $(INSTALLED)
+	$(RUN) -m core.shapes  # what starting is measured with
+	$(RUN) -m benchmarks
 
 reproduce: $(INSTALLED)
 	$(RUN) -m core.reproduce --data "$(DATA)" --weights "$(WEIGHTS)"

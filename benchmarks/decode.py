@@ -8,6 +8,7 @@ are untrained, so that captions seldom end before the longest: 16 words.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -33,10 +34,13 @@ def main() -> None:
     arguments.add_argument("--models", type=list_of(str, MODELS), default=list(MODELS))
     arguments.add_argument("--images", type=int, default=256)
     options = arguments.parse_args()
-    show(
-        [row for name in options.models for row in measure(name, options.images, options.seconds)],
-        options.json,
-    )
+    show(measure_all(options.seconds, options.models, options.images), options.json)
+
+
+def measure_all(
+    seconds: float, models: Sequence[str] = tuple(MODELS), images: int = 256
+) -> list[dict]:
+    return [row for name in models for row in measure(name, images, seconds)]
 
 
 def measure(name: str, images: int, seconds: float) -> list[dict]:

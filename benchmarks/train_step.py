@@ -9,7 +9,7 @@ where they count and, of the variants below, the one that is the fastest here.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from core.models import MODELS, build_model
 from core.packing import lengths_of
 from core.torch_models import TorchEngine, build_torch_model
 
+BATCH_SIZES = (25, 64, 256)
 CLIP_NORM = 5.0
 # A batch that was learnt by heart would leave gradients so small that processors slow down on them.
 STILL = {"learning_rate": 1e-7}
@@ -40,16 +41,22 @@ STILL = {"learning_rate": 1e-7}
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--models", type=list_of(str, MODELS), default=list(MODELS))
-    arguments.add_argument("--batch_sizes", type=list_of(int), default=[25, 64, 256])
+    arguments.add_argument("--batch_sizes", type=list_of(int), default=BATCH_SIZES)
     arguments.add_argument("--no_compile", action="store_true", help="leave torch.compile out")
     options = arguments.parse_args()
-    peak = peak_gflops()
-    rows = []
-    for name in options.models:
-        for batch_size in options.batch_sizes:
-            rows.append(measure(name, batch_size, options.seconds, not options.no_compile))
-            rows[-1]["peak_gflops"] = peak
-    show(rows, options.json)
+    may_compile = not options.no_compile
+    show(
+        measure_all(options.seconds, options.models, options.batch_sizes, may_compile), options.json
+    )
+
+
+def measure_all(
+    seconds: float,
+    models: Sequence[str] = tuple(MODELS),
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    may_compile: bool = True,
+) -> list[dict]:
+    return [measure(name, n, seconds, may_compile) for name in models for n in batch_sizes]
 
 
 def measure(name: str, batch_size: int, seconds: float, may_compile: bool) -> dict:
@@ -72,6 +79,7 @@ def measure(name: str, batch_size: int, seconds: float, may_compile: bool) -> di
         "torch_over_ours": times[variant] / times["ours"],
         "torch_variant": variant,
         "gflops": 1e-6 * operations(model, captions) / times["ours"],
+        "peak_gflops": peak_gflops(),
     }
 
 

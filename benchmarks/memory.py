@@ -1,0 +1,52 @@
+"""The memory that a training step needs at most, besides parameters and data.
+
+python -m benchmarks.memory [--json]
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.side_by_side import SIZES, VOCABULARY, batch_like_real_ones, parser, show
+from core.models import MODELS, build_model
+from core.packing import lengths_of
+
+BATCH_SIZES = (25, 64, 128, 256)
+
+
+def main() -> None:
+    options = parser(__doc__.splitlines()[0]).parse_args()
+    show(measure_all(), options.json)
+
+
+def measure_all(models: Sequence[str] = tuple(MODELS)) -> list[dict]:
+    return [measure(name, batch_size) for name in models for batch_size in BATCH_SIZES]
+
+
+def measure(name: str, batch_size: int) -> dict:
+    """One row: NumPy tells Python of every array that it makes."""
+    rng = np.random.default_rng(0)
+    model = build_model(name, SIZES[name], VOCABULARY, rng=rng)
+    features, captions = batch_like_real_ones(batch_size, model.grid, rng)
+    words = int(lengths_of(captions[:, 1:] != 0).sum())
+    model.loss(features, captions)
+    tracemalloc.start()
+    model.loss(features, captions)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    gradients = sum(parameter.nbytes for parameter in model.params.values())
+    return {
+        "model": name,
+        "batch_size": batch_size,
+        "words": words,
+        "peak_mib": peak / 2**20,
+        "of_it_gradients_mib": gradients / 2**20,
+        "kib_per_word": (peak - gradients) / words / 2**10,
+    }
+
+
+if __name__ == "__main__":
+    main()
