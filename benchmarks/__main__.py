@@ -21,18 +21,18 @@ Written by `make bench`. How fast the hand-written NumPy is beside PyTorch, on t
 ## The method
 
 Both sides do the same work in one process, on as many threads, in float32, and take turns of a
-fifth of a second; every figure is a median. Captions have the lengths that Flickr8k's have and words
-that repeat as words do, 1,004 different ones; word vectors are 256 wide, hidden states 512, the grid
-is 7 x 7 x 512, the Transformer has two blocks. PyTorch is at its best: fused cells, fused Adam,
-scores only where the loss looks, and the fastest of plain modules, packed sequences and
-`torch.compile`. **A ratio above 1 says that ours is faster.** Ratios move by a tenth from run to run
-on a shared machine, and are others on other processors: run it on yours.
+fifth of a second; every figure is a median. Captions have the lengths that Flickr8k's have and
+words that repeat as words do, 1,004 different ones; word vectors are 256 wide, hidden states 512,
+the grid is 7 x 7 x 512, the Transformer has two blocks. PyTorch is at its best: fused cells,
+fused Adam, scores only where the loss looks, and the fastest of plain modules, packed sequences
+and `torch.compile`. **A ratio above 1 says that ours is faster.** Ratios move by a tenth from run
+to run on a shared machine, and are others on other processors: run it on yours.
 
 ## A whole training step: loss, gradients, clipping, Adam
 
 `python -m benchmarks.train_step`. The operations behind `gflops` are those of the products with
-weights, padding left out, as if each word were multiplied by itself; `peak_gflops` is what a product
-of two 2,048 x 2,048 matrices reached right after the row was measured.
+weights, padding left out, as if each word were multiplied by itself; `peak_gflops` is what a
+product of two 2,048 x 2,048 matrices reached right after the row was measured.
 
 {train_step}
 
@@ -42,13 +42,13 @@ of two 2,048 x 2,048 matrices reached right after the row was measured.
 
 {one_at_a_time}
 
-* **Padding left out** (`core/packing.py`): rows stand longest first, so that a time step is a slice
-  of those that go on, and words are scored only where the loss looks.
+* **Padding left out** (`core/packing.py`): rows stand longest first, so that a time step is a
+  slice of those that go on, and words are scored only where the loss looks.
 * **Parts on two threads** (`CaptioningModel.loss`): NumPy lets go of Python's lock while it
-  computes. Elementwise work, which NumPy does on one core, is done on both; captions of one length
-  are put together.
-* **Each different word once**: captions repeat few words, so `x Wx` is computed for those, and then
-  looked up; its gradient is summed by word before it is multiplied.
+  computes. Elementwise work, which NumPy does on one core, is done on both; captions of one
+  length are put together.
+* **Each different word once**: captions repeat few words, so `x Wx` is computed for those, and
+  then looked up; its gradient is summed by word before it is multiplied.
 * **Adam in place** (`core/optim.py`): in pieces that fit a core's cache, without new arrays.
 * **Compared a few images at a time**, and again in backward: what tanh says of each location is
   never written to memory. It saves little time at this size, and most of the memory.
@@ -56,16 +56,16 @@ of two 2,048 x 2,048 matrices reached right after the row was measured.
 
 ## Decoding
 
-`python -m benchmarks.decode`: captions of 16 words, searched by the same code on both sides. Without
-cache, each new word reads all words before it again.
+`python -m benchmarks.decode`: captions of 16 words, searched by the same code on both sides.
+Without cache, each new word reads all words before it again.
 
 {decode}
 
 ## How near to the machine's limits
 
 `python -m benchmarks.roofline`. The roof is what the rate of a large product, or the bandwidth of
-memory on one thread, allows a part with so many operations for each byte; with both cores, or out of
-a cache, a part can pass it.
+memory on one thread, allows a part with so many operations for each byte; with both cores, or out
+of a cache, a part can pass it.
 
 {roofline}
 
@@ -74,9 +74,9 @@ matrix into the order that its inner loop wants. PyTorch's library keeps such a 
 
 ## Memory
 
-`python -m benchmarks.memory`: the most that a step needs besides parameters and data. It grows with
-the number of words, batch x time; the Transformer's grows more slowly, because only two parts of a
-batch are computed at a time.
+`python -m benchmarks.memory`: the most that a step needs besides parameters and data. It grows
+with the number of words, batch x time; the Transformer's grows more slowly, because only two
+parts of a batch are computed at a time.
 
 {memory}
 
