@@ -2,7 +2,8 @@
 
 Reads top to bottom: additive attention, the gate on what it finds, both around an LSTM cell, and
 the penalty that makes it look everywhere once. Builds on ``core/rnn_layers.py`` and follows its
-conventions: a forward and a backward function each, the dtype kept, no argument written to.
+conventions: a forward and a backward function each, the dtype kept, no argument written to but
+where a docstring says so.
 
 Letters: N batch, T time steps, L locations of the image, C channels of a location, H hidden width,
 K attention width, W word-vector width.
@@ -322,14 +323,12 @@ def attention_lstm_step_forward(
     - cache: those of the three parts
     """
     question = np.concatenate([prev_h, word], axis=1)
-    query = (question @ Wq).reshape(len(features), -1, len(v))
-    context, weights, attend_cache = attend_forward(features, keys, query, v)
-    context = context.reshape(len(word), -1)
-    gated, gate_cache = context_gate_forward(context, prev_h, Wg, bg)
+    context, weights, attend_cache = attend_forward(features, keys, (question @ Wq)[:, None], v)
+    gated, gate_cache = context_gate_forward(context[:, 0], prev_h, Wg, bg)
     x = np.concatenate([word, gated], axis=1)
     next_h, next_c, lstm_cache = lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b)
     cache = (question, Wq, attend_cache, gate_cache, lstm_cache)
-    return next_h, next_c, gated, weights.reshape(len(word), -1), cache
+    return next_h, next_c, gated, weights[:, 0], cache
 
 
 def attention_lstm_step_backward(
@@ -348,7 +347,7 @@ def attention_lstm_step_backward(
     shape of its namesake.
     """
     question, Wq, attend_cache, gate_cache, lstm_cache = cache
-    _, keys, query, _, weights = attend_cache
+    _, keys, _, _, weights = attend_cache
     # next_h, next_c = lstm_step([word, gated], prev_h, prev_c)
     dx, dprev_h, dprev_c, dWx, dWh, db = lstm_step_backward(dnext_h, dnext_c, lstm_cache)
     W, H = dx.shape[1] - dgated.shape[1], dprev_h.shape[1]
@@ -356,12 +355,11 @@ def attention_lstm_step_backward(
     # gated = gate(context, prev_h)
     dcontext, dprev_h_gate, dWg, dbg = context_gate_backward(dgated, gate_cache)
     # context, weights = attend(features, keys, query)
-    dcontext = dcontext.reshape(*query.shape[:2], -1)
-    dkeys = np.zeros_like(keys)
-    dquery, dv = attend_backward(dcontext, dweights.reshape(weights.shape), attend_cache, dkeys)
+    dcontext, dkeys = dcontext[:, None], np.zeros_like(keys)
+    dquery, dv = attend_backward(dcontext, dweights[:, None], attend_cache, dkeys)
     dfeatures = context_backward(dcontext, weights)
     # query = [prev_h, word] @ Wq
-    dquery = dquery.reshape(len(question), -1)
+    dquery = dquery[:, 0]
     dquestion, dWq = dquery @ Wq.T, question.T @ dquery
     # prev_h was read three times, the word twice
     dprev_h = dprev_h + dprev_h_gate + dquestion[:, :H]
@@ -451,7 +449,7 @@ def attention_lstm_packed_forward(
     the words add to the questions and to the gates of the LSTM.
 
     Inputs, besides those of ``attention_lstm_forward``:
-    - vectors: (U, W), each different word once
+    - vectors: (U, W), best each different word once
     - which: (M,) row of ``vectors`` that each entry of the packing reads
     - packing: which rows go on at each step
 

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,13 +39,14 @@ class NumpyEngine:
     - update_rule, optim_config, clip_norm: as for ``CaptioningSolver``
 
     ``configs`` holds, for each parameter, the config of its update rule: its numbers, and what it
-    remembers. It goes into the checkpoints, and may be assigned.
+    remembers. It goes into the checkpoints, and may be assigned, which copies the arrays: both they
+    and the model's parameters are written into by ``update``.
     """
 
     def __init__(self, model, update_rule: str, optim_config: Mapping, clip_norm: float | None):
         self.model, self.rule, self.clip_norm = model, update_rule, clip_norm
-        self.configs = {name: deepcopy(dict(optim_config)) for name in model.params}
-        self._own: dict[str, np.ndarray] = {}  # arrays that nobody else has, to be written into
+        self.configs = {name: optim_config for name in model.params}
+        self._own: dict[str, np.ndarray] = {}  # the parameters that were put there by ``update``
         self.base_rate = optim.numbers_of(update_rule, optim_config)["learning_rate"]
 
     def compute(
@@ -70,6 +70,20 @@ class NumpyEngine:
             if parameter is not self._own.get(name):  # put there by someone who may still need it
                 params[name] = self._own[name] = parameter.copy(order="C")
         optim.update_in_place(self.rule, params, self.grads, self.configs, scale)
+
+    @property
+    def configs(self) -> dict[str, dict]:
+        return self._configs
+
+    @configs.setter
+    def configs(self, configs: Mapping[str, Mapping]) -> None:
+        def own(value):
+            return value.copy(order="C") if isinstance(value, np.ndarray) else value
+
+        self._configs = {
+            name: {key: own(value) for key, value in config.items()}
+            for name, config in configs.items()
+        }
 
     @property
     def learning_rate(self) -> float:

@@ -264,6 +264,13 @@ def _make_multi_head_attention(rng, N, T, S):
     return {**inputs, "num_heads": _HEADS, "mask": _attention_mask(rng, N, T, S)}
 
 
+def _make_memory_attention(rng, N, T, S):
+    E = _WIDTH
+    projections = dict(Wq=(E, E), bq=(E,), Wk=(E, E), Wv=(E, E), bv=(E,), Wo=(E, E), bo=(E,))
+    inputs = _normal(rng, query=(N, T, E), memory=(N, S, E), **projections)
+    return {**inputs, "num_heads": _HEADS}
+
+
 def _block_shapes(F: int, prefix: str = "") -> dict[str, tuple[int, ...]]:
     sizes = {"E": _WIDTH, "F": F}
     return {
@@ -544,6 +551,14 @@ CASES: tuple[Case, ...] = (
         ("out",),
         referee.multi_head_attention,
         zero=("bk",),
+    ),
+    _layer(
+        "memory_attention",
+        "NTS",
+        _make_memory_attention,
+        "query memory Wq bq Wk Wv bv Wo bo".split(),
+        ("out",),
+        referee.memory_attention,
     ),
     _decoder_block(
         "decoder_block",

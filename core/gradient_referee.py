@@ -127,6 +127,11 @@ def multi_head_attention(query, key, value, Wq, bq, Wk, bk, Wv, bv, Wo, bo, num_
     return [F.linear(heads.transpose(1, 2).flatten(2), Wo.T, bo)]
 
 
+def memory_attention(query, memory, Wq, bq, Wk, Wv, bv, Wo, bo, num_heads):
+    weights = Wq, bq, Wk, 0 * bq, Wv, bv, Wo, bo
+    return multi_head_attention(query, memory, memory, *weights, num_heads, None)
+
+
 def decoder_block(norm_first: bool, activation: str, num_heads: int) -> Callable:
     """PyTorch's own decoder layer."""
 

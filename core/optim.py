@@ -27,6 +27,10 @@ def _filled_in(config: dict | None, **defaults: float) -> dict:
     return config
 
 
+_ADAM = {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+_ADAMW = {**_ADAM, "weight_decay": 1e-2}
+
+
 def sgd(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]:
     """Stochastic gradient descent (Robbins and Monro 1951): ``w - learning_rate * dw``.
 
@@ -79,7 +83,7 @@ def adam(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]:
     config: learning_rate (1e-3), beta1 (0.9), beta2 (0.999), epsilon (1e-8), m and v (zeros), t (0,
     the number of steps taken).
     """
-    config = _filled_in(config, learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8)
+    config = _filled_in(config, **_ADAM)
     beta1, beta2 = config["beta1"], config["beta2"]
     t = config["t"] = config.get("t", 0) + 1
     m = config["m"] = beta1 * config.get("m", np.zeros_like(w)) + (1 - beta1) * dw
@@ -97,7 +101,7 @@ def adamw(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]
 
     config: as for ``adam``, and weight_decay (1e-2).
     """
-    config = _filled_in(config, learning_rate=1e-3, weight_decay=1e-2)
+    config = _filled_in(config, **_ADAMW)
     return adam(w * (1 - config["learning_rate"] * config["weight_decay"]), dw, config)
 
 
@@ -118,7 +122,8 @@ def clip_factor(grads: Mapping[str, Array], max_norm: float) -> tuple[float, flo
     ``torch.nn.utils.clip_grad_norm_``. The factor is 1 where the norm is small enough.
     """
     norm = float(np.sqrt(sum(float(np.vdot(g, g)) for g in grads.values())))
-    return min(1.0, float(max_norm) / (norm + 1e-6)), norm
+    factor = float(max_norm) / (norm + 1e-6)
+    return (1.0 if factor >= 1 else factor), norm  # NaN stays NaN, for all to see
 
 
 def clip_gradient_norm(
@@ -160,8 +165,11 @@ def update_in_place(
     - rule: a name in ``RULES``
     - params: C-contiguous arrays, which are overwritten
     - grads: arrays of the same shapes
-    - configs: what the rule is given and remembers; brought up to date
+    - configs: what the rule is given and remembers, in C-contiguous arrays as well; brought up to
+      date, in place
     - scale: factor on the gradients, as ``clip_factor`` finds it
+
+    Raises ValueError for arrays that are not C-contiguous: they cannot be cut up.
     """
     if rule in ("adam", "adamw"):
         _adam_in_place(rule, params, grads, configs, scale)
@@ -175,24 +183,30 @@ def _adam_in_place(rule: str, params, grads, configs, scale: float) -> None:
     """``adam`` or ``adamw``, piece by piece on all cores."""
     pieces = []
     for name, w in params.items():
-        config = configs[name] = numbers_of(rule, configs[name]) | configs[name]
+        config = _filled_in(configs[name], **{"adam": _ADAM, "adamw": _ADAMW}[rule])
         config["t"] = config.get("t", 0) + 1
         for memory in ("m", "v"):
             if memory not in config:
                 config[memory] = np.zeros_like(w)
+        for array in (w, config["m"], config["v"]):
+            if not array.flags.c_contiguous:
+                raise ValueError(f"{name}: found an array that is not C-contiguous; copy it first")
         arrays = [x.reshape(-1) for x in (w, grads[name], config["m"], config["v"])]
         for start in range(0, w.size, _PIECE):
             pieces.append((config, *(x[start : start + _PIECE] for x in arrays)))
 
     def take(share: int) -> None:
         for config, *arrays in pieces[share::threads]:
-            _adam_piece(*arrays, config, scale)
+            decay = config["weight_decay"] if rule == "adamw" else 0.0
+            _adam_piece(*arrays, config, scale, decay)
 
     threads = number_of_threads()
     in_parallel(take, range(threads))
 
 
-def _adam_piece(w: Array, dw: Array, m: Array, v: Array, config: dict, scale: float) -> None:
+def _adam_piece(
+    w: Array, dw: Array, m: Array, v: Array, config: dict, scale: float, decay: float
+) -> None:
     """The formulas of ``adam`` and ``adamw``, in one buffer."""
     rate, t = config["learning_rate"], config["t"]
     beta1, beta2 = config["beta1"], config["beta2"]
@@ -203,14 +217,14 @@ def _adam_piece(w: Array, dw: Array, m: Array, v: Array, config: dict, scale: fl
     m += x
     # v = beta2 * v + (1 - beta2) * dw^2
     v *= beta2
-    np.multiply(dw, dw, out=x)
-    x *= scale**2 * (1 - beta2)
+    np.multiply(x, x, out=x)
+    x *= (1 - beta2) / (1 - beta1) ** 2
     v += x
     # w = w - rate * (m / (1 - beta1^t)) / (sqrt(v) / correction + epsilon)
     np.sqrt(v, out=x)
     x += correction * config["epsilon"]
     np.divide(m, x, out=x)
     x *= rate * correction / (1 - beta1**t)
-    if config.get("weight_decay"):
-        w *= 1 - rate * config["weight_decay"]
+    if decay:
+        w *= 1 - rate * decay
     w -= x

@@ -17,9 +17,9 @@ class Packing:
 
     ::
 
-        a b c d        order   2 0 1, the longest first
-        e f .     ->   going   3, 2, 1, 1 rows at the steps 0 to 3, always the first ones
-        g h i j k      packed  g a e   h b f   i c   j d   k
+        a b c d .      order    2 0 1, the longest first
+        e f . . .  ->  entries  g a e   h b f   i c   j d   k
+        g h i j k      steps    of 3, 3, 2, 2 and 1 rows, always the first ones
 
     A row keeps its place until it ends, so that the states of a step are the first rows of the
     states of the step before.
@@ -31,6 +31,7 @@ class Packing:
     Attributes:
     - order: (N,) the rows, longest first; of equals, the first stays first
     - entries: (M,) place n T + t of each packed entry
+    - rows: (M,) its row n
     - steps: for each step two slices: ``now``, its entries among the M, and ``before``, the states
       that they start from, in an array of N states from before the first step, in ``order``, and
       then the M states after the entries
@@ -51,7 +52,8 @@ class Packing:
         ]
         t = np.repeat(np.arange(len(going)), going)
         place = np.arange(len(t)) - starts[t]  # in ``order``
-        self.entries = self.order[place] * T + t
+        self.rows = self.order[place]
+        self.entries = self.rows * T + t
         self.before = before[t] + place
 
     def pack(self, x: Array) -> Array:

@@ -8,8 +8,8 @@ M entries of a batch without padding, U different ones among them.
 
 Every ``*_forward`` returns its outputs and a ``cache``; the matching ``*_backward`` takes the
 gradient of the loss with respect to those outputs and the cache, and returns one gradient per array
-argument, in the order in which ``forward`` took them. No function writes into what it was given,
-and each keeps the dtype it is given.
+argument, in the order in which ``forward`` took them. No function writes into what it was given
+unless its docstring says so, and each keeps the dtype it is given.
 
 ``rnn_step_*`` and ``lstm_step_*`` are the definition of a recurrent layer and the oracle of the
 sequence functions, which compute the same numbers faster: what does not depend on the previous

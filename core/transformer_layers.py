@@ -631,7 +631,7 @@ _MEMORY_PARAMETERS = ("Wq", "bq", "Wk", "Wv", "bv", "Wo", "bo")
 
 def _attention_parameters(params: Mapping[str, Array], which: str) -> tuple[Array, ...]:
     """The eight arrays that ``multi_head_attention_forward`` takes; a key bias of zeros."""
-    p = {name: params[f"{which}.{name}"] for name in ("Wq", "bq", "Wk", "Wv", "bv", "Wo", "bo")}
+    p = {name: params[f"{which}.{name}"] for name in _MEMORY_PARAMETERS}
     no_bias = np.zeros_like(p["bq"])
     return p["Wq"], p["bq"], p["Wk"], no_bias, p["Wv"], p["bv"], p["Wo"], p["bo"]
 

@@ -25,6 +25,27 @@ def test_every_rule_has_its_namesake_and_is_an_option():
     assert tuple(MODELS) == MODEL_NAMES
 
 
+def test_adam_does_not_decay_and_a_gradient_that_is_no_number_shows():
+    params, grads = {"w": np.ones(3)}, {"w": np.array([1.0, 2.0, 3.0])}
+    optim.update_in_place("adam", params, grads, {"w": {"weight_decay": 0.5}})
+    np.testing.assert_array_equal(params["w"], optim.adam(np.ones(3), grads["w"])[0])
+    clipped, norm = optim.clip_gradient_norm({"a": np.array([np.nan]), "b": np.ones(2)}, 1.0)
+    assert np.isnan(norm)
+    assert np.isnan(clipped["b"]).all()
+    huge = {"w": np.array([1e20, 1, 0], dtype=np.float32)}  # its norm overflows
+    params = {"w": np.ones(3, dtype=np.float32)}
+    with np.errstate(over="ignore"):
+        scale, _ = optim.clip_factor(huge, 5.0)
+        optim.update_in_place("adam", params, huge, {"w": {}}, scale)
+    np.testing.assert_array_equal(params["w"], 1)
+
+
+def test_what_cannot_be_cut_up_is_refused():
+    w = np.ones((2, 3)).T
+    with pytest.raises(ValueError, match="w: found an array that is not C-contiguous"):
+        optim.update_in_place("adam", {"w": w}, {"w": w}, {"w": {}})
+
+
 @pytest.mark.parametrize("name", TORCH)
 @pytest.mark.parametrize("scale", [1.0, 1e-10])
 def test_equals_torch_over_100_steps(name, scale):
@@ -84,3 +105,29 @@ def test_clipping_equals_torch(max_norm):
     for parameter, (name, gradient) in zip(parameters, clipped.items(), strict=True):
         np.testing.assert_allclose(gradient, parameter.grad.numpy(), rtol=1e-12)
         np.testing.assert_array_equal(grads[name], kept[name])
+
+
+@pytest.mark.parametrize("name", TORCH)
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_in_place_equals_the_plain_rule(name, scale, monkeypatch):
+    """Over pieces whose last is shorter, a parameter of no entry, and one of a single entry."""
+    monkeypatch.setattr(optim, "_PIECE", 7)
+    rng = np.random.default_rng(0)
+    shapes = {"matrix": (4, 5), "empty": (0, 3), "one": (1,)}
+    params = {key: rng.standard_normal(shape) for key, shape in shapes.items()}
+    configs = {key: {"learning_rate": 0.01} for key in shapes}
+    plain = {key: (w.copy(), dict(configs[key])) for key, w in params.items()}
+    arrays = dict(params)
+    for _ in range(5):
+        grads = {key: rng.standard_normal(shape) for key, shape in shapes.items()}
+        before = {key: gradient.copy() for key, gradient in grads.items()}
+        optim.update_in_place(name, params, grads, configs, scale)
+        for key, (w, config) in plain.items():
+            plain[key] = optim.RULES[name](w, scale * before[key], config)
+            np.testing.assert_allclose(params[key], plain[key][0], rtol=1e-12, atol=1e-15)
+            np.testing.assert_array_equal(grads[key], before[key])
+    assert all(params[key] is array for key, array in arrays.items())
+    for key, (_, config) in plain.items():
+        assert configs[key].keys() == config.keys()
+        for entry, value in config.items():
+            np.testing.assert_allclose(configs[key][entry], value, rtol=1e-12, atol=1e-15)

@@ -308,3 +308,20 @@ def test_a_block_drops_out_only_in_training(options):
 @pytest.mark.parametrize(("case", "sizes"), cases_of(layers))
 def test_float32_is_kept(case, sizes):
     assert_float32_is_kept(case, sizes)
+
+
+def test_attention_without_keys_and_values_is_attention():
+    """``memory_attention`` against ``multi_head_attention``, output and gradients."""
+    query, memory, dout = normal((N, T, E), (N, S, E), (N, T, E))
+    Wq, Wk, Wv, Wo, bq, bv, bo = normal(*[(E, E)] * 4, *[E] * 3)
+    out, cache = layers.memory_attention_forward(query, memory, Wq, bq, Wk, Wv, bv, Wo, bo, HEADS)
+    expected, plain_cache = layers.multi_head_attention_forward(
+        query, memory, memory, Wq, bq, Wk, 0 * bq, Wv, bv, Wo, bo, HEADS
+    )
+    dquery, dkey, dvalue, dWq, dbq, dWk, _, *others = layers.multi_head_attention_backward(
+        dout, plain_cache
+    )
+    gradients = layers.memory_attention_backward(dout, cache)
+    assert_all_close(
+        (out, *gradients), (expected, dquery, dkey + dvalue, dWq, dbq, dWk, *others), 1e-12
+    )

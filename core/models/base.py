@@ -13,7 +13,7 @@ import numpy as np
 
 from core import decoding
 from core.packing import Packing, lengths_of
-from core.parallel import in_parallel, number_of_threads
+from core.parallel import in_parallel
 from core.rnn_layers import (
     affine_backward,
     affine_forward,
@@ -39,7 +39,8 @@ class CaptioningModel:
     - rng: draws the parameters and the dropout masks; ``default_rng(0)`` when None
     - widths: sizes by name
 
-    ``params`` maps names to arrays and is a plain dict; its entries may be replaced.
+    ``params`` maps names to arrays and is a plain dict; its entries may be replaced. The solver
+    writes into arrays of its own that it puts there: copy what you want to keep of a training.
 
     Raises ValueError for a vocabulary without ``<NULL>``, a width below 1, and a dropout that is
     not in [0, 1).
@@ -48,8 +49,10 @@ class CaptioningModel:
     max_length: int | None = None  # words that the model has positions for; None: any number
     thread_safe = True  # while it is not trained, threads may use it at once
     tied = False  # whether words are scored with their own vectors
-    # A batch is cut up, for several threads and to put captions of one length together: parts of
-    # at least so many rows, and of at most so many, where that is worth more than wide products.
+    # A batch is cut up, for several threads and to put captions of one length together: in two
+    # when each part has the first number of rows; and in parts that have the second on average,
+    # where that is worth more than wide products. Never by the number of cores: what is dropped
+    # out depends on the parts, and a run should be the same elsewhere.
     rows_of_a_part = 32, None
     grid = False  # whether it reads a grid of locations or one vector an image
     # Of the training loss alone; may be set at any time.
@@ -111,12 +114,10 @@ class CaptioningModel:
         N = len(words)
         weights = np.full(N, 1 / N) if weights is None else np.asarray(weights) / N
         parts = self._parts(lengths_of(mask))
-        rngs = [self.rng]
-        if len(parts) > 1:
-            # Of its own for each part, so that no thread has to wait its turn to draw.
-            rngs = [
-                np.random.default_rng(seed) for seed in self.rng.integers(2**62, size=len(parts))
-            ]
+        if len(parts) == 1:
+            return self._loss_of_part(features, words, targets, mask, weights, 1.0, self.rng)
+        seeds = self.rng.integers(2**62, size=len(parts))
+        rngs = [np.random.default_rng(seed) for seed in seeds]  # threads must not share one
 
         def loss_of(part: int):
             rows = parts[part]
@@ -136,14 +137,15 @@ class CaptioningModel:
         slow.
         """
         N, (fewest, most) = len(lengths), self.rows_of_a_part
-        count = min(number_of_threads(), N // fewest)
+        count = min(2, N // fewest)
         if most is not None:
             count = max(count, N // most)
         if count < 2:
             return [np.arange(N)]
         order = np.argsort(-lengths, kind="stable")
         done = np.cumsum(lengths[order] + 1)
-        return np.split(order, np.searchsorted(done, done[-1] * np.arange(1, count) / count))
+        parts = np.split(order, np.searchsorted(done, done[-1] * np.arange(1, count) / count))
+        return [part for part in parts if len(part)]
 
     def _loss_of_part(
         self,
@@ -163,7 +165,7 @@ class CaptioningModel:
 
         # Scores are the widest arrays of a step: only those that count are made.
         counted, targets = _counted(mask, targets, packing)
-        weights = packing.pack(np.repeat(weights[:, None], mask.shape[1], axis=1))[counted]
+        weights = weights[packing.rows][counted]
         scores, score_cache = affine_forward(h[counted], *self._vocabulary())
         if self.top_k is not None:
             np.copyto(scores, -np.inf, where=~self._drawn_from(scores, targets))
@@ -208,7 +210,6 @@ class CaptioningModel:
         packing = Packing(lengths_of(mask), mask.shape[1])
         h, _, _ = self._forward(features, words, mask, packing, 1, rng=None)
         counted, targets = _counted(mask, targets, packing)
-        check_word_ids(targets, len(self.word_to_idx), "captions")
         scores, _ = affine_forward(h[counted], *self._vocabulary())
         right = log_softmax(scores)[np.arange(len(targets)), targets]
         return -right.sum() / len(words)
@@ -265,6 +266,7 @@ class CaptioningModel:
             raise ValueError(
                 f"captions: found shape {captions.shape}, expected ({len(features)}, at least 2)"
             )
+        check_word_ids(captions, len(self.word_to_idx), "captions")
         words, targets = captions[:, :-1], captions[:, 1:]
         if self.max_length is not None and words.shape[1] > self.max_length:
             raise ValueError(

@@ -1,0 +1,111 @@
+"""The benchmarks run, and compare what computes the same; how fast is never asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import one_at_a_time, side_by_side
+from benchmarks.side_by_side import SIZES, VOCABULARY, batch_like_real_ones
+from core.captioning_solver import NumpyEngine
+from core.models import MODELS, build_model
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_training_steps_are_rows_of_json():
+    command = "benchmarks.train_step --json --models rnn --batch_sizes 4 --seconds 0.1".split()
+    run = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    (row,) = json.loads(run.stdout)
+    assert row["model"] == "rnn"
+    assert row["batch_size"] == 4
+    assert row["torch_over_ours"] == pytest.approx(row["torch_ms"] / row["ours_ms"])
+    assert min(row["gflops"], row["peak_gflops"]) > 0
+    assert {"machine", "blas", "numpy_threads", "torch_threads"} <= row.keys()
+
+
+def test_an_unknown_model_is_refused_in_one_line():
+    command = [sys.executable, "-m", "benchmarks.train_step", "--models", "gru"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "found 'gru', expected some of rnn, lstm" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("what", "model"),
+    [(what, model) for what, (_, models) in one_at_a_time.OPTIMISATIONS.items() for model in models]
+)  # fmt: skip
+def test_an_optimisation_changes_nothing_but_the_time(what, model, monkeypatch):
+    monkeypatch.setattr(one_at_a_time, "BATCH_SIZE", 6)
+    engine, features, captions = one_at_a_time.engine_and_batch(model)
+    loss, grads = engine.model.loss(features, captions)
+    with one_at_a_time.OPTIMISATIONS[what][0](engine.model):
+        other, other_grads = engine.model.loss(features, captions)
+    if what == "padding left out":  # then the padding is scored as well
+        assert other > loss
+        return
+    assert other == pytest.approx(loss, rel=1e-5)
+    for name, gradient in other_grads.items():
+        distance = np.linalg.norm(gradient - grads[name])
+        assert distance <= 1e-4 * max(1e-3, np.linalg.norm(gradient)), name
+
+
+def test_the_plain_lstm_takes_the_same_step(monkeypatch):
+    monkeypatch.setattr(one_at_a_time, "BATCH_SIZE", 6)
+    monkeypatch.setattr(one_at_a_time, "RATE", 1e-2)
+    engine, features, captions = one_at_a_time.engine_and_batch("lstm")
+    plain = one_at_a_time.PlainLSTM({k: w.copy() for k, w in engine.model.params.items()})
+    one_at_a_time.step_of(engine, features, captions)()
+    plain.step(features, captions)
+    for name, parameter in engine.model.params.items():
+        # Adam's first step is the sign of the gradient, which rounding decides where that is 0.
+        same = np.isclose(parameter, plain.params[name], rtol=1e-4, atol=1e-5)
+        assert same.mean() > 0.999, name
+
+
+def test_batches_have_real_lengths_and_repeat_words():
+    _, captions = batch_like_real_ones(2000, False, np.random.default_rng(0))
+    lengths = (captions[:, 1:] != 0).sum(axis=1)
+    assert lengths.max() == side_by_side.STEPS
+    assert lengths.mean() == pytest.approx(11.5, abs=0.2)  # <END> included
+    _, counts = np.unique(captions[captions > 3], return_counts=True)
+    assert counts.max() > 0.05 * counts.sum()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_memory_of_a_step_grows_no_faster_than_its_words(name):
+    peaks, words = [], []
+    for batch_size in (16, 32):
+        rng = np.random.default_rng(0)
+        model = build_model(name, SIZES[name], VOCABULARY[:200], rng=rng)
+        features, captions = batch_like_real_ones(batch_size, model.grid, rng)
+        captions = np.minimum(captions, 199)
+        tracemalloc.start()
+        model.loss(features, captions)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        words.append(np.count_nonzero(captions[:, 1:]))
+    assert peaks[1] / peaks[0] <= 1.1 * words[1] / words[0]
+
+
+def test_training_writes_into_no_array_that_someone_put_there():
+    rng = np.random.default_rng(0)
+    model = build_model("rnn", SIZES["rnn"], VOCABULARY, rng=rng)
+    batch = batch_like_real_ones(4, False, rng)
+    engine = NumpyEngine(model, "adam", {}, None)
+    for _ in range(2):
+        given = model.params["Wh"] = model.params["Wh"].copy()
+        before = given.copy()
+        for _ in range(2):
+            engine.compute(*batch)
+            engine.update()
+        np.testing.assert_array_equal(given, before)
+        assert not np.array_equal(model.params["Wh"], before)
