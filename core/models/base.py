@@ -121,11 +121,8 @@ class CaptioningModel:
 
         def loss_of(part: int):
             rows = parts[part]
-            longest = max(1, lengths_of(mask[rows]).max())
-            captions = (x[rows, :longest] for x in (words, targets, mask))
-            return self._loss_of_part(
-                features[rows], *captions, weights[rows], len(rows) / N, rngs[part]
-            )
+            of_part = (x[rows] for x in (features, words, targets, mask, weights))
+            return self._loss_of_part(*of_part, len(rows) / N, rngs[part])
 
         losses, grads = zip(*in_parallel(loss_of, range(len(parts))), strict=True)
         return sum(losses), _sums(grads)
@@ -160,7 +157,10 @@ class CaptioningModel:
         """What some rows add to loss and gradients; ``share`` of the batch is theirs."""
         if self.feature_dropout:
             features, _ = dropout_forward(features, self.feature_dropout, rng)
-        packing = Packing(lengths_of(mask), mask.shape[1])
+        lengths = lengths_of(mask)
+        longest = max(1, lengths.max(initial=0))
+        words, targets, mask = words[:, :longest], targets[:, :longest], mask[:, :longest]
+        packing = Packing(lengths, longest)
         h, penalty, cache = self._forward(features, words, mask, packing, share, rng)
 
         # Scores are the widest arrays of a step: only those that count are made.
@@ -174,8 +174,10 @@ class CaptioningModel:
         )
         # scores = h[counted] @ vocabulary + b_vocab
         dcounted, dvocabulary, db = affine_backward(dscores, score_cache)
-        dh = np.zeros_like(h)
-        dh[counted] = dcounted
+        dh = dcounted
+        if len(dcounted) < len(h):
+            dh = np.zeros_like(h)
+            dh[counted] = dcounted
         grads = self._backward(dh, cache)
         grads["b_vocab"] = db
         if self.tied:
@@ -321,10 +323,12 @@ class CaptioningModel:
 def _sums(parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
     """The gradients of all parts together, in the arrays of the first."""
     total, *others = parts
-    for part in others:
-        in_parallel(
-            lambda name, part=part: np.add(total[name], part[name], out=total[name]), list(total)
-        )
+
+    def add(name: str) -> None:
+        for part in others:
+            total[name] += part[name]
+
+    in_parallel(add, list(total))
     return total
 
 
