@@ -1,6 +1,6 @@
 """All measurements of speed, one after another, written to ``docs/speed.md``.
 
-python -m benchmarks          about a quarter of an hour; let the machine do nothing else
+python -m benchmarks          under half an hour; let the machine do nothing else
 """
 
 from __future__ import annotations

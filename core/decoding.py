@@ -314,7 +314,8 @@ def _word_by_word(
         tokens = choose(_without(log_probs, never))
         captions[rows, t] = tokens
         goes_on = np.flatnonzero(tokens != model.end)
-        rows, tokens, state = rows[goes_on], tokens[goes_on], model.select(state, goes_on)
+        if len(goes_on) < len(rows):
+            rows, tokens, state = rows[goes_on], tokens[goes_on], model.select(state, goes_on)
     return captions
 
 

@@ -196,24 +196,25 @@ def _adam_in_place(rule: str, params, grads, configs, scale: float) -> None:
             pieces.append((config, *(x[start : start + _PIECE] for x in arrays)))
 
     def take(share: int) -> None:
+        buffer = np.empty(_PIECE, dtype=w.dtype)
         for config, *arrays in pieces[share::threads]:
             decay = config["weight_decay"] if rule == "adamw" else 0.0
-            _adam_piece(*arrays, config, scale, decay)
+            _adam_piece(*arrays, buffer[: arrays[0].size], config, scale, decay)
 
     threads = number_of_threads()
     in_parallel(take, range(threads))
 
 
 def _adam_piece(
-    w: Array, dw: Array, m: Array, v: Array, config: dict, scale: float, decay: float
+    w: Array, dw: Array, m: Array, v: Array, x: Array, config: dict, scale: float, decay: float
 ) -> None:
-    """The formulas of ``adam`` and ``adamw``, in one buffer."""
+    """The formulas of ``adam`` and ``adamw``, all that comes in between in one buffer x."""
     rate, t = config["learning_rate"], config["t"]
     beta1, beta2 = config["beta1"], config["beta2"]
     correction = (1 - beta2**t) ** 0.5
     # m = beta1 * m + (1 - beta1) * dw
     m *= beta1
-    x = dw * (scale * (1 - beta1))
+    np.multiply(dw, scale * (1 - beta1), out=x)
     m += x
     # v = beta2 * v + (1 - beta2) * dw^2
     v *= beta2

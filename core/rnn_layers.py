@@ -120,16 +120,18 @@ def word_embedding_backward(dout: Array, cache: tuple) -> Array:
 def sums_of_rows(x: Array, which: Array, number: int) -> Array:
     """The backward of a look-up, (M, D) -> (number, D): ``out[r]`` sums x[m] where which[m] = r.
 
-    The same as ``np.add.at(out, which, x)``, many times faster: sorted, the rows that belong
-    together stand together, and are summed at once.
+    The same as ``np.add.at(out, which, x)``, many times faster: the rows that belong together are
+    summed at once.
     """
     out = np.zeros((number, x.shape[1]), dtype=x.dtype)
     order = np.argsort(which, kind="stable")
     ids = which[order]
     starts = np.flatnonzero(np.diff(ids, prepend=-1))  # where another row begins
-    x = x[order]
-    for row, start, stop in zip(ids[starts], starts, [*starts[1:], len(x)], strict=False):
-        np.add.reduce(x[start:stop], axis=0, out=out[row])
+    stops = np.flatnonzero(np.diff(ids, append=-1)) + 1
+    once = stops - starts == 1
+    out[ids[starts[once]]] = x[order[starts[once]]]
+    for start, stop in zip(starts[~once], stops[~once], strict=True):
+        np.add.reduce(x[order[start:stop]], axis=0, out=out[ids[start]])
     return out
 
 
