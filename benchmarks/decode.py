@@ -16,14 +16,14 @@ import numpy as np
 from benchmarks.side_by_side import (
     SIZES,
     VOCABULARY,
-    batch_like_real_ones,
     in_turn,
     list_of,
+    model_and_batch,
     parser,
     show,
 )
 from core import decoding
-from core.models import MODELS, build_model
+from core.models import MODELS
 from core.torch_models import build_torch_model
 
 MAX_LENGTH = 16
@@ -45,10 +45,9 @@ def measure_all(
 
 def measure(name: str, images: int, seconds: float) -> list[dict]:
     """Rows of one model: greedy and beam search, and beam search of an eighth without a cache."""
-    rng = np.random.default_rng(0)
-    models = {"ours": build_model(name, SIZES[name], VOCABULARY, rng=rng)}
-    models["torch"] = build_torch_model(name, SIZES[name], VOCABULARY, params=models["ours"].params)
-    features, _ = batch_like_real_ones(images, models["ours"].grid, rng)
+    ours, features, _ = model_and_batch(name, images)
+    torch = build_torch_model(name, SIZES[name], VOCABULARY, params=ours.params)
+    models = {"ours": ours, "torch": torch}
     few = features[: max(1, images // 8)]
 
     def greedy(model):

@@ -8,10 +8,8 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Sequence
 
-import numpy as np
-
-from benchmarks.side_by_side import SIZES, VOCABULARY, batch_like_real_ones, parser, show
-from core.models import MODELS, build_model
+from benchmarks.side_by_side import model_and_batch, parser, show
+from core.models import MODELS
 from core.packing import lengths_of
 
 BATCH_SIZES = (25, 64, 128, 256)
@@ -28,9 +26,7 @@ def measure_all(models: Sequence[str] = tuple(MODELS)) -> list[dict]:
 
 def measure(name: str, batch_size: int) -> dict:
     """One row: NumPy tells Python of every array that it makes."""
-    rng = np.random.default_rng(0)
-    model = build_model(name, SIZES[name], VOCABULARY, rng=rng)
-    features, captions = batch_like_real_ones(batch_size, model.grid, rng)
+    model, features, captions = model_and_batch(name, batch_size)
     words = int(lengths_of(captions[:, 1:] != 0).sum())
     model.loss(features, captions)
     tracemalloc.start()

@@ -14,20 +14,19 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.side_by_side import (
-    SIZES,
-    VOCABULARY,
-    batch_like_real_ones,
+    CLIP_NORM,
+    STILL,
     in_turn,
+    model_and_batch,
     parser,
     show,
+    step_of,
 )
 from core import attention_layers, optim, rnn_layers, transformer_layers
 from core.captioning_solver import NumpyEngine
-from core.models import build_model
 from core.models.base import CaptioningModel
 
 BATCH_SIZE = 64
-RATE = 1e-7  # see ``benchmarks/train_step.py``
 
 
 def main() -> None:
@@ -73,18 +72,8 @@ def row_of(model: str, what: str, times: dict[str, float]) -> dict:
 
 
 def engine_and_batch(name: str):
-    rng = np.random.default_rng(0)
-    model = build_model(name, SIZES[name], VOCABULARY, rng=rng)
-    features, captions = batch_like_real_ones(BATCH_SIZE, model.grid, rng)
-    return NumpyEngine(model, "adam", {"learning_rate": RATE}, 5.0), features, captions
-
-
-def step_of(engine: NumpyEngine, features, captions) -> Callable[[], None]:
-    def step() -> None:
-        engine.compute(features, captions)
-        engine.update()
-
-    return step
+    model, features, captions = model_and_batch(name, BATCH_SIZE)
+    return NumpyEngine(model, "adam", STILL, CLIP_NORM), features, captions
 
 
 # ---------------------------------------------------------------------------------------------
@@ -195,9 +184,9 @@ class PlainLSTM:
                 grads[name] += gradient
             np.add.at(grads["W_embed"], words[:, t], dx)
         _, grads["W_proj"], grads["b_proj"] = layers.affine_backward(dprev_h, proj_cache)
-        grads, _ = optim.clip_gradient_norm(grads, 5.0)
+        grads, _ = optim.clip_gradient_norm(grads, CLIP_NORM)
         for name, gradient in grads.items():
-            config = self.configs[name] | {"learning_rate": RATE}
+            config = self.configs[name] | STILL
             p[name], self.configs[name] = optim.adam(p[name], gradient, config)
 
 

@@ -21,12 +21,17 @@ import torch
 from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
+from core.models import build_model
+
 VOCABULARY = ["<NULL>", "<START>", "<END>", "<UNK>", *(f"word{i}" for i in range(1000))]
 STEPS = 16  # words read of the longest captions
 LOCATIONS, CHANNELS = 49, 512
 # How many of the 30,000 captions of Flickr8k's training photos have 1, 2, ... 15 and more words
 # (Hodosh, Young and Hockenmaier, JAIR 2013), the longer ones cut off.
 LENGTHS = (0, 15, 125, 340, 854, 1948, 2501, 2917, 3318, 3310, 3134, 2772, 2332, 1905, 4529)
+CLIP_NORM = 5.0
+# A batch that was learnt by heart would leave gradients so small that processors slow down on them.
+STILL = {"learning_rate": 1e-7}
 _TURN, _PAUSE = 0.2, 0.1  # seconds
 # The widths of the models that are compared.
 SIZES = {
@@ -49,6 +54,23 @@ def batch_like_real_ones(batch_size: int, grid: bool, rng: np.random.Generator):
         caption[1 : length + 1] = 4 + rng.choice(len(often), length, p=often / often.sum())
         caption[length + 1] = 2
     return features, captions
+
+
+def model_and_batch(name: str, batch_size: int):
+    """A model of ``SIZES`` with parameters drawn anew, and features and captions for it."""
+    rng = np.random.default_rng(0)
+    model = build_model(name, SIZES[name], VOCABULARY, rng=rng)
+    return model, *batch_like_real_ones(batch_size, model.grid, rng)
+
+
+def step_of(engine, features, captions) -> Callable[[], None]:
+    """A whole training step of either engine."""
+
+    def step() -> None:
+        engine.compute(features, captions)
+        engine.update()
+
+    return step
 
 
 def in_turn(functions: Mapping[str, Callable], seconds: float, label: str = "") -> dict[str, float]:

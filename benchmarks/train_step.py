@@ -17,25 +17,25 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from benchmarks.side_by_side import (
+    CLIP_NORM,
     LOCATIONS,
     SIZES,
+    STILL,
     VOCABULARY,
-    batch_like_real_ones,
     in_turn,
     list_of,
+    model_and_batch,
     parser,
     peak_gflops,
     show,
+    step_of,
 )
 from core.captioning_solver import NumpyEngine
-from core.models import MODELS, build_model
+from core.models import MODELS
 from core.packing import lengths_of
 from core.torch_models import TorchEngine, build_torch_model
 
 BATCH_SIZES = (25, 64, 256)
-CLIP_NORM = 5.0
-# A batch that was learnt by heart would leave gradients so small that processors slow down on them.
-STILL = {"learning_rate": 1e-7}
 
 
 def main() -> None:
@@ -61,9 +61,7 @@ def measure_all(
 
 def measure(name: str, batch_size: int, seconds: float, may_compile: bool) -> dict:
     """One row: a step of ours, and of the fastest variant of PyTorch's."""
-    rng = np.random.default_rng(0)
-    model = build_model(name, SIZES[name], VOCABULARY, rng=rng)
-    features, captions = batch_like_real_ones(batch_size, model.grid, rng)
+    model, features, captions = model_and_batch(name, batch_size)
     ours = step_of(NumpyEngine(model, "adam", STILL, CLIP_NORM), features, captions)
     theirs = twins(name, features, captions, may_compile)
     if len(theirs) > 1:
@@ -81,14 +79,6 @@ def measure(name: str, batch_size: int, seconds: float, may_compile: bool) -> di
         "gflops": 1e-6 * operations(model, captions) / times["ours"],
         "peak_gflops": peak_gflops(),
     }
-
-
-def step_of(engine, features, captions) -> Callable[[], None]:
-    def step() -> None:
-        engine.compute(features, captions)
-        engine.update()
-
-    return step
 
 
 def twins(name: str, features, captions, may_compile: bool) -> dict[str, Callable[[], None]]:

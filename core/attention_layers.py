@@ -90,11 +90,8 @@ def additive_scores_forward(keys: Array, query: Array, v: Array) -> Array:
     more costs less than to write it to memory and read it back.
     """
     scores = np.empty((*query.shape[:2], keys.shape[1]), dtype=keys.dtype)
-    for rows in _few_images(keys):
-        for q in range(query.shape[1]):
-            activation = keys[rows] + query[rows, q, None]
-            np.tanh(activation, out=activation)
-            np.matmul(activation, v, out=scores[rows, q])
+    for rows, q, activation in _compared(keys, query):
+        np.matmul(activation, v, out=scores[rows, q])
     return scores
 
 
@@ -111,27 +108,32 @@ def additive_scores_backward(dscores: Array, keys: Array, query: Array, v: Array
     - dv: (K,)
     """
     dquery, dv = np.empty_like(query), np.zeros_like(v)
-    for rows in _few_images(keys):
-        for q in range(query.shape[1]):
-            activation = keys[rows] + query[rows, q, None]
-            np.tanh(activation, out=activation)
-            dscore = dscores[rows, q]
-            # scores = activation @ v
-            dv += dscore.reshape(-1) @ activation.reshape(dscore.size, len(v))
-            # activation = tanh(keys + query), and tanh' = 1 - tanh^2
-            slope = np.multiply(activation, activation, out=activation)
-            np.subtract(1, slope, out=slope)
-            slope *= dscore[:, :, None]
-            slope *= v
-            dkeys[rows] += slope
-            slope.sum(axis=1, out=dquery[rows, q])
+    for rows, q, activation in _compared(keys, query):
+        dscore = dscores[rows, q]
+        # scores = activation @ v
+        dv += dscore.reshape(-1) @ activation.reshape(dscore.size, len(v))
+        # activation = tanh(keys + query), and tanh' = 1 - tanh^2
+        slope = np.multiply(activation, activation, out=activation)
+        np.subtract(1, slope, out=slope)
+        slope *= dscore[:, :, None]
+        slope *= v
+        dkeys[rows] += slope
+        slope.sum(axis=1, out=dquery[rows, q])
     return dquery, dv
 
 
-def _few_images(keys: Array) -> Iterator[slice]:
+def _compared(keys: Array, query: Array) -> Iterator[tuple[slice, int, Array]]:
+    """``tanh(keys + query)``, (n, L, K) for n images and one question at a time; to be overwritten.
+
+    Yields which images, which question, and the comparison.
+    """
     N, L, K = keys.shape
     size = max(1, _CACHED // (L * K))
-    return (slice(start, start + size) for start in range(0, N, size))
+    for start in range(0, N, size):
+        rows = slice(start, start + size)
+        for q in range(query.shape[1]):
+            activation = keys[rows] + query[rows, q, None]
+            yield rows, q, np.tanh(activation, out=activation)
 
 
 def attend_forward(features: Array, keys: Array, query: Array, v: Array):
@@ -459,11 +461,9 @@ def attention_lstm_packed_forward(
     - weights: (M, L)
     - cache
     """
-    W, H = vectors.shape[1], h0.shape[1]
     features = packing.first(features)
     keys, key_cache = temporal_affine_forward(features, Wf, bf)
-    asked, read = vectors @ Wq[H:], vectors @ Wx[:W] + b
-    weights_of_loop = Wq[:H], v, Wg, bg, Wx[W:], Wh
+    asked, read, weights_of_loop = words_apart(vectors, Wq, v, Wg, bg, Wx, Wh, b)
     *outputs, loop_cache = _attention_loop_forward(
         asked[which], read[which], features, keys, h0, c0, weights_of_loop, packing
     )
@@ -507,6 +507,15 @@ def attention_lstm_packed_backward(
     return dvectors, dfeatures, dh0, dc0, dWf, dWq, dbf, dv, dWg, dbg, dWx, dWh, db
 
 
+def words_apart(vectors: Array, Wq, v, Wg, bg, Wx, Wh, b):
+    """What ``vectors`` (U, W) of words add to the questions (U, K) and to the LSTM's gates (U, 4H).
+
+    And what ``look_and_read`` then needs of the weights of ``attention_lstm_forward``.
+    """
+    H, W = len(Wh), vectors.shape[1]
+    return vectors @ Wq[H:], vectors @ Wx[:W] + b, (Wq[:H], v, Wg, bg, Wx[W:], Wh)
+
+
 def look_and_read(query, gates, features, keys, prev_h, prev_c, weights_of_loop):
     """One step for n rows, in place; equals ``attention_lstm_step_forward``.
 
@@ -514,7 +523,7 @@ def look_and_read(query, gates, features, keys, prev_h, prev_c, weights_of_loop)
     - query: (n, K) and gates: (n, 4H), what the words add to them; both are filled
     - features, keys: of n images, or of fewer that as many neighbouring rows each are about
     - prev_h, prev_c: (n, H)
-    - weights_of_loop: Wq[:H], v, Wg, bg, Wx[W:], Wh
+    - weights_of_loop: from ``words_apart``
 
     Returns h, c, tanh(c), gate (n, C), context (n, C), gated (n, C), weights (n, L).
     """

@@ -60,7 +60,7 @@ def test_an_optimisation_changes_nothing_but_the_time(what, model, monkeypatch):
 
 def test_the_plain_lstm_takes_the_same_step(monkeypatch):
     monkeypatch.setattr(one_at_a_time, "BATCH_SIZE", 6)
-    monkeypatch.setattr(one_at_a_time, "RATE", 1e-2)
+    monkeypatch.setattr(one_at_a_time, "STILL", {"learning_rate": 1e-2})
     engine, features, captions = one_at_a_time.engine_and_batch("lstm")
     plain = one_at_a_time.PlainLSTM({k: w.copy() for k, w in engine.model.params.items()})
     one_at_a_time.step_of(engine, features, captions)()

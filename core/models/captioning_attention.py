@@ -17,6 +17,7 @@ from core.attention_layers import (
     attention_lstm_packed_forward,
     doubly_stochastic_loss,
     look_and_read,
+    words_apart,
 )
 from core.models.base import CaptioningModel, Images
 from core.packing import Packing
@@ -116,33 +117,36 @@ class CaptioningAttention(CaptioningModel):
         h, z, weights, sequence_cache = attention_lstm_packed_forward(
             vectors, which, features, h0, c0, packing, *(p[name] for name in _RECURRENT)
         )
-        # [words, h, z] @ W_deep, the words' part once for each different word
-        W = vectors.shape[1]
-        said, said_cache = affine_forward(vectors, p["W_deep"][:W], p["b_deep"])
-        joined = np.concatenate([h, z], axis=1)
-        deep = joined @ p["W_deep"][W:]
-        deep += said[which]
-        np.tanh(deep, out=deep)
+        deep, joined = self._deep(vectors, which, h, z)
         dropped, deep_drop = dropout_forward(deep, self.dropout, rng, rng is not None)
         penalty, dweights = doubly_stochastic_loss(
             packing.unpack(weights), mask, share * self.double_stochastic
         )
         cache = (begin_cache, which, word_cache, sequence_cache, packing.pack(dweights))
-        return dropped, penalty, (*cache, joined, said_cache, deep, deep_drop)
+        return dropped, penalty, (*cache, vectors, joined, deep, deep_drop)
+
+    def _deep(self, vectors: Array, which: Array, h: Array, z: Array) -> tuple[Array, Array]:
+        """tanh([words, h, z] W_deep + b_deep), each row of vectors multiplied once; and [h, z]."""
+        W = vectors.shape[1]
+        W_words, W_joined = np.split(self.params["W_deep"], [W])
+        joined = np.concatenate([h, z], axis=1)
+        deep = joined @ W_joined
+        deep += (vectors @ W_words + self.params["b_deep"])[which]
+        return np.tanh(deep, out=deep), joined
 
     def _backward(self, ddeep: Array, cache: tuple) -> dict[str, Array]:
         begin_cache, which, word_cache, sequence_cache, dweights, *cache = cache
-        joined, said_cache, deep, deep_drop = cache
-        (vectors, _), H = said_cache, self.params["Wh"].shape[0]
-        W = vectors.shape[1]
+        vectors, joined, deep, deep_drop = cache
+        W, H = vectors.shape[1], self.params["Wh"].shape[0]
+        W_words, W_joined = np.split(self.params["W_deep"], [W])
         grads = {}
-        # deep = tanh(said[which] + [h, z] @ W_deep[W:]), where said = vectors @ W_deep[:W] + b_deep
+        # deep = tanh((vectors @ W_words + b_deep)[which] + [h, z] @ W_joined)
         ddeep = dropout_backward(ddeep, deep_drop) * (1 - deep**2)
-        djoined = ddeep @ self.params["W_deep"][W:].T
-        dvectors, dW_said, grads["b_deep"] = affine_backward(
-            sums_of_rows(ddeep, which, len(vectors)), said_cache
+        djoined = ddeep @ W_joined.T
+        dvectors, dW_words, grads["b_deep"] = affine_backward(
+            sums_of_rows(ddeep, which, len(vectors)), (vectors, W_words)
         )
-        grads["W_deep"] = np.concatenate([dW_said, joined.T @ ddeep])
+        grads["W_deep"] = np.concatenate([dW_words, joined.T @ ddeep])
         # h, z, weights = attention_lstm(vectors, features, h0, c0), where the penalty reads weights
         dvectors_lstm, _, dh0, dc0, *drecurrent = attention_lstm_packed_backward(
             djoined[:, :H], djoined[:, H:], dweights, sequence_cache, wants_features=False
@@ -199,17 +203,13 @@ class CaptioningAttention(CaptioningModel):
         p = self.params
         (features, keys), _ = state.images.grouped()
         vectors, which, _ = self._word_vectors(tokens, rng=None)
-        W, H = vectors.shape[1], state.h.shape[1]
-        asked, read = vectors @ p["W_query"][H:], vectors @ p["Wx"][:W] + p["b"]
-        said = vectors @ p["W_deep"][:W] + p["b_deep"]
-        weights_of_loop = (
-            p["W_query"][:H], p["v_attend"], p["W_gate"], p["b_gate"], p["Wx"][W:], p["Wh"]
-        )  # fmt: skip
+        recurrent = (p[name] for name in _RECURRENT if name not in ("W_features", "b_attend"))
+        asked, read, weights_of_loop = words_apart(vectors, *recurrent)
         h, c, _, _, _, z, _ = look_and_read(
             asked[which], read[which], features, keys, state.h, state.c, weights_of_loop
         )
-        deep = said[which] + np.concatenate([h, z], axis=1) @ p["W_deep"][W:]
-        scores, _ = affine_forward(np.tanh(deep), *self._vocabulary())
+        deep, _ = self._deep(vectors, which, h, z)
+        scores, _ = affine_forward(deep, *self._vocabulary())
         return log_softmax(scores), _State(h, c, state.images)
 
     def select(self, state: _State, rows: Array) -> _State:

@@ -205,8 +205,9 @@ class CaptioningTransformer(CaptioningModel):
         """
         features, words, _, mask = self._checked(features, captions)
         packing = Packing(lengths_of(mask), mask.shape[1])
-        _, _, cache = self._forward(features, words, mask, packing, share=1, rng=None)
-        block_caches = cache[3]
+        _, _, (_, _, _, block_caches, _, _) = self._forward(
+            features, words, mask, packing, share=1, rng=None
+        )
         maps = [cross_attention_weights(cache) for cache in block_caches]  # (N, h, T, L) each
         return np.concatenate(maps, axis=1).swapaxes(1, 2)
 
