@@ -4,6 +4,8 @@
     python -m core.gradient_check --layer lstm_step     one of them
     python -m core.gradient_check --impl my_layers.py   your own functions instead of ours
 
+and in a notebook ``check("lstm_step_backward", my_function)``.
+
 This file measures and reports; what is checked, and PyTorch's version of it, stands in
 ``core/gradient_cases.py``. Exit code 0 when every gradient holds, 1 when one does not.
 
@@ -17,9 +19,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import itertools
 import json
+import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -190,6 +195,8 @@ def _compare(
     for name, got in zip(case.differentiable, gradients, strict=True):
         if malformed := _malformed(got, inputs[name].shape):
             problem = f"{case.functions[-1]} returned {malformed} for d{name}"
+            if np.ndim(got) > inputs[name].ndim:
+                problem += "; is the sum over the batch missing?"
             yield Row(case.name, f"d{name}", None, None, False, problem)
             continue
         got, expected = np.asarray(got), torch_gradients[name]
@@ -206,7 +213,8 @@ def _compare(
                 expected = np.zeros_like(expected)  # autograd's is rounding
             weights = [value for key, value in inputs.items() if _is_weight(key)]
             in_gates = case.gates and name in ("Wx", "Wh", "b")
-            hint = diagnose(got, expected, in_gates, _is_weight(name), weights)
+            hint = _recognise(case, inputs, upstream, name, got, floor)
+            hint = hint or diagnose(got, expected, in_gates, _is_weight(name), weights)
             problem = hint + _worst(got, expected)
         yield Row(case.name, f"d{name}", difference_error, torch_error, passed, problem)
 
@@ -359,6 +367,57 @@ def diagnose(
     )
 
 
+# Classic slips in a derivative: (what stands in our code, what stands in its place, the hint).
+_SLIPS = (
+    (r"1 - (\w+)\*\*2", r"\1", "is what tanh gives where its derivative belongs: 1 - tanh^2"),
+    (r"1 - (\w+)\*\*2", r"1 - \1", "is what 1 - tanh gives, where 1 - tanh^2 belongs"),
+    (r"1 - (\w+)\*\*2", "1", "misses the derivative of the tanh: 1 - tanh^2"),
+    (r"\b(\w+) \* \(1 - \1\)", r"\1", "is what a gate gives where its derivative belongs: i (1 - i)"),
+    (r"\b(\w+) \* \(1 - \1\)", "1", "misses the derivative of a sigmoid: i (1 - i)"),
+    (r"\b(\w+) \* \(1 - \1\)", r"(1 - \1**2)", "has tanh's derivative where a sigmoid's belongs"),
+)
+
+
+def _recognise(case: Case, inputs: dict, upstream, name: str, got: Array, floor: float):
+    """A hint where ``got`` is the very number that a classic slip in our own code gives, or None.
+
+    The slips are made one after the other, upstream gradients forgotten and derivatives confused,
+    and their gradient is compared with the one that was found.
+    """
+    backward = case.functions[-1]
+    if not backward.endswith("_backward") or not np.any(got):
+        return None
+
+    def gives(functions: dict, upstream) -> bool:
+        _, gradients = case.run(_Functions(functions), inputs, upstream)
+        gradient = gradients[case.differentiable.index(name)]
+        return relative_error(got, gradient, floor) < 1e-6
+
+    names = [f"d{output}" for output in case.outputs]
+    for i, dout in enumerate(names):
+        others = list(upstream)
+        for value, hint in ((0.0, "does not use {}"), (1.0, "is that of ones for {}")):
+            others[i] = np.full_like(upstream[i], value)
+            if gives({}, others):
+                return f"{hint.format(dout)}: is the upstream factor {dout} forgotten?"
+    function = our_function(backward)
+    source = inspect.getsource(function)
+    for pattern, wrong, hint in _SLIPS:
+        places = [match.span() for match in re.finditer(pattern, source)]
+        changed = [
+            source[:start] + re.sub(pattern, wrong, source[start:stop]) + source[stop:]
+            for start, stop in places
+        ]
+        if len(places) > 1:
+            changed.append(re.sub(pattern, wrong, source))
+        for slipped in changed:
+            namespace = dict(vars(sys.modules[function.__module__]))
+            exec(compile(slipped, "<slip>", "exec"), namespace)
+            if gives({backward: namespace[backward]}, upstream):
+                return hint
+    return None
+
+
 class _Functions(dict):
     """Hand-written functions by name: the given ones, ours for the rest.
 
@@ -392,7 +451,9 @@ class _Functions(dict):
             raise ImplementationError(message) from error
         if returns is not None:
             if result is None:
-                raise ImplementationError(f"{name} returned None; does it end with a return?")
+                raise ImplementationError(
+                    f"{name} returned None: is it written yet, and does it end with a return?"
+                )
             if not isinstance(result, (tuple, list)) or len(result) != returns:
                 found = len(result) if isinstance(result, (tuple, list)) else 1
                 raise ImplementationError(f"{name} returned {found} values, expected {returns}")
@@ -410,6 +471,95 @@ def _sentence(error: BaseException) -> str:
     place = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}{': ' + text if text else ''}{place}"
+
+
+# ---------------------------------------------------------------------------------------------
+# In a notebook
+# ---------------------------------------------------------------------------------------------
+
+HINTS = (1, 2, 3)
+_KEEP = {"drop_whitespace": False, "break_on_hyphens": False}  # code stays as it is
+
+
+@dataclass
+class Report:
+    """What ``check`` found: shown as text at the end of a cell, true when all gradients hold."""
+
+    name: str
+    rows: list[Row]
+    hint: int
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in self.rows)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{row.quantity:<12}{'ok' if row.passed else 'WRONG'}"
+            for row in self.rows
+            if row.quantity != "-"
+        ]
+        if self.passed:
+            return "\n".join([*lines, f"{self.name} holds"])
+        wrong = next(row for row in self.rows if not row.passed)
+        quantity = "" if wrong.quantity == "-" else f"{wrong.quantity} "
+        lines.append(f"{self.name} does not hold yet. First: {quantity}{wrong.problem}")
+        lines += hints(self.name, wrong.quantity, self.hint)
+        if self.hint < HINTS[-1]:
+            lines.append(f"A further hint: check(..., hint={self.hint + 1})")
+        return "\n".join("\n    ".join(textwrap.wrap(line, 96, **_KEEP)) or "" for line in lines)
+
+
+def check(
+    name: str, function: Callable, forward: Callable | None = None, hint: int = 1, seed: int = 0
+) -> Report:
+    """Checks a function of your own in the place of ours, on random inputs.
+
+    Inputs:
+    - name: of the function that it stands in for: 'affine_forward', 'lstm_step_backward', ...
+    - function: yours. A backward gets the cache of ours, whose docstring says what that holds;
+    - forward: unless you give yours as well
+    - hint: 1 says what is wrong with the first wrong gradient, with the likely mistake; 2 adds the
+      line of the forward that it undoes; 3 adds our line of code
+    - seed: of the random inputs
+
+    Returns a report that prints itself at the end of a cell, and is true when everything holds.
+    Raises ValueError for a name that is not known, and for a hint that is not 1, 2 or 3.
+    """
+    case = next((case for case in CASES if name in case.functions), None)
+    if case is None:
+        raise ValueError(f"check: found {name!r}, expected one of {', '.join(sorted(_KNOWN))}")
+    if hint not in HINTS:
+        raise ValueError(f"check: found hint={hint!r}, expected 1, 2 or 3")
+    functions = {name: function}
+    if forward is not None:
+        functions[case.functions[0]] = forward
+    return Report(name, check_case(case, np.random.default_rng(seed), functions), hint)
+
+
+def hints(name: str, quantity: str, hint: int) -> list[str]:
+    """The second and third hint for a wrong gradient: what it undoes, and our code for it.
+
+    Inputs:
+    - name: of the function
+    - quantity: the output or gradient that is wrong; '-' when nothing could be compared
+    - hint: how many hints are asked for: 1 gives none of these
+    """
+    code = inspect.getsource(our_function(name)).split('"""')[-1].rstrip().splitlines()
+    here = [i for i, line in enumerate(code) if re.match(rf"[^#=]*\b{quantity}\b[^=]*= ", line)]
+    undone = next((code[i] for i in range(here[-1], -1, -1) if "# " in code[i]), "") if here else ""
+    found = []
+    if hint >= 2 and undone:
+        found.append(f"Hint 2: {quantity} undoes this line of the forward: {undone.strip(' #')}")
+    elif hint >= 2:
+        found.append(f"Hint 2: read the equations of {name.replace('_backward', '_forward')} again")
+    if hint >= 3:
+        lines = [code[i].strip() for i in here] or [line for line in code if line.strip()]
+        found += ["Hint 3: our code says", *(f"    {line}" for line in lines)]
+    return found
 
 
 # ---------------------------------------------------------------------------------------------
@@ -461,6 +611,9 @@ def main() -> int:
     )
     parser.add_argument(
         "--seed", type=non_negative_int, default=0, help="seed of the random inputs"
+    )
+    parser.add_argument(
+        "--hint", type=int, choices=HINTS, default=1, help="how much to say about what is wrong"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
@@ -518,6 +671,11 @@ def main() -> int:
         for row in failed:
             quantity = "" if row.quantity == "-" else f"{row.quantity} "
             print(f"  {row.layer}: {quantity}{row.problem}")
+        first = failed[0]
+        for line in hints(cases[first.layer].functions[-1], first.quantity, arguments.hint):
+            print(f"  {line}")
+        if arguments.hint < HINTS[-1]:
+            print(f"more about the first: --hint {arguments.hint + 1}")
         return 1
     worst_difference = max(row.difference_error or 0 for row in rows)
     worst_torch = max(row.torch_error for row in rows)

@@ -1,0 +1,291 @@
+"""What the notebooks share: source code on show, graphs of a computation, answers to exercises.
+
+The gradient checks of the exercises are ``core.gradient_check.check``; here stands what answers
+everything else. Needs IPython, which every notebook has.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import json
+import textwrap
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from core.coco_utils import decode_captions, image_path
+from core.decoding import beam_search
+from core.gradient_check import relative_error
+from core.image_utils import load_image
+from core.plots import BLUE, COLOURS, GREY, ORANGE
+
+Array = np.ndarray
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAINED = ROOT / "notebooks" / "trained"  # small runs that came with the lessons
+
+_STYLE = {
+    "axes.grid": True,
+    "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 80,
+    "figure.figsize": (7, 3.5),
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "savefig.bbox": "standard",
+}
+
+
+def style() -> None:
+    """Sets how the figures of a lesson look, and how arrays are printed."""
+    plt.rcParams.update(_STYLE)
+    np.set_printoptions(precision=4, suppress=True, linewidth=100)
+
+
+def show_source(*functions: Callable, docstring: bool = True) -> None:
+    """Shows the code of functions or classes as it stands in ``core``.
+
+    Inputs:
+    - functions: what to show; several stand below each other
+    - docstring: whether to show their docstrings as well
+    """
+    from IPython.display import Markdown, display
+
+    for function in functions:
+        code = textwrap.dedent(inspect.getsource(function)).rstrip()
+        if not docstring:
+            code = _without_docstring(code)
+        name = Path(inspect.getsourcefile(function)).resolve()
+        name = name.relative_to(ROOT).as_posix() if name.is_relative_to(ROOT) else name.name
+        display(Markdown(f"`{name}`\n\n```python\n{code}\n```"))
+
+
+def _without_docstring(code: str) -> str:
+    """Source of one function or class -> the same without the string that begins its body."""
+    body = ast.parse(code).body[0].body
+    first = body[0]
+    has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    if not has_docstring or len(body) == 1:
+        return code
+    lines = code.split("\n")
+    return "\n".join(lines[: first.lineno - 1] + lines[first.end_lineno :])
+
+
+def draw_graph(
+    nodes: Mapping[str, tuple[float, float, str]],
+    edges: Sequence[tuple],
+    title: str = "",
+    unit: float = 1.35,
+) -> None:
+    r"""Draws a computational graph: values forward along the arrows, gradients back.
+
+    Inputs:
+    - nodes: by name (column, row, text); rows count upwards. A text in ``$...$`` is a value and
+      gets a filled box, any other an operation.
+    - edges: (from, to, forward label, backward label); labels may be left out. Forward labels are
+      blue and stand above the arrow (left of a steep one), backward labels orange and below.
+    - title: above the picture
+    - unit: inches between two columns
+
+    ``$...$`` is mathematics, as everywhere in matplotlib.
+    """
+    columns, rows = zip(*[(x, y) for x, y, _ in nodes.values()], strict=True)
+    size = ((max(columns) - min(columns) + 1.2) * unit, (max(rows) - min(rows) + 1.1) * 0.95)
+    figure, axes = plt.subplots(figsize=size)
+    axes.set(xlim=(min(columns) - 0.6, max(columns) + 0.6), title=title)
+    axes.set_ylim(min(rows) - 0.55, max(rows) + 0.55)
+    axes.axis("off")
+    drawn = {}
+    for name, (x, y, text) in nodes.items():
+        shape = "square" if "$" in text else "circle" if len(text) < 3 else "round"
+        drawn[name] = axes.text(
+            x, y, text, ha="center", va="center", fontsize=11, zorder=3,
+            bbox={
+                "boxstyle": f"{shape},pad=0.35", "edgecolor": GREY,
+                "facecolor": "#EAF2F8" if shape == "square" else "white",
+            },
+        )  # fmt: skip
+    for start, end, *labels in edges:
+        (x0, y0), (x1, y1) = nodes[start][:2], nodes[end][:2]
+        axes.annotate(
+            "", xy=(x1, y1), xytext=(x0, y0), zorder=1,
+            arrowprops={
+                "arrowstyle": "-|>", "color": GREY, "shrinkA": 2, "shrinkB": 2,
+                "patchA": drawn[start].get_bbox_patch(), "patchB": drawn[end].get_bbox_patch(),
+            },
+        )  # fmt: skip
+        steep = abs(y1 - y0) > abs(x1 - x0)
+        for label, colour, side in zip(labels, (BLUE, ORANGE), (1, -1), strict=False):
+            axes.annotate(
+                label, ((x0 + x1) / 2, (y0 + y1) / 2), color=colour, fontsize=10, zorder=2,
+                ha=("right" if side > 0 else "left") if steep else "center",
+                va="center" if steep else ("bottom" if side > 0 else "top"),
+                xytext=(-5 * side, 0) if steep else (0, 3 * side), textcoords="offset points",
+                bbox={"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none"},
+            )  # fmt: skip
+    plt.show()
+
+
+def embedded_data(model: str = "lstm", num_samples: int | None = None) -> dict:
+    """The embedded data as ``training.py --model MODEL --num_samples K`` reads it; made if absent.
+
+    Inputs:
+    - model: 'rnn' and 'lstm' read one vector an image, 'attention' and 'transformer' a grid
+    - num_samples: captions to take, with their images; None takes all
+
+    Returns the dict of ``core.coco_utils.load_coco_data``.
+    """
+    from core.run_data import load_data
+    from core.runs import DEFAULTS
+
+    return load_data(DEFAULTS | {"model": model, "num_samples": num_samples})
+
+
+def load_trained(name: str):
+    """A run that came with the lessons, so that none of them has to wait for a long training.
+
+    Inputs:
+    - name: 'rnn', 'lstm', 'attention' or 'transformer'; notebooks/README.md says how each was made
+
+    Returns:
+    - model: ready to caption
+    - history: a dict for each epoch, the rows of its metrics.jsonl
+    """
+    from core.checkpoint import load_checkpoint
+    from core.models import build_model
+
+    checkpoint = load_checkpoint(TRAINED / name / "best.npz")
+    model = build_model(
+        checkpoint.model, checkpoint.config, checkpoint.idx_to_word, checkpoint.params
+    )
+    rows = (TRAINED / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return model, [json.loads(row) for row in rows]
+
+
+def show_captions(model, data: dict, split: str, images: Sequence[int], columns: int = 3) -> None:
+    """Pictures over what a model says of them, by beam search, and over one of their captions.
+
+    Inputs:
+    - model: a captioning model
+    - data: from ``embedded_data``
+    - split: 'train', 'val' or 'test'
+    - images: which images of the split
+    - columns: pictures in a row
+    """
+    images = np.asarray(images)
+    captions, _ = beam_search(model, data[f"{split}_features"][images], max_length=20)
+    captions = decode_captions(captions[:, 0], data["idx_to_word"])
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.3 * columns, 2.7 * rows), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, image, said in zip(axes.flat, images, captions, strict=False):
+        one = np.flatnonzero(data[f"{split}_image_idxs"] == image)[0]
+        reference = decode_captions(data[f"{split}_captions"][one], data["idx_to_word"])
+        ax.imshow(load_image(image_path(data, split, image)))
+        ax.set_title("\n".join(textwrap.wrap(said, 36)), fontsize=9, color=BLUE)
+        ax.text(
+            0.5, -0.03, "\n".join(textwrap.wrap(reference, 40)), fontsize=8, color=GREY,
+            ha="center", va="top", transform=ax.transAxes,
+        )  # fmt: skip
+    plt.show()
+
+
+@dataclass
+class Answer:
+    """What an exercise was told: shown as text at the end of a cell, true when it is solved."""
+
+    passed: bool
+    text: str
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def compare(function: Callable, oracle: Callable, *arguments, tolerance: float = 1e-8) -> Answer:
+    """Compares a learner's function with one that is known to be right.
+
+    Inputs:
+    - function: the learner's; any wrong value, shape or error of it becomes a sentence
+    - oracle: computes what is expected
+    - arguments: both get copies of these
+    - tolerance: the norm-relative error that is allowed to arrays and numbers
+    """
+    name = getattr(function, "__name__", "the function")
+    given = copy.deepcopy(arguments)
+    try:
+        got = function(*given)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return Answer(
+            False,
+            f"{name} raised {type(error).__name__}: {error} (its line {place.lineno}: {place.line})",
+        )
+    if got is None:
+        return Answer(False, f"{name} returned None: is it written yet, with a return at its end?")
+    expected = oracle(*copy.deepcopy(arguments))
+    if problem := _difference(got, expected, tolerance):
+        return Answer(False, f"{name} {problem}")
+    if any(_difference(now, then, 0) for now, then in zip(given, arguments, strict=True)):
+        return Answer(False, f"{name} writes into what it was given; work on a copy")
+    return Answer(True, f"{name} holds")
+
+
+def _difference(got, expected, tolerance: float) -> str | None:
+    """How two values differ, as the rest of a sentence; None when they do not."""
+    if isinstance(expected, tuple | list | dict) and type(got) is type(expected):
+        if len(got) != len(expected):
+            return f"returned {len(got)} values, expected {len(expected)}"
+        if isinstance(expected, dict):
+            if got.keys() != expected.keys():
+                return f"returned the keys {sorted(got)}, expected {sorted(expected)}"
+            got, expected = [got[key] for key in expected], expected.values()
+        pairs = zip(got, expected, strict=True)
+        problems = (_difference(*pair, tolerance) for pair in pairs)
+        return next((problem for problem in problems if problem), None)
+    try:
+        a, b = np.asarray(got), np.asarray(expected)
+        numbers = np.issubdtype(a.dtype, np.number) and np.issubdtype(b.dtype, np.number)
+    except ValueError:
+        numbers = False
+    if not numbers:
+        return None if np.all(got == expected) else f"returned {got!r}, expected {expected!r}"
+    if a.shape != b.shape:
+        return f"returned shape {a.shape}, expected {b.shape}"
+    error = relative_error(a, b)
+    if not error <= tolerance:  # NaN as well
+        if a.ndim == 0:
+            return f"returned {a:.6g}, expected {b:.6g}"
+        at = np.unravel_index(np.argmax(np.nan_to_num(np.abs(a - b), nan=np.inf)), a.shape)
+        where = ", ".join(map(str, at))
+        return f"is off by {error:.1e}; worst at [{where}]: got {a[at]:.6g}, expected {b[at]:.6g}"
+    return None
+
+
+def confirm(got, accepts: Callable, expected: str) -> Answer:
+    """Whether what a learner's experiment found is what it should find.
+
+    Inputs:
+    - got: a value; None when there is nothing there yet
+    - accepts: a value -> whether it is as expected
+    - expected: says what is expected, "a loss below 0.5, say"
+    """
+    if got is None or got is Ellipsis:
+        return Answer(False, f"There is no answer yet; expected {expected}.")
+    try:
+        if accepts(got):
+            return Answer(True, f"holds: {expected}")
+    except Exception as error:
+        return Answer(False, f"found {got!r} ({type(error).__name__}: {error}), expected {expected}.")
+    return Answer(False, f"found {got!r}, expected {expected}.")

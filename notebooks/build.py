@@ -1,0 +1,308 @@
+"""Makes the notebooks from their masters, executes them, and checks them.
+
+    python notebooks/build.py make [NN ...]      masters/NN_name.py -> NN_name.ipynb, exercises/ and
+                                                 solutions/, executed, with their outputs
+    python notebooks/build.py check [NN ...]     executes all of them anew; changes nothing
+
+A master is a Python file in jupytext's percent format. Its cells go to the lesson, but for those
+with a tag:
+
+    # %% tags=["setup"]                  to the lesson, its exercises and its solutions: the imports
+    # %% [markdown] tags=["exercise"]    to all three: what is asked
+    # %% tags=["exercise"]               code of the exercises and the solutions only; what stands
+                                         between the lines "### BEGIN SOLUTION" and "### END
+                                         SOLUTION" is blank in the exercises
+    # %% tags=["measured"]               its output is a time or the like, other on every run
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+HERE = Path(__file__).resolve().parent
+MASTERS = HERE / "masters"
+KINDS = ("lessons", "exercises", "solutions")
+LARGEST = 1_500_000  # bytes of a notebook
+TIMEOUT = 600  # seconds a cell may take before something is wrong
+
+REPOSITORY = "https://github.com/caption-from-scratch/caption-from-scratch"
+FIRST_CELL = f'''\
+# Only where this Python does not have the project yet, on Colab for instance.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("core") is None:
+    subprocess.run(["git", "clone", "--depth", "1", "{REPOSITORY}"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "-e", "caption-from-scratch"], check=True
+    )
+    sys.path.insert(0, "caption-from-scratch")'''
+
+_SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION *$", re.DOTALL | re.M)
+# What no output may hold: folders of this machine, warnings, bars.
+_NOISE = re.compile(r"/home/|/root/|/tmp/|/work/|[A-Z]:\\|Warning|it/s\]|object at 0x")
+_METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def paths_of(name: str) -> dict[str, Path]:
+    """The three notebooks of a master, by kind."""
+    return {
+        kind: HERE / ("" if kind == "lessons" else kind) / f"{name}.ipynb" for kind in KINDS
+    }
+
+
+def notebooks_of(master: Path) -> dict[str, nbformat.NotebookNode]:
+    """A master -> its lesson, its exercises and its solutions, without outputs."""
+    cells = jupytext.read(master, fmt="py:percent").cells
+    title = next(c.source for c in cells if c.cell_type == "markdown").split("\n")[0].lstrip("# ")
+    first = nbformat.v4.new_code_cell(FIRST_CELL)
+    lesson, exercises, solutions = [], [_title("Exercises", title, master)], []
+    solutions = [_title("Solutions", title, master)]
+    for cell in cells:
+        tags = cell.metadata.get("tags", [])
+        exercise = "exercise" in tags
+        if not exercise or cell.cell_type == "markdown":
+            lesson.append(cell)
+        if exercise or "setup" in tags:
+            solutions.append(_with_source(cell, _SOLUTION.sub(r"\2", cell.source).replace("\n\n\n\n", "\n\n\n")))
+            exercises.append(_with_source(cell, _SOLUTION.sub(r"\1...  # your code here", cell.source)))
+    # The title of a lesson comes first, then the cell that installs.
+    return {
+        "lessons": _notebook([lesson[0], first, *lesson[1:]]),
+        "exercises": _notebook([exercises[0], first, *exercises[1:]]),
+        "solutions": _notebook([solutions[0], first, *solutions[1:]]),
+    }
+
+
+def _title(kind: str, title: str, master: Path) -> nbformat.NotebookNode:
+    lesson = f"../{master.stem}.ipynb"
+    other = "solutions" if kind == "Exercises" else "exercises"
+    return nbformat.v4.new_markdown_cell(
+        f"# {kind}: {title}\n\nBack to [the lesson]({lesson}); "
+        f"beside it [the {other}](../{other}/{master.stem}.ipynb)."
+    )
+
+
+def _with_source(cell, source: str):
+    cell = deepcopy(cell)
+    cell.source = source
+    return cell
+
+
+def _notebook(cells) -> nbformat.NotebookNode:
+    notebook = nbformat.v4.new_notebook(metadata=deepcopy(_METADATA))
+    for number, cell in enumerate(cells):
+        cell = deepcopy(cell)
+        cell.id = f"cell-{number}"
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = {"tags": tags} if tags else {}
+        notebook.cells.append(nbformat.from_dict(cell))
+    return notebook
+
+
+def execute(notebook: nbformat.NotebookNode, folder: Path) -> float:
+    """Executes a notebook in place, as if it stood in ``folder``; returns the seconds it took.
+
+    An error in a cell ends it, and stays in its output.
+    """
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    client = NotebookClient(
+        notebook, timeout=TIMEOUT, resources={"metadata": {"path": str(folder)}},
+        record_timing=False, extra_arguments=["--log-level=ERROR"],
+    )  # fmt: skip
+    start = time.perf_counter()
+    try:
+        client.execute()
+    except CellExecutionError:
+        pass  # the cell shows it, ``problems`` reports it
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _tidy(cell.outputs)
+    notebook.metadata = deepcopy(_METADATA)
+    return time.perf_counter() - start
+
+
+def _tidy(outputs):
+    """Neighbouring pieces of one stream as one: where they were cut is chance."""
+    tidy = []
+    for output in outputs:
+        if output.output_type == "stream" and tidy and tidy[-1].get("name") == output.name:
+            tidy[-1].text += output.text
+        else:
+            tidy.append(output)
+    return tidy
+
+
+def _kinds(cell) -> list[str]:
+    """What kinds of output a cell has, pieces of a stream counted once."""
+    return [
+        output.get("name") or "/".join(sorted(output.get("data", {"error": 0})))
+        for output in cell.get("outputs", [])
+    ]
+
+
+def _text(cell) -> str:
+    parts = []
+    for output in cell.get("outputs", []):
+        data = output.get("data", {})
+        parts.append(output.get("text") or data.get("text/plain") or data.get("text/markdown") or "")
+    return "\n".join(parts)
+
+
+def problems(kind: str, notebook, committed) -> list[str]:
+    """What is wrong with an executed notebook: errors, noise, outputs that are missing.
+
+    Inputs:
+    - kind: one of ``KINDS``
+    - notebook: executed just now
+    - committed: the same as it stands in the repository
+    """
+    found = []
+    if [c.source for c in notebook.cells] != [c.source for c in committed.cells]:
+        found.append("is not what its master says; run: python notebooks/build.py make")
+        return found
+    for number, (cell, before) in enumerate(zip(notebook.cells, committed.cells, strict=True)):
+        place = f"cell {number}"
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                found.append(f"{place}: {output.ename}: {output.evalue} {_line_of(output)}")
+            if output.get("name") == "stderr":
+                found.append(f"{place}: writes to stderr: {output.text.strip()[:200]}")
+        if noise := _NOISE.search(_text(cell)):
+            found.append(f"{place}: {noise[0]!r} in its output")
+        if _kinds(cell) != _kinds(before):
+            found.append(f"{place}: shows {_kinds(cell)}, in the repository {_kinds(before)}")
+        if kind != "lessons" and re.search(r"^(check|compare|confirm)\(", cell.source, re.M):
+            holds = bool(re.search(r"\bholds\b", _text(cell)))
+            if holds != (kind == "solutions"):
+                found.append(f"{place}: answers {_text(cell).strip()[-200:]!r}")
+    return found
+
+
+def _line_of(error) -> str:
+    """The line of the cell that raised an error."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+    return next((line.strip() for line in text.split("\n") if re.match(r"-+> \d", line)), "")
+
+
+def differences(notebook, committed) -> list[str]:
+    """Cells whose text is another than in the repository, but for those that measure."""
+    return [
+        f"cell {number}"
+        for number, (cell, before) in enumerate(zip(notebook.cells, committed.cells, strict=True))
+        if _text(cell) != _text(before) and "measured" not in cell.metadata.get("tags", [])
+    ]
+
+
+def _is_measuring(notebook) -> bool:
+    return any("measured" in cell.metadata.get("tags", []) for cell in notebook.cells)
+
+
+def _in_turn(jobs, work) -> None:
+    """Notebooks two at a time, each on one core; those that measure alone, on all, at the end."""
+    with ThreadPoolExecutor(2) as pool:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        list(pool.map(work, [job for job in jobs if not _is_measuring(job[2])]))
+    del os.environ["OMP_NUM_THREADS"]
+    for job in jobs:
+        if _is_measuring(job[2]):
+            work(job)
+
+
+def make(masters: list[Path], jobs) -> int:
+    """Writes the notebooks, executed; what has outputs that only measure keeps the old ones."""
+
+    def work(job):
+        kind, path, notebook = job
+        seconds = execute(notebook, path.parent)
+        found = problems(kind, notebook, notebook)
+        if path.is_file():
+            before = nbformat.read(path, as_version=4)
+            same = [c.source for c in before.cells] == [c.source for c in notebook.cells]
+            for cell, old in zip(notebook.cells, before.cells, strict=False):
+                if same and "measured" in cell.metadata.get("tags", []) and old.outputs:
+                    cell.outputs = old.outputs
+        temporary = path.with_suffix(".part")
+        nbformat.write(notebook, temporary)
+        if temporary.stat().st_size > LARGEST:
+            found.append(f"has {temporary.stat().st_size:,} bytes, at most {LARGEST:,} are wanted")
+        os.replace(temporary, path)
+        _say(path, seconds, found)
+        failed.extend(found)
+
+    failed = []
+    for kind in KINDS[1:]:
+        (HERE / kind).mkdir(exist_ok=True)
+    _in_turn(jobs, work)
+    return 1 if failed else 0
+
+
+def check(masters: list[Path], jobs) -> int:
+    """Executes all, compares with what stands in the repository, and says what is wrong."""
+
+    def work(job):
+        kind, path, notebook = job
+        if not path.is_file():
+            failed.append("missing")
+            return _say(path, 0, ["is not there; run: python notebooks/build.py make"])
+        committed = nbformat.read(path, as_version=4)
+        seconds = execute(notebook, path.parent)
+        found = problems(kind, notebook, committed)
+        if path.stat().st_size > LARGEST:
+            found.append(f"has {path.stat().st_size:,} bytes, at most {LARGEST:,} are wanted")
+        _say(path, seconds, found, [] if found else differences(notebook, committed))
+        failed.extend(found)
+
+    failed = []
+    _in_turn(jobs, work)
+    print(f"{len(jobs)} notebooks, {len(failed)} problems")
+    return 1 if failed else 0
+
+
+def _say(path: Path, seconds: float, found: list[str], others: list[str] = ()) -> None:
+    verdict = "WRONG" if found else "ok"
+    if others:
+        verdict += f" (other text than in the repository: {', '.join(others)})"
+    lines = [f"{path.relative_to(HERE).as_posix():<50}{seconds:6.1f} s  {verdict}"]
+    print("\n".join(lines + [f"    {problem}" for problem in found]), flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("command", choices=("make", "check"))
+    parser.add_argument("numbers", nargs="*", metavar="NN", help="of the lessons; all when none")
+    arguments = parser.parse_args()
+    masters = sorted(
+        path for path in MASTERS.glob("[0-9][0-9]_*.py")
+        if not arguments.numbers or path.name[:2] in arguments.numbers
+    )  # fmt: skip
+    missing = set(arguments.numbers) - {path.name[:2] for path in masters}
+    if missing or not masters:
+        print(f"no master for {', '.join(sorted(missing)) or 'any lesson'}", file=sys.stderr)
+        return 2
+    jobs = []
+    for master in masters:
+        notebooks = notebooks_of(master)
+        jobs += [(kind, path, notebooks[kind]) for kind, path in paths_of(master.stem).items()]
+    return {"make": make, "check": check}[arguments.command](masters, jobs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

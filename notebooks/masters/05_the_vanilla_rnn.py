@@ -1,0 +1,503 @@
+# %% [markdown]
+# # 5 · The vanilla RNN
+#
+# **The question.** A caption is written one word after the other, and each word depends on all that was said
+# before. How can a layer with a fixed number of weights read a sequence of any length, and how does the error
+# in the last word reach the weights through all the steps in between?
+#
+# You build one step of a recurrent network, forward and backward, chain the steps into *back-propagation
+# through time*, measure how the gradient fades or explodes on the way, and make the layer learn 50 captions by
+# heart.
+#
+# *Before: [lesson 3](03_affine_embedding_softmax.ipynb) (affine, embedding, softmax). About 45 minutes; all
+# cells together run in half a minute.*
+
+# %% tags=["setup"]
+import matplotlib.pyplot as plt
+import numpy as np
+
+from core import lessons
+from core.captioning_solver import CaptioningSolver
+from core.coco_utils import decode_captions
+from core.gradient_check import check, eval_numerical_gradient_array, relative_error
+from core.lessons import compare, confirm, draw_graph, show_source
+from core.models import CaptioningRNN
+from core.rnn_layers import rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
+
+lessons.style()
+
+# %% [markdown]
+# ## By hand, with two units
+#
+# A recurrent layer keeps a **hidden state** $h$, a vector that it rewrites at every step. The new state mixes
+# what is read now, $x$, with what is remembered, the state of the step before:
+#
+# $$ a = x\,W_x + h_{\text{prev}}\,W_h + b, \qquad h_{\text{next}} = \tanh(a) $$
+#
+# The same $W_x$, $W_h$ and $b$ serve every step: that is why the length does not matter. Let us follow three
+# steps with one-hot inputs ("a", "red", "a") and two hidden units, with numbers small enough to check on
+# paper.
+
+# %%
+Wx = np.array([[1.0, 0.0], [0.0, 1.0]])  # (D=2, H=2): "a" pushes unit 0, "red" pushes unit 1
+Wh = np.array([[0.5, 0.3], [0.0, 0.5]])  # (H, H): each unit remembers half of itself
+b = np.zeros(2)
+words = {"a": np.array([[1.0, 0.0]]), "red": np.array([[0.0, 1.0]])}
+
+h = np.zeros((1, 2))  # nothing has been read
+print(f"{'':>4}  {'x Wx':^16}  {'h_prev Wh':^16}  {'a':^16}  {'h_next':^16}")
+for word in ("a", "red", "a"):
+    from_input, from_memory = words[word] @ Wx, h @ Wh
+    a = from_input + from_memory + b
+    h = np.tanh(a)
+    print(f"{word:>4}", *(f"  [{v[0, 0]:6.3f} {v[0, 1]:6.3f}]" for v in (from_input, from_memory, a, h)))
+
+# %% [markdown]
+# The word "a" is read twice, and the state after it is not the same: the third row still holds a trace of
+# "red" in unit 1, although nothing pushes that unit in the last step. That trace is the memory.
+#
+# ## One step forward
+#
+# For a batch of $N$ rows, with $D$ numbers read and $H$ units:
+#
+# | | shape | |
+# | --- | --- | --- |
+# | $x$ | $(N, D)$ | what this step reads |
+# | $h_{\text{prev}}$ | $(N, H)$ | the state of the step before |
+# | $W_x$, $W_h$, $b$ | $(D, H)$, $(H, H)$, $(H,)$ | shared by all steps |
+# | $h_{\text{next}}$ | $(N, H)$ | the new state, and the layer's output |
+#
+# The code of `core` is the equation, and a `cache` of what the way back will need:
+
+# %%
+show_source(rnn_step_forward)
+
+# %%
+rng = np.random.default_rng(0)
+N, D, H = 4, 3, 5  # all different, so that a wrong axis cannot hide
+x, prev_h = rng.standard_normal((N, D)), rng.standard_normal((N, H))
+Wx, Wh, b = (0.5 * rng.standard_normal(shape) for shape in ((D, H), (H, H), (H,)))
+
+next_h, cache = rnn_step_forward(x, prev_h, Wx, Wh, b)
+by_hand = np.array(
+    [
+        [np.tanh(sum(x[n, d] * Wx[d, j] for d in range(D)) + sum(prev_h[n, k] * Wh[k, j] for k in range(H)) + b[j])
+         for j in range(H)]
+        for n in range(N)
+    ]
+)  # fmt: skip
+print("next_h:", next_h.shape, " largest difference from sums by hand:", f"{np.abs(next_h - by_hand).max():.0e}")
+assert np.allclose(next_h, by_hand, rtol=0, atol=1e-14)
+
+# %% [markdown]
+# ## One step backward
+#
+# Someone above hands us $dh_{\text{next}} = \partial L / \partial h_{\text{next}}$, of shape $(N, H)$: by how
+# much the loss grows with each entry of the state. We owe the five arguments of `forward` the same. The graph
+# of the step; values flow along the arrows (blue), gradients against them (orange):
+
+# %%
+draw_graph(
+    {
+        "x": (0, 2, "$x$"), "Wx": (0, 1, "$W_x$"), "h": (0, 0, "$h_{prev}$"), "Wh": (0, -1, "$W_h$"),
+        "m1": (1.3, 1.5, "@"), "m2": (1.3, -0.5, "@"), "b": (1.3, -1.4, "$b$"),
+        "+": (2.6, 0.5, "+"), "tanh": (3.9, 0.5, "tanh"), "out": (5.4, 0.5, "$h_{next}$"),
+    },
+    [
+        ("x", "m1", "", "$da\\,W_x^T$"), ("Wx", "m1", "", "$x^T da$"),
+        ("h", "m2", "", "$da\\,W_h^T$"), ("Wh", "m2", "", "$h_{prev}^T da$"),
+        ("m1", "+", "$x W_x$", "$da$"), ("m2", "+", "$h_{prev} W_h$", "$da$"), ("b", "+", "", "$\\Sigma_n da$"),
+        ("+", "tanh", "$a$", "$da$"), ("tanh", "out", "$h_{next}$", "$dh_{next}$"),
+    ],
+    "One step of a vanilla RNN",
+)  # fmt: skip
+
+# %% [markdown]
+# Undo the forward from its last line to its first.
+#
+# **The nonlinearity.** $h = \tanh(a)$ acts on each entry by itself, and $\tanh'(a) = 1 - \tanh^2(a)$. As
+# $\tanh(a)$ is $h_{\text{next}}$, which we have already, the derivative costs one square:
+#
+# $$ da = dh_{\text{next}} \odot (1 - h_{\text{next}}^2) \qquad (N, H) $$
+#
+# **The sum.** $a$ is a sum of three terms, so each of them receives $da$ unchanged.
+#
+# **The products.** Write one entry out: $a_{nj} = \sum_d x_{nd} W_{dj} + \dots$. The entry $x_{nd}$ is read by
+# all the $a_{n1} \dots a_{nH}$ of its row, and collects from all of them; the weight $W_{dj}$ is read by
+# every row $n$ of the batch, and collects from all of those:
+#
+# $$ dx_{nd} = \sum_j da_{nj} W_{dj} \;\Rightarrow\; dx = da\, W_x^T, \qquad
+#    dW_{dj} = \sum_n x_{nd}\, da_{nj} \;\Rightarrow\; dW_x = x^T da $$
+#
+# and likewise $dh_{\text{prev}} = da\,W_h^T$ and $dW_h = h_{\text{prev}}^T\,da$. The shapes leave no other
+# choice, $(D, N)(N, H) = (D, H)$, which is a good way to remember them, and a bad way to check them: with
+# $D = H$ a forgotten transpose fits as well.
+#
+# **The bias** is added to every row: $db = \sum_n da_n$, of shape $(H,)$.
+
+# %%
+show_source(rnn_step_backward)
+
+# %% [markdown]
+# Nothing is true before it is checked. `check` compares a function with central differences *and* with
+# PyTorch's autograd, on random inputs with a random upstream gradient ([lesson 2](02_gradients_you_can_trust.ipynb)
+# says why ones would not do):
+
+# %%
+report = check("rnn_step_backward", rnn_step_backward)
+assert report
+report
+
+# %% [markdown]
+# ## Through time
+#
+# A sequence is the same step $T$ times, each reading the state that the one before left. The state $h_t$ has
+# two readers: the loss, through the scores of word $t$, and the next step. What has two readers receives two
+# gradients, and they **add**:
+#
+# $$ dh_t^{\text{total}} = \underbrace{dh_t}_{\text{from above}} +
+#    \underbrace{\left(dh_{t+1}^{\text{total}} \odot (1 - h_{t+1}^2)\right) W_h^T}_{\text{from the next step}} $$
+#
+# The weights are read by every step, so their gradients are sums over $t$. This is **back-propagation through
+# time**: run the steps forward, then undo them in reverse.
+
+# %%
+draw_graph(
+    {
+        "h0": (0, 0, "$h_0$"), "1": (1.4, 0, "step 1"), "2": (2.9, 0, "step 2"), "3": (4.4, 0, "step 3"),
+        "x1": (1.4, -1.2, "$x_1$"), "x2": (2.9, -1.2, "$x_2$"), "x3": (4.4, -1.2, "$x_3$"),
+        "L1": (1.4, 1.2, "loss of word 1"), "L2": (2.9, 1.2, "loss of word 2"), "L3": (4.4, 1.2, "loss of word 3"),
+    },
+    [
+        ("h0", "1"), ("1", "2", "$h_1$", "from step 2"), ("2", "3", "$h_2$", "from step 3"),
+        ("x1", "1"), ("x2", "2"), ("x3", "3"),
+        ("1", "L1", "", "$dh_1$"), ("2", "L2", "", "$dh_2$"), ("3", "L3", "", "$dh_3$"),
+    ],
+    "Three steps: each state is read twice",
+    unit=1.6,
+)  # fmt: skip
+
+
+# %%
+def loop_forward(x, h0, Wx, Wh, b):
+    """T calls of the step; the caches are kept for the way back."""
+    h, caches, states = h0, [], []
+    for t in range(x.shape[1]):
+        h, cache = rnn_step_forward(x[:, t], h, Wx, Wh, b)
+        states.append(h)
+        caches.append(cache)
+    return np.stack(states, axis=1), caches
+
+
+def loop_backward(dh, caches):
+    """The same steps undone in reverse."""
+    x, prev_h, Wx, Wh, _ = caches[0]
+    dx = np.zeros((*dh.shape[:2], x.shape[1]))
+    dWx, dWh, db = np.zeros_like(Wx), np.zeros_like(Wh), np.zeros(len(Wh))
+    from_next = np.zeros_like(prev_h)  # nobody reads the last state but the loss
+    for t in reversed(range(dh.shape[1])):
+        total = dh[:, t] + from_next  # two readers
+        dx[:, t], from_next, dWx_t, dWh_t, db_t = rnn_step_backward(total, caches[t])
+        dWx, dWh, db = dWx + dWx_t, dWh + dWh_t, db + db_t  # shared by all steps
+    return dx, from_next, dWx, dWh, db  # what is left over reaches h0
+
+
+# %%
+T = 6
+x, h0 = rng.standard_normal((N, T, D)), rng.standard_normal((N, H))
+dh = rng.standard_normal((N, T, H))
+
+h, caches = loop_forward(x, h0, Wx, Wh, b)
+gradients = loop_backward(dh, caches)
+for name, value, gradient in zip(("x", "h0", "Wx", "Wh", "b"), (x, h0, Wx, Wh, b), gradients, strict=True):
+    numerical = eval_numerical_gradient_array(lambda _: loop_forward(x, h0, Wx, Wh, b)[0], value, dh)
+    error = relative_error(gradient, numerical)
+    print(f"d{name:<3} {gradient.shape!s:<10} off by {'less than 1e-8' if error < 1e-8 else error}")
+    assert error < 1e-8
+
+# %% [markdown]
+# `core` has the same pair as `rnn_forward` and `rnn_backward`. There the product with $W_x$ does not wait for
+# its turn in the loop: all steps together are one large product, which is faster
+# ([lesson 7](07_from_loops_to_gemms.ipynb)). It must give the same numbers, and the plain loop is its oracle:
+
+# %%
+fast_h, cache = rnn_forward(x, h0, Wx, Wh, b)
+assert relative_error(fast_h, h) < 1e-12
+assert all(relative_error(a, b) < 1e-12 for a, b in zip(rnn_backward(dh, cache), gradients, strict=True))
+report = check("rnn_backward", rnn_backward)
+assert report
+report
+
+# %% [markdown]
+# ## What happens to a gradient on a long way
+#
+# Follow the gradient from the last state back to step $t$. Each step multiplies it by
+# $(1 - h^2)$, entries between 0 and 1, and by $W_h^T$:
+#
+# $$ \frac{\partial L}{\partial h_t} = \frac{\partial L}{\partial h_T}
+#    \prod_{s=t+1}^{T} \mathrm{diag}(1 - h_s^2)\, W_h^T $$
+#
+# A product of many matrices shrinks or grows like a power. Let $\rho$ be the largest absolute eigenvalue of
+# $W_h$, its *spectral radius*. With small states the factor $1 - h^2$ is near 1, and the gradient's length
+# goes roughly like $\rho^{\,T-t}$. Let us measure instead of believing: 60 steps, a gradient at the last one
+# only, $W_h$ scaled to different $\rho$.
+
+# %%
+def gradient_by_step(radius, input_scale, H=64, T=60, seed=1):
+    """Norms of the gradient at each step, for a loss that reads the last state alone."""
+    rng = np.random.default_rng(seed)
+    Wh = rng.standard_normal((H, H))
+    Wh *= radius / np.abs(np.linalg.eigvals(Wh)).max()
+    x = input_scale * rng.standard_normal((1, T, H))
+    h, caches = loop_forward(x, np.zeros((1, H)), np.eye(H), Wh, np.zeros(H))
+    total, norms = rng.standard_normal((1, H)), []
+    for cache in reversed(caches):
+        norms.append(np.linalg.norm(total))
+        _, total, *_ = rnn_step_backward(total, cache)
+    return np.array(norms) / norms[0]  # by distance from the last step
+
+
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
+for ax, scale, title in zip(axes, (1e-15, 0.5), ("tiny states: $1 - h^2$ is 1", "states as in use"), strict=True):
+    for radius in (0.5, 0.9, 1.0, 1.1, 1.5):
+        ax.semilogy(gradient_by_step(radius, scale), label=f"$\\rho$ = {radius}")
+    ax.set(xlabel="steps back from the loss", title=title)
+axes[0].set_ylabel("length of the gradient")
+axes[1].legend()
+plt.show()
+
+half, over = gradient_by_step(0.5, 1e-15), gradient_by_step(1.5, 1e-15)
+print(f"50 steps back, tiny states: rho 0.5 leaves {half[50]:.0e}, rho 1.5 makes {over[50]:.0e}")
+assert half[50] < 1e-12 and over[50] > 1e6
+assert gradient_by_step(1.5, 0.5)[50] < over[50]  # saturated units block the way
+
+# %% [markdown]
+# On the left the curves are straight on the logarithmic axis, as a power should be: **vanishing** below
+# $\rho = 1$, **exploding** above. On the right, with states of ordinary size, the factors $1 - h^2$ pull
+# everything down: a tanh that saturates lets nothing through. So the gradient of a vanilla RNN is short-lived
+# in practice, and where it is not, it is wild. Against the explosion there is a simple cure, clipping
+# ([lesson 4](04_update_rules.ipynb)). Against the fading there is another architecture
+# ([lesson 6](06_the_lstm.ipynb)).
+#
+# How far does our task need it to reach? Captions here have about seven words: the picture enters at $h_0$, so
+# a dozen steps are all.
+#
+# ## The tempting wrong way: forgetting the second reader
+#
+# The commonest slip in `rnn_backward` is to leave out the gradient from the next step. It is tempting because
+# it *works*: shapes fit, the loss goes down. How wrong is it?
+
+# %%
+def forgetful_backward(dh, cache):
+    """Each step for itself: the gradient from the next step is left out."""
+    x, prev_h, Wx, Wh, _ = cache[0]
+    dx = np.zeros((*dh.shape[:2], x.shape[1]))
+    dWx, dWh, db = np.zeros_like(Wx), np.zeros_like(Wh), np.zeros(len(Wh))
+    for t in reversed(range(dh.shape[1])):
+        dx[:, t], dh0, dWx_t, dWh_t, db_t = rnn_step_backward(dh[:, t], cache[t])
+        dWx, dWh, db = dWx + dWx_t, dWh + dWh_t, db + db_t
+    return dx, dh0, dWx, dWh, db
+
+
+report = check("rnn_backward", forgetful_backward, forward=loop_forward)
+assert not report
+report
+
+# %%
+wrong = forgetful_backward(dh, caches)
+for name, a, b_ in zip(("dx", "dh0", "dWx", "dWh", "db"), wrong, gradients, strict=True):
+    cosine = np.vdot(a, b_) / np.linalg.norm(a) / np.linalg.norm(b_)
+    print(f"{name:<4} relative error {relative_error(a, b_):.2f}, cosine with the true gradient {cosine:.2f}")
+assert relative_error(wrong[2], gradients[2]) > 0.1
+
+# %% [markdown]
+# A gradient that points half-way in the right direction still lowers the loss. Only a check tells it from the
+# true one; a falling loss curve never will.
+#
+# ## Let it speak
+#
+# `CaptioningRNN` puts the layer to work: the features of the picture become $h_0$, word vectors are read, the
+# states are scored against the vocabulary:
+#
+# $$ h_0 = \text{features}\,W_{\text{proj}} + b_{\text{proj}}, \quad h = \text{rnn}(\text{words}, h_0), \quad
+#    \text{scores} = h\,W_{\text{vocab}} + b_{\text{vocab}} $$
+#
+# Fifty captions, learned by heart. A model that cannot do this has a bug, however well its parts were
+# checked.
+
+# %%
+data = lessons.embedded_data("rnn", num_samples=50)
+model = CaptioningRNN(
+    data["word_to_idx"], data["train_features"].shape[1], wordvec_dim=64, hidden_dim=128,
+    rng=np.random.default_rng(0),
+)  # fmt: skip
+solver = CaptioningSolver(
+    model, data, update_rule="adam", num_epochs=120, batch_size=25, lr_decay=0.98,
+    optim_config={"learning_rate": 2e-3}, verbose=False,
+)  # fmt: skip
+solver.train()
+
+plt.plot(solver.loss_history)
+plt.gca().set(xlabel="step", ylabel="loss (nats a caption)", ylim=(0, None), title="50 captions, learned by heart")
+plt.show()
+
+captions = data["train_captions"]
+said = model.sample(data["train_features"][data["train_image_idxs"]], max_length=captions.shape[1])
+pairs = list(
+    zip(decode_captions(said, data["idx_to_word"]), decode_captions(captions, data["idx_to_word"]), strict=True)
+)
+for ours, reference in pairs[:4]:
+    print(f"{ours:<60} {'as learned' if ours == reference else 'learned: ' + reference}")
+right = sum(ours == reference for ours, reference in pairs)
+print(f"{right} of {len(pairs)} word for word")
+assert right >= 48
+
+# %% [markdown]
+# Learning by heart is not the aim. Trained on all 40,000 captions, the same model speaks of pictures that it
+# has never seen. The run below came with the lessons; from the folder of the project
+#
+#     python training.py --model rnn --hidden_dim 128 --wordvec_dim 64 --out runs/rnn
+#
+# makes it in about a minute.
+
+# %%
+trained, history = lessons.load_trained("rnn")
+data = lessons.embedded_data("rnn")
+losses = [f"{row['val_loss']:.2f}" for row in history]
+print("validation loss after each epoch:", ", ".join(losses), "nats a token")
+lessons.show_captions(trained, data, "val", range(6))
+
+# %% [markdown]
+# It writes fluent sentences. Some are true. Kinds, colours and places go astray where a picture holds several
+# shapes: the whole picture had to pass through one vector $h_0$, and that is overwritten with every word. Both
+# wounds will be treated: the memory in [lesson 6](06_the_lstm.ipynb), the single look in
+# [lesson 8](08_soft_attention.ipynb).
+#
+# ## Exercises
+#
+# Write your answers in [the exercises](exercises/05_the_vanilla_rnn.ipynb); the notebook tells you at once
+# whether they hold.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 1 · The state's own derivative (one line)
+#
+# The backward of a step begins with $da$. Write it, given $dh_{\text{next}}$ and $h_{\text{next}}$, without
+# computing another tanh.
+
+# %% tags=["exercise"]
+def gradient_before_tanh(dnext_h, next_h):
+    ### BEGIN SOLUTION
+    return dnext_h * (1 - next_h**2)
+    ### END SOLUTION
+
+
+dnext_h, state = np.random.default_rng(3).standard_normal((2, 4, 5))
+compare(gradient_before_tanh, lambda dh, h: dh - dh * h * h, dnext_h, np.tanh(state))
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 2 · Through time, by yourself
+#
+# Write `rnn_backward` with calls of `rnn_step_backward`. `cache` is the list of the steps' caches, each
+# `(x, prev_h, Wx, Wh, next_h)`; `dh` is $(N, T, H)$. Return `dx, dh0, dWx, dWh, db`.
+# (`check(..., hint=2)` and `hint=3` say more when it does not hold.)
+
+# %% tags=["exercise"]
+def steps_forward(x, h0, Wx, Wh, b):
+    h, caches, states = h0, [], []
+    for t in range(x.shape[1]):
+        h, cache = rnn_step_forward(x[:, t], h, Wx, Wh, b)
+        states.append(h)
+        caches.append(cache)
+    return np.stack(states, axis=1), caches
+
+
+def steps_backward(dh, cache):
+    ### BEGIN SOLUTION
+    from_next, dx, weights = 0, [], [0, 0, 0]
+    for t in reversed(range(dh.shape[1])):
+        dx_t, from_next, *of_weights = rnn_step_backward(dh[:, t] + from_next, cache[t])
+        dx.append(dx_t)
+        weights = [total + more for total, more in zip(weights, of_weights, strict=True)]
+    return np.stack(dx[::-1], axis=1), from_next, *weights
+    ### END SOLUTION
+
+
+check("rnn_backward", steps_backward, forward=steps_forward)
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 3 · A project: ReLU with an identity
+#
+# Le, Jaitly and Hinton (2015) let a recurrent network remember over hundreds of steps with two changes:
+# $h = \max(0, a)$ instead of tanh, and $W_h$ that starts as the identity. Write the step's forward and backward,
+# then measure: with a loss that reads the last state alone, what share of the gradient's length is left 60
+# steps back? Use $W_h = I$, $h_0 = 0$ and inputs that are positive, so that units are alive.
+
+# %% tags=["exercise"]
+def relu_step_forward(x, prev_h, Wx, Wh, b):
+    """Returns next_h and a cache of your own."""
+    ### BEGIN SOLUTION
+    next_h = np.maximum(0, x @ Wx + prev_h @ Wh + b)
+    return next_h, (x, prev_h, Wx, Wh, next_h)
+    ### END SOLUTION
+
+
+def relu_step_backward(dnext_h, cache):
+    """Returns dx, dprev_h, dWx, dWh, db."""
+    ### BEGIN SOLUTION
+    x, prev_h, Wx, Wh, next_h = cache
+    da = dnext_h * (next_h > 0)
+    return da @ Wx.T, da @ Wh.T, x.T @ da, prev_h.T @ da, da.sum(axis=0)
+    ### END SOLUTION
+
+
+def share_left(T=60, H=16, seed=0):
+    """The length of the gradient at the first step, over that at the last."""
+    ### BEGIN SOLUTION
+    rng = np.random.default_rng(seed)
+    h, caches = np.zeros((1, H)), []
+    for _ in range(T):
+        x = np.abs(rng.standard_normal((1, H)))
+        h, cache = relu_step_forward(x, h, np.eye(H), np.eye(H), np.zeros(H))
+        caches.append(cache)
+    dh = rng.standard_normal((1, H))
+    first = np.linalg.norm(dh)
+    for cache in reversed(caches):
+        _, dh, *_ = relu_step_backward(dh, cache)
+    return np.linalg.norm(dh) / first
+    ### END SOLUTION
+
+
+confirm(share_left(), lambda share: 0.99 < share < 1.01, "all of the gradient, a share of 1")
+
+# %% tags=["exercise"]
+def relu_differences(x, prev_h, Wx, Wh, b):
+    """Your backward's dWh, for an upstream gradient of 1, 2, 3, ..."""
+    next_h, cache = relu_step_forward(x, prev_h, Wx, Wh, b)
+    return relu_step_backward(np.arange(1.0, next_h.size + 1).reshape(next_h.shape), cache)[3]
+
+
+def numerical_dWh(x, prev_h, Wx, Wh, b):
+    upstream = np.arange(1.0, prev_h.size + 1).reshape(prev_h.shape)
+    return eval_numerical_gradient_array(lambda _: np.maximum(0, x @ Wx + prev_h @ Wh + b), Wh, upstream)
+
+
+rng = np.random.default_rng(4)
+compare(relu_differences, numerical_dWh, *(rng.standard_normal(s) for s in ((4, 3), (4, 5), (3, 5), (5, 5), (5,))))
+
+# %% [markdown]
+# ## What to keep
+#
+# * A recurrent layer is one step, repeated with the same weights; the state is all it remembers.
+# * What is read twice receives two gradients, and they add; what is shared by all steps sums over them.
+# * The gradient is multiplied once a step: it fades or explodes like a power. Eigenvalues of $W_h$ and
+#   saturated units decide which.
+# * A wrong gradient may still lower the loss. Check it.
+#
+# **Sources.** J. Elman, *Finding structure in time*, Cognitive Science 14 (1990). P. Werbos, *Backpropagation
+# through time: what it does and how to do it*, Proceedings of the IEEE 78 (1990). Y. Bengio, P. Simard and P.
+# Frasconi, *Learning long-term dependencies with gradient descent is difficult*, IEEE Transactions on Neural
+# Networks 5 (1994). R. Pascanu, T. Mikolov and Y. Bengio, *On the difficulty of training recurrent neural
+# networks*, ICML 2013. Q. Le, N. Jaitly and G. Hinton, *A simple way to initialize recurrent networks of
+# rectified linear units*, 2015.
+#
+# **Next:** [lesson 6, the LSTM](06_the_lstm.ipynb): the same task, with a memory that the gradient survives.
