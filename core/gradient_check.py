@@ -191,6 +191,9 @@ def _compare(
         pairs = zip(outputs, upstream, strict=True)
         return sum(np.sum(np.asarray(out) * dout) for out, dout in pairs)
 
+    swapped = case.gates and _gates_swapped(
+        gradients[case.differentiable.index("b")], torch_gradients["b"]
+    )
     largest = max(float(np.linalg.norm(g)) for g in torch_gradients.values())
     for name, got in zip(case.differentiable, gradients, strict=True):
         if malformed := _malformed(got, inputs[name].shape):
@@ -213,8 +216,10 @@ def _compare(
                 expected = np.zeros_like(expected)  # autograd's is rounding
             weights = [value for key, value in inputs.items() if _is_weight(key)]
             in_gates = case.gates and name in ("Wx", "Wh", "b")
-            hint = _recognise(case, inputs, upstream, name, got, floor)
-            hint = hint or diagnose(got, expected, in_gates, _is_weight(name), weights)
+            hint = diagnose(got, expected, in_gates, _is_weight(name), weights)
+            hint = _recognise(case, inputs, upstream, name, got, floor) or hint
+            if swapped and not in_gates:
+                hint = f"follows from {_SWAPPED}"
             problem = hint + _worst(got, expected)
         yield Row(case.name, f"d{name}", difference_error, torch_error, passed, problem)
 
@@ -285,6 +290,14 @@ def _worst(got: Array, expected: Array) -> str:
     )
 
 
+_SWAPPED = "gates swapped: the blocks stand in the order i, f, o, g"
+
+
+def _gates_swapped(db: Array, expected: Array) -> bool:
+    """Whether the gradient of an LSTM's bias has its blocks in another order."""
+    return not _malformed(db, expected.shape) and _SWAPPED in diagnose(db, expected, gates=True)
+
+
 def diagnose(
     got: Array,
     expected: Array,
@@ -331,7 +344,7 @@ def diagnose(
         blocks = np.split(expected, 4, axis=-1)
         for order in itertools.permutations(range(4)):
             if same(got, np.concatenate([blocks[i] for i in order], axis=-1)):
-                return "has its gates swapped: the blocks stand in the order i, f, o, g"
+                return f"has its {_SWAPPED}"
         bad = [
             gate
             for gate, part in zip("ifog", np.split(wrong, 4, axis=-1), strict=True)
@@ -372,7 +385,7 @@ _SLIPS = (
     (r"1 - (\w+)\*\*2", r"\1", "is what tanh gives where its derivative belongs: 1 - tanh^2"),
     (r"1 - (\w+)\*\*2", r"1 - \1", "is what 1 - tanh gives, where 1 - tanh^2 belongs"),
     (r"1 - (\w+)\*\*2", "1", "misses the derivative of the tanh: 1 - tanh^2"),
-    (r"\b(\w+) \* \(1 - \1\)", r"\1", "is what a gate gives where its derivative belongs: i (1 - i)"),
+    (r"\b(\w+) \* \(1 - \1\)", r"\1", "is what a gate gives, where i (1 - i) belongs"),
     (r"\b(\w+) \* \(1 - \1\)", "1", "misses the derivative of a sigmoid: i (1 - i)"),
     (r"\b(\w+) \* \(1 - \1\)", r"(1 - \1**2)", "has tanh's derivative where a sigmoid's belongs"),
 )

@@ -99,7 +99,7 @@ def draw_graph(
     """
     columns, rows = zip(*[(x, y) for x, y, _ in nodes.values()], strict=True)
     size = ((max(columns) - min(columns) + 1.2) * unit, (max(rows) - min(rows) + 1.1) * 0.95)
-    figure, axes = plt.subplots(figsize=size)
+    _, axes = plt.subplots(figsize=size)
     axes.set(xlim=(min(columns) - 0.6, max(columns) + 0.6), title=title)
     axes.set_ylim(min(rows) - 0.55, max(rows) + 0.55)
     axes.axis("off")
@@ -184,7 +184,7 @@ def show_captions(model, data: dict, split: str, images: Sequence[int], columns:
     captions, _ = beam_search(model, data[f"{split}_features"][images], max_length=20)
     captions = decode_captions(captions[:, 0], data["idx_to_word"])
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.3 * columns, 2.7 * rows), squeeze=False)
+    _, axes = plt.subplots(rows, columns, figsize=(3.3 * columns, 2.7 * rows), squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
     for ax, image, said in zip(axes.flat, images, captions, strict=False):
@@ -228,10 +228,8 @@ def compare(function: Callable, oracle: Callable, *arguments, tolerance: float =
         got = function(*given)
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
-        return Answer(
-            False,
-            f"{name} raised {type(error).__name__}: {error} (its line {place.lineno}: {place.line})",
-        )
+        found = f"{name} raised {type(error).__name__}: {error}"
+        return Answer(False, f"{found} (line {place.lineno}: {place.line})")
     if got is None:
         return Answer(False, f"{name} returned None: is it written yet, with a return at its end?")
     expected = oracle(*copy.deepcopy(arguments))
@@ -287,5 +285,5 @@ def confirm(got, accepts: Callable, expected: str) -> Answer:
         if accepts(got):
             return Answer(True, f"holds: {expected}")
     except Exception as error:
-        return Answer(False, f"found {got!r} ({type(error).__name__}: {error}), expected {expected}.")
+        expected += f" ({type(error).__name__}: {error})"
     return Answer(False, f"found {got!r}, expected {expected}.")

@@ -13,11 +13,15 @@ with a tag:
                                          between the lines "### BEGIN SOLUTION" and "### END
                                          SOLUTION" is blank in the exercises
     # %% tags=["measured"]               its output is a time or the like, other on every run
+    # %% tags=["picture"]                its figure stands for the lesson in the README
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import contextlib
+import io
 import os
 import re
 import sys
@@ -30,11 +34,15 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 MASTERS = HERE / "masters"
+GLOSSARY = HERE / "GLOSSARY.md"
+PICTURES = HERE.parent / "docs" / "lessons"
 KINDS = ("lessons", "exercises", "solutions")
 LARGEST = 1_500_000  # bytes of a notebook
+WIDTH = 360  # pixels of a lesson's picture
 TIMEOUT = 600  # seconds a cell may take before something is wrong
 
 REPOSITORY = "https://github.com/caption-from-scratch/caption-from-scratch"
@@ -52,6 +60,8 @@ if importlib.util.find_spec("core") is None:
     sys.path.insert(0, "caption-from-scratch")'''
 
 _SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION *$", re.DOTALL | re.M)
+_BLANK = r"\1...  # your code here"
+_CODE_LINK = re.compile(r"\[`(?P<code>.+?)`\]\(\.\./(?P<path>[^)#]+)#L(?P<line>\d+)\)")
 # What no output may hold: folders of this machine, warnings, bars.
 _NOISE = re.compile(r"/home/|/root/|/tmp/|/work/|[A-Z]:\\|Warning|it/s\]|object at 0x")
 _METADATA = {
@@ -62,9 +72,7 @@ _METADATA = {
 
 def paths_of(name: str) -> dict[str, Path]:
     """The three notebooks of a master, by kind."""
-    return {
-        kind: HERE / ("" if kind == "lessons" else kind) / f"{name}.ipynb" for kind in KINDS
-    }
+    return {kind: HERE / ("" if kind == "lessons" else kind) / f"{name}.ipynb" for kind in KINDS}
 
 
 def notebooks_of(master: Path) -> dict[str, nbformat.NotebookNode]:
@@ -72,7 +80,7 @@ def notebooks_of(master: Path) -> dict[str, nbformat.NotebookNode]:
     cells = jupytext.read(master, fmt="py:percent").cells
     title = next(c.source for c in cells if c.cell_type == "markdown").split("\n")[0].lstrip("# ")
     first = nbformat.v4.new_code_cell(FIRST_CELL)
-    lesson, exercises, solutions = [], [_title("Exercises", title, master)], []
+    lesson, exercises = [], [_title("Exercises", title, master)]
     solutions = [_title("Solutions", title, master)]
     for cell in cells:
         tags = cell.metadata.get("tags", [])
@@ -80,14 +88,18 @@ def notebooks_of(master: Path) -> dict[str, nbformat.NotebookNode]:
         if not exercise or cell.cell_type == "markdown":
             lesson.append(cell)
         if exercise or "setup" in tags:
-            solutions.append(_with_source(cell, _SOLUTION.sub(r"\2", cell.source).replace("\n\n\n\n", "\n\n\n")))
-            exercises.append(_with_source(cell, _SOLUTION.sub(r"\1...  # your code here", cell.source)))
+            solutions.append(_with_source(cell, _SOLUTION.sub(_inside, cell.source)))
+            exercises.append(_with_source(cell, _SOLUTION.sub(_BLANK, cell.source)))
     # The title of a lesson comes first, then the cell that installs.
     return {
         "lessons": _notebook([lesson[0], first, *lesson[1:]]),
         "exercises": _notebook([exercises[0], first, *exercises[1:]]),
         "solutions": _notebook([solutions[0], first, *solutions[1:]]),
     }
+
+
+def _inside(solution: re.Match) -> str:
+    return solution[2].rstrip("\n")
 
 
 def _title(kind: str, title: str, master: Path) -> nbformat.NotebookNode:
@@ -128,10 +140,8 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> float:
         record_timing=False, extra_arguments=["--log-level=ERROR"],
     )  # fmt: skip
     start = time.perf_counter()
-    try:
+    with contextlib.suppress(CellExecutionError):  # the cell shows it, ``problems`` reports it
         client.execute()
-    except CellExecutionError:
-        pass  # the cell shows it, ``problems`` reports it
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = _tidy(cell.outputs)
@@ -162,7 +172,8 @@ def _text(cell) -> str:
     parts = []
     for output in cell.get("outputs", []):
         data = output.get("data", {})
-        parts.append(output.get("text") or data.get("text/plain") or data.get("text/markdown") or "")
+        texts = output.get("text"), data.get("text/markdown"), data.get("text/plain")
+        parts.append(next((text for text in texts if text), ""))
     return "\n".join(parts)
 
 
@@ -226,7 +237,7 @@ def _in_turn(jobs, work) -> None:
             work(job)
 
 
-def make(masters: list[Path], jobs) -> int:
+def make(jobs) -> int:
     """Writes the notebooks, executed; what has outputs that only measure keeps the old ones."""
 
     def work(job):
@@ -247,6 +258,7 @@ def make(masters: list[Path], jobs) -> int:
         _say(path, seconds, found)
         failed.extend(found)
 
+    update_glossary()
     failed = []
     for kind in KINDS[1:]:
         (HERE / kind).mkdir(exist_ok=True)
@@ -254,7 +266,19 @@ def make(masters: list[Path], jobs) -> int:
     return 1 if failed else 0
 
 
-def check(masters: list[Path], jobs) -> int:
+def _save_picture(notebook, path: Path) -> None:
+    """The figure of the cell that is tagged so, made small."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            png = output.get("data", {}).get("image/png")
+            if png and "picture" in cell.metadata.get("tags", []):
+                with Image.open(io.BytesIO(base64.b64decode(png))) as figure:
+                    figure.thumbnail((WIDTH, WIDTH))
+                    figure.save(path)
+                return
+
+
+def check(jobs) -> int:
     """Executes all, compares with what stands in the repository, and says what is wrong."""
 
     def work(job):
@@ -284,6 +308,31 @@ def _say(path: Path, seconds: float, found: list[str], others: list[str] = ()) -
     print("\n".join(lines + [f"    {problem}" for problem in found]), flush=True)
 
 
+def glossary_entries(text: str) -> list[tuple[str, int, str]]:
+    """What a glossary says of code: (path, line, what stands there)."""
+    return [(m["path"], int(m["line"]), m["code"]) for m in _CODE_LINK.finditer(text)]
+
+
+def update_glossary() -> None:
+    """Moves the glossary's links to where the code now stands.
+
+    Raises ValueError for code that stands in its file no more, or more than once.
+    """
+
+    def moved(link: re.Match) -> str:
+        lines = (HERE.parent / link["path"]).read_text(encoding="utf-8").split("\n")
+        places = [number for number, line in enumerate(lines, 1) if link["code"] in line]
+        if len(places) != 1:
+            raise ValueError(
+                f"{GLOSSARY.name}: {link['code']!r} stands {len(places)} times in {link['path']}, "
+                "expected once; quote another line there"
+            )
+        return f"[`{link['code']}`](../{link['path']}#L{places[0]})"
+
+    text = GLOSSARY.read_text(encoding="utf-8")
+    GLOSSARY.write_text(_CODE_LINK.sub(moved, text), encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("command", choices=("make", "check"))
@@ -301,7 +350,7 @@ def main() -> int:
     for master in masters:
         notebooks = notebooks_of(master)
         jobs += [(kind, path, notebooks[kind]) for kind, path in paths_of(master.stem).items()]
-    return {"make": make, "check": check}[arguments.command](masters, jobs)
+    return {"make": make, "check": check}[arguments.command](jobs)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,9 @@ lessons.style()
 # paper.
 
 # %%
-Wx = np.array([[1.0, 0.0], [0.0, 1.0]])  # (D=2, H=2): "a" pushes unit 0, "red" pushes unit 1
+Wx = np.array(
+    [[1.0, 0.0], [0.0, 1.0]]
+)  # (D=2, H=2): "a" pushes unit 0, "red" pushes unit 1
 Wh = np.array([[0.5, 0.3], [0.0, 0.5]])  # (H, H): each unit remembers half of itself
 b = np.zeros(2)
 words = {"a": np.array([[1.0, 0.0]]), "red": np.array([[0.0, 1.0]])}
@@ -50,7 +52,10 @@ for word in ("a", "red", "a"):
     from_input, from_memory = words[word] @ Wx, h @ Wh
     a = from_input + from_memory + b
     h = np.tanh(a)
-    print(f"{word:>4}", *(f"  [{v[0, 0]:6.3f} {v[0, 1]:6.3f}]" for v in (from_input, from_memory, a, h)))
+    print(
+        f"{word:>4}",
+        *(f"  [{v[0, 0]:6.3f} {v[0, 1]:6.3f}]" for v in (from_input, from_memory, a, h)),
+    )
 
 # %% [markdown]
 # The word "a" is read twice, and the state after it is not the same: the third row still holds a trace of
@@ -86,7 +91,12 @@ by_hand = np.array(
         for n in range(N)
     ]
 )  # fmt: skip
-print("next_h:", next_h.shape, " largest difference from sums by hand:", f"{np.abs(next_h - by_hand).max():.0e}")
+print(
+    "next_h:",
+    next_h.shape,
+    " largest difference from sums by hand:",
+    f"{np.abs(next_h - by_hand).max():.0e}",
+)
 assert np.allclose(next_h, by_hand, rtol=0, atol=1e-14)
 
 # %% [markdown]
@@ -209,10 +219,16 @@ dh = rng.standard_normal((N, T, H))
 
 h, caches = loop_forward(x, h0, Wx, Wh, b)
 gradients = loop_backward(dh, caches)
-for name, value, gradient in zip(("x", "h0", "Wx", "Wh", "b"), (x, h0, Wx, Wh, b), gradients, strict=True):
-    numerical = eval_numerical_gradient_array(lambda _: loop_forward(x, h0, Wx, Wh, b)[0], value, dh)
+for name, value, gradient in zip(
+    ("x", "h0", "Wx", "Wh", "b"), (x, h0, Wx, Wh, b), gradients, strict=True
+):
+    numerical = eval_numerical_gradient_array(
+        lambda _: loop_forward(x, h0, Wx, Wh, b)[0], value, dh
+    )
     error = relative_error(gradient, numerical)
-    print(f"d{name:<3} {gradient.shape!s:<10} off by {'less than 1e-8' if error < 1e-8 else error}")
+    print(
+        f"d{name:<3} {gradient.shape!s:<10} off by {'less than 1e-8' if error < 1e-8 else error}"
+    )
     assert error < 1e-8
 
 # %% [markdown]
@@ -223,7 +239,10 @@ for name, value, gradient in zip(("x", "h0", "Wx", "Wh", "b"), (x, h0, Wx, Wh, b
 # %%
 fast_h, cache = rnn_forward(x, h0, Wx, Wh, b)
 assert relative_error(fast_h, h) < 1e-12
-assert all(relative_error(a, b) < 1e-12 for a, b in zip(rnn_backward(dh, cache), gradients, strict=True))
+assert all(
+    relative_error(a, b) < 1e-12
+    for a, b in zip(rnn_backward(dh, cache), gradients, strict=True)
+)
 report = check("rnn_backward", rnn_backward)
 assert report
 report
@@ -242,7 +261,8 @@ report
 # goes roughly like $\rho^{\,T-t}$. Let us measure instead of believing: 60 steps, a gradient at the last one
 # only, $W_h$ scaled to different $\rho$.
 
-# %%
+
+# %% tags=["picture"]
 def gradient_by_step(radius, input_scale, H=64, T=60, seed=1):
     """Norms of the gradient at each step, for a loss that reads the last state alone."""
     rng = np.random.default_rng(seed)
@@ -258,7 +278,9 @@ def gradient_by_step(radius, input_scale, H=64, T=60, seed=1):
 
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
-for ax, scale, title in zip(axes, (1e-15, 0.5), ("tiny states: $1 - h^2$ is 1", "states as in use"), strict=True):
+for ax, scale, title in zip(
+    axes, (1e-15, 0.5), ("tiny states: $1 - h^2$ is 1", "states as in use"), strict=True
+):
     for radius in (0.5, 0.9, 1.0, 1.1, 1.5):
         ax.semilogy(gradient_by_step(radius, scale), label=f"$\\rho$ = {radius}")
     ax.set(xlabel="steps back from the loss", title=title)
@@ -267,7 +289,9 @@ axes[1].legend()
 plt.show()
 
 half, over = gradient_by_step(0.5, 1e-15), gradient_by_step(1.5, 1e-15)
-print(f"50 steps back, tiny states: rho 0.5 leaves {half[50]:.0e}, rho 1.5 makes {over[50]:.0e}")
+print(
+    f"50 steps back, tiny states: rho 0.5 leaves {half[50]:.0e}, rho 1.5 makes {over[50]:.0e}"
+)
 assert half[50] < 1e-12 and over[50] > 1e6
 assert gradient_by_step(1.5, 0.5)[50] < over[50]  # saturated units block the way
 
@@ -286,6 +310,7 @@ assert gradient_by_step(1.5, 0.5)[50] < over[50]  # saturated units block the wa
 #
 # The commonest slip in `rnn_backward` is to leave out the gradient from the next step. It is tempting because
 # it *works*: shapes fit, the loss goes down. How wrong is it?
+
 
 # %%
 def forgetful_backward(dh, cache):
@@ -307,7 +332,9 @@ report
 wrong = forgetful_backward(dh, caches)
 for name, a, b_ in zip(("dx", "dh0", "dWx", "dWh", "db"), wrong, gradients, strict=True):
     cosine = np.vdot(a, b_) / np.linalg.norm(a) / np.linalg.norm(b_)
-    print(f"{name:<4} relative error {relative_error(a, b_):.2f}, cosine with the true gradient {cosine:.2f}")
+    print(
+        f"{name:<4} relative error {relative_error(a, b_):.2f}, cosine with the true gradient {cosine:.2f}"
+    )
 assert relative_error(wrong[2], gradients[2]) > 0.1
 
 # %% [markdown]
@@ -338,13 +365,24 @@ solver = CaptioningSolver(
 solver.train()
 
 plt.plot(solver.loss_history)
-plt.gca().set(xlabel="step", ylabel="loss (nats a caption)", ylim=(0, None), title="50 captions, learned by heart")
+plt.gca().set(
+    xlabel="step",
+    ylabel="loss (nats a caption)",
+    ylim=(0, None),
+    title="50 captions, learned by heart",
+)
 plt.show()
 
 captions = data["train_captions"]
-said = model.sample(data["train_features"][data["train_image_idxs"]], max_length=captions.shape[1])
+said = model.sample(
+    data["train_features"][data["train_image_idxs"]], max_length=captions.shape[1]
+)
 pairs = list(
-    zip(decode_captions(said, data["idx_to_word"]), decode_captions(captions, data["idx_to_word"]), strict=True)
+    zip(
+        decode_captions(said, data["idx_to_word"]),
+        decode_captions(captions, data["idx_to_word"]),
+        strict=True,
+    )
 )
 for ours, reference in pairs[:4]:
     print(f"{ours:<60} {'as learned' if ours == reference else 'learned: ' + reference}")
@@ -384,6 +422,7 @@ lessons.show_captions(trained, data, "val", range(6))
 # The backward of a step begins with $da$. Write it, given $dh_{\text{next}}$ and $h_{\text{next}}$, without
 # computing another tanh.
 
+
 # %% tags=["exercise"]
 def gradient_before_tanh(dnext_h, next_h):
     ### BEGIN SOLUTION
@@ -400,6 +439,7 @@ compare(gradient_before_tanh, lambda dh, h: dh - dh * h * h, dnext_h, np.tanh(st
 # Write `rnn_backward` with calls of `rnn_step_backward`. `cache` is the list of the steps' caches, each
 # `(x, prev_h, Wx, Wh, next_h)`; `dh` is $(N, T, H)$. Return `dx, dh0, dWx, dWh, db`.
 # (`check(..., hint=2)` and `hint=3` say more when it does not hold.)
+
 
 # %% tags=["exercise"]
 def steps_forward(x, h0, Wx, Wh, b):
@@ -431,6 +471,7 @@ check("rnn_backward", steps_backward, forward=steps_forward)
 # $h = \max(0, a)$ instead of tanh, and $W_h$ that starts as the identity. Write the step's forward and backward,
 # then measure: with a loss that reads the last state alone, what share of the gradient's length is left 60
 # steps back? Use $W_h = I$, $h_0 = 0$ and inputs that are positive, so that units are alive.
+
 
 # %% tags=["exercise"]
 def relu_step_forward(x, prev_h, Wx, Wh, b):
@@ -467,22 +508,33 @@ def share_left(T=60, H=16, seed=0):
     ### END SOLUTION
 
 
-confirm(share_left(), lambda share: 0.99 < share < 1.01, "all of the gradient, a share of 1")
+confirm(
+    share_left(), lambda share: 0.99 < share < 1.01, "all of the gradient, a share of 1"
+)
+
 
 # %% tags=["exercise"]
 def relu_differences(x, prev_h, Wx, Wh, b):
     """Your backward's dWh, for an upstream gradient of 1, 2, 3, ..."""
     next_h, cache = relu_step_forward(x, prev_h, Wx, Wh, b)
-    return relu_step_backward(np.arange(1.0, next_h.size + 1).reshape(next_h.shape), cache)[3]
+    return relu_step_backward(np.arange(1.0, next_h.size + 1).reshape(next_h.shape), cache)[
+        3
+    ]
 
 
 def numerical_dWh(x, prev_h, Wx, Wh, b):
     upstream = np.arange(1.0, prev_h.size + 1).reshape(prev_h.shape)
-    return eval_numerical_gradient_array(lambda _: np.maximum(0, x @ Wx + prev_h @ Wh + b), Wh, upstream)
+    return eval_numerical_gradient_array(
+        lambda _: np.maximum(0, x @ Wx + prev_h @ Wh + b), Wh, upstream
+    )
 
 
 rng = np.random.default_rng(4)
-compare(relu_differences, numerical_dWh, *(rng.standard_normal(s) for s in ((4, 3), (4, 5), (3, 5), (5, 5), (5,))))
+compare(
+    relu_differences,
+    numerical_dWh,
+    *(rng.standard_normal(s) for s in ((4, 3), (4, 5), (3, 5), (5, 5), (5,))),
+)
 
 # %% [markdown]
 # ## What to keep
