@@ -131,8 +131,11 @@ def _notebook(cells) -> nbformat.NotebookNode:
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> float:
     """Executes a notebook in place, as if it stood in ``folder``; returns the seconds it took.
 
-    An error in a cell ends it, and stays in its output.
+    On one core, unless it measures. An error in a cell ends it, and stays in its output.
     """
+    environment = dict(os.environ)
+    if not _is_measuring(notebook):
+        environment["OMP_NUM_THREADS"] = "1"
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     client = NotebookClient(
@@ -141,7 +144,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> float:
     )  # fmt: skip
     start = time.perf_counter()
     with contextlib.suppress(CellExecutionError):  # the cell shows it, ``problems`` reports it
-        client.execute()
+        client.execute(env=environment)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = _tidy(cell.outputs)
@@ -227,11 +230,9 @@ def _is_measuring(notebook) -> bool:
 
 
 def _in_turn(jobs, work) -> None:
-    """Notebooks two at a time, each on one core; those that measure alone, on all, at the end."""
+    """Notebooks two at a time; those that measure alone, at the end."""
     with ThreadPoolExecutor(2) as pool:
-        os.environ["OMP_NUM_THREADS"] = "1"
         list(pool.map(work, [job for job in jobs if not _is_measuring(job[2])]))
-    del os.environ["OMP_NUM_THREADS"]
     for job in jobs:
         if _is_measuring(job[2]):
             work(job)
@@ -255,11 +256,14 @@ def make(jobs) -> int:
         if temporary.stat().st_size > LARGEST:
             found.append(f"has {temporary.stat().st_size:,} bytes, at most {LARGEST:,} are wanted")
         os.replace(temporary, path)
+        if kind == "lessons":
+            _save_picture(notebook, PICTURES / f"{path.name[:2]}.png")
         _say(path, seconds, found)
         failed.extend(found)
 
     update_glossary()
     failed = []
+    PICTURES.mkdir(exist_ok=True)
     for kind in KINDS[1:]:
         (HERE / kind).mkdir(exist_ok=True)
     _in_turn(jobs, work)
