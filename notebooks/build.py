@@ -25,6 +25,7 @@ import io
 import os
 import re
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -45,25 +46,29 @@ LARGEST = 1_500_000  # bytes of a notebook
 WIDTH = 360  # pixels of a lesson's picture
 TIMEOUT = 600  # seconds a cell may take before something is wrong
 
-REPOSITORY = "https://github.com/caption-from-scratch/caption-from-scratch"
+# Where the project can be fetched from, for those who open a notebook without it: the address in
+# pyproject.toml, once it has one.
+_URL = re.search(r'^Repository = "(.+)"', (HERE.parent / "pyproject.toml").read_text("utf-8"), re.M)
 FIRST_CELL = f'''\
 # Only where this Python does not have the project yet, on Colab for instance.
 import importlib.util
 import subprocess
 import sys
 
+REPOSITORY = "{_URL[1] if _URL else "<this repository>"}"
 if importlib.util.find_spec("core") is None:
-    subprocess.run(["git", "clone", "--depth", "1", "{REPOSITORY}"], check=True)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "-e", "caption-from-scratch"], check=True
-    )
-    sys.path.insert(0, "caption-from-scratch")'''
+    assert "<" not in REPOSITORY, "write the address of the project into the line above"
+    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "project"], check=True)
+    install = [sys.executable, "-m", "pip", "install", "-q", "-e", "project"]
+    subprocess.run(install, check=True)
+    sys.path.insert(0, "project")'''
 
 _SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION *$", re.DOTALL | re.M)
 _BLANK = r"\1...  # your code here"
 _CODE_LINK = re.compile(r"\[`(?P<code>.+?)`\]\(\.\./(?P<path>[^)#]+)#L(?P<line>\d+)\)")
 # What no output may hold: folders of this machine, warnings, bars.
-_NOISE = re.compile(r"/home/|/root/|/tmp/|/work/|[A-Z]:\\|Warning|it/s\]|object at 0x")
+_HERE = "|".join(re.escape(str(f)) for f in (HERE.parent, Path.home(), tempfile.gettempdir()))
+_NOISE = re.compile(rf"{_HERE}|/home/|/Users/|\b[A-Z]:\\|Warning|it/s\]|object at 0x")
 _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
