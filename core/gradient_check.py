@@ -178,7 +178,8 @@ def _compare(
         out = np.asarray(out)
         error = relative_error(out, expected)
         passed = error <= TORCH_TOLERANCE
-        problem = None if passed else "the forward pass itself differs" + _worst(out, expected)
+        hint = "the forward pass itself differs"
+        problem = None if passed else _with_worst(hint, out, expected)
         yield Row(case.name, name, None, error, passed, problem)
     if functions.forward_only(case):
         return
@@ -220,7 +221,7 @@ def _compare(
             hint = _recognise(case, inputs, upstream, name, got, floor) or hint
             if swapped and not in_gates:
                 hint = f"follows from {_SWAPPED}"
-            problem = hint + _worst(got, expected)
+            problem = _with_worst(hint, got, expected)
         yield Row(case.name, f"d{name}", difference_error, torch_error, passed, problem)
 
 
@@ -278,16 +279,16 @@ def _autograd(case: Case, inputs: dict, rng) -> tuple[list[Array], list[Array], 
     )
 
 
-def _worst(got: Array, expected: Array) -> str:
-    """Where the two differ most, with both values."""
+def _with_worst(hint: str, got: Array, expected: Array) -> str:
+    """A hint, and where the two differ most, with both values."""
     got, expected = np.asarray(got), np.asarray(expected)
     distance = np.abs(got - expected)
     distance = np.where(np.isnan(distance), np.inf, distance)
     index = np.unravel_index(np.argmax(distance), distance.shape)
     where = f"[{', '.join(str(i) for i in index)}]" if index else ""
-    return (
-        f"; worst at {where or 'the value'}: got {got[index]:.6g}, expected {expected[index]:.6g}"
-    )
+    start = " Worst" if hint.endswith("?") else "; worst"
+    values = f"got {got[index]:.6g}, expected {expected[index]:.6g}"
+    return f"{hint}{start} at {where or 'the value'}: {values}"
 
 
 _SWAPPED = "gates swapped: the blocks stand in the order i, f, o, g"
@@ -518,7 +519,8 @@ class Report:
         if self.passed:
             return "\n".join([*lines, f"{self.name} holds"])
         wrong = next(row for row in self.rows if not row.passed)
-        quantity = "" if wrong.quantity == "-" else f"{wrong.quantity} "
+        names_itself = wrong.quantity == "-" or " returned " in wrong.problem
+        quantity = "" if names_itself else f"{wrong.quantity} "
         lines.append(f"{self.name} does not hold yet. First: {quantity}{wrong.problem}")
         lines += hints(self.name, wrong.quantity, self.hint)
         if self.hint < HINTS[-1]:
@@ -561,17 +563,28 @@ def hints(name: str, quantity: str, hint: int) -> list[str]:
     - quantity: the output or gradient that is wrong; '-' when nothing could be compared
     - hint: how many hints are asked for: 1 gives none of these
     """
-    code = inspect.getsource(our_function(name)).split('"""')[-1].rstrip().splitlines()
+    step = name.replace("_backward", "_step_backward")
+    through_time = step in _KNOWN and name != step  # whole sequences: our own code is the fast one
+    function = our_function(step if through_time else name)
+    code = inspect.getsource(function).split('"""')[-1].rstrip().splitlines()
     here = [i for i, line in enumerate(code) if re.match(rf"[^#=]*\b{quantity}\b[^=]*= ", line)]
     undone = next((code[i] for i in range(here[-1], -1, -1) if "# " in code[i]), "") if here else ""
     found = []
-    if hint >= 2 and undone:
+    if hint >= 2 and through_time:
+        found.append(
+            "Hint 2: undo the steps from the last to the first. Each state has two readers, the "
+            "loss and the next step; the weights are read by every step"
+        )
+    elif hint >= 2 and undone:
         found.append(f"Hint 2: {quantity} undoes this line of the forward: {undone.strip(' #')}")
     elif hint >= 2:
         found.append(f"Hint 2: read the equations of {name.replace('_backward', '_forward')} again")
     if hint >= 3:
-        lines = [code[i].strip() for i in here] or [line for line in code if line.strip()]
-        found += ["Hint 3: our code says", *(f"    {line}" for line in lines)]
+        lines = [line for line in code if line.strip()]
+        if here and not through_time:
+            lines = [code[i].strip() for i in here]
+        what = "our code of one step" if through_time else "our code"
+        found += [f"Hint 3: {what} says", *(f"    {line}" for line in lines)]
     return found
 
 

@@ -128,7 +128,8 @@ def draw_graph(
                 label, ((x0 + x1) / 2, (y0 + y1) / 2), color=colour, fontsize=10, zorder=2,
                 ha=("right" if side > 0 else "left") if steep else "center",
                 va="center" if steep else ("bottom" if side > 0 else "top"),
-                xytext=(-5 * side, 0) if steep else (0, 3 * side), textcoords="offset points",
+                xytext=(-5 * side, 0) if steep else (0, side * (3 if y0 == y1 else 6)),
+                textcoords="offset points",
                 bbox={"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none"},
             )  # fmt: skip
     plt.show()
@@ -229,6 +230,8 @@ def compare(function: Callable, oracle: Callable, *arguments, tolerance: float =
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         found = f"{name} raised {type(error).__name__}: {error}"
+        if "NoneType" in found:
+            found += "; does a function still return None?"
         return Answer(False, f"{found} (line {place.lineno}: {place.line})")
     if got is None:
         return Answer(False, f"{name} returned None: is it written yet, with a return at its end?")
@@ -245,13 +248,15 @@ def _difference(got, expected, tolerance: float) -> str | None:
     if isinstance(expected, tuple | list | dict) and type(got) is type(expected):
         if len(got) != len(expected):
             return f"returned {len(got)} values, expected {len(expected)}"
+        places = range(len(expected))
         if isinstance(expected, dict):
+            places = list(expected)
             if got.keys() != expected.keys():
                 return f"returned the keys {sorted(got)}, expected {sorted(expected)}"
-            got, expected = [got[key] for key in expected], expected.values()
-        pairs = zip(got, expected, strict=True)
-        problems = (_difference(*pair, tolerance) for pair in pairs)
-        return next((problem for problem in problems if problem), None)
+        for place in places:
+            if problem := _difference(got[place], expected[place], tolerance):
+                return f"[{place!r}] {problem}"
+        return None
     try:
         a, b = np.asarray(got), np.asarray(expected)
         numbers = np.issubdtype(a.dtype, np.number) and np.issubdtype(b.dtype, np.number)
@@ -286,4 +291,5 @@ def confirm(got, accepts: Callable, expected: str) -> Answer:
             return Answer(True, f"holds: {expected}")
     except Exception as error:
         expected += f" ({type(error).__name__}: {error})"
-    return Answer(False, f"found {got!r}, expected {expected}.")
+    shown = f"{got:.4g}" if isinstance(got, float | np.floating) else repr(got)
+    return Answer(False, f"found {shown}, expected {expected}.")

@@ -9,10 +9,13 @@
 # through time*, measure how the gradient fades or explodes on the way, and make the layer learn 50 captions by
 # heart.
 #
-# *Before: [lesson 3](03_affine_embedding_softmax.ipynb) (affine, embedding, softmax). About 45 minutes; all
-# cells together run in half a minute.*
+# *Before: [lesson 2](02_gradients_you_can_trust.ipynb) (gradient checks) and
+# [lesson 3](03_affine_embedding_softmax.ipynb) (affine, embedding, softmax). About 45 minutes; all cells together
+# run in half a minute.*
 
 # %% tags=["setup"]
+from unittest.mock import patch
+
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -22,7 +25,14 @@ from core.coco_utils import decode_captions
 from core.gradient_check import check, eval_numerical_gradient_array, relative_error
 from core.lessons import compare, confirm, draw_graph, show_source
 from core.models import CaptioningRNN
-from core.rnn_layers import rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
+from core.rnn_layers import (
+    gradient_before,
+    rnn_backward,
+    rnn_forward,
+    rnn_step_backward,
+    rnn_step_forward,
+    sums_of_rows,
+)
 
 lessons.style()
 
@@ -39,10 +49,9 @@ lessons.style()
 # paper.
 
 # %%
-Wx = np.array(
-    [[1.0, 0.0], [0.0, 1.0]]
-)  # (D=2, H=2): "a" pushes unit 0, "red" pushes unit 1
-Wh = np.array([[0.5, 0.3], [0.0, 0.5]])  # (H, H): each unit remembers half of itself
+Wx = np.eye(2)  # (D=2, H=2): "a" pushes unit 0, "red" pushes unit 1
+# (H, H): each unit keeps half of itself, and unit 0 passes 0.3 of itself to unit 1
+Wh = np.array([[0.5, 0.3], [0.0, 0.5]])
 b = np.zeros(2)
 words = {"a": np.array([[1.0, 0.0]]), "red": np.array([[0.0, 1.0]])}
 
@@ -58,8 +67,12 @@ for word in ("a", "red", "a"):
     )
 
 # %% [markdown]
-# The word "a" is read twice, and the state after it is not the same: the third row still holds a trace of
-# "red" in unit 1, although nothing pushes that unit in the last step. That trace is the memory.
+# The word "a" is read twice, and the state after it is not the same. Unit 1 gets nothing from the input in the
+# last step, and still has $a = 0.3 \cdot 0.363 + 0.5 \cdot 0.842 = 0.530$: the second part is what "red" left
+# there, the first what unit 0 passes on. Without "red" the unit would end at 0.218 instead of 0.485. That
+# difference is the memory.
+#
+# In code $h_{\text{prev}}$ is `prev_h`, and a gradient $dh_{\text{next}}$ is `dnext_h`.
 #
 # ## One step forward
 #
@@ -84,42 +97,39 @@ x, prev_h = rng.standard_normal((N, D)), rng.standard_normal((N, H))
 Wx, Wh, b = (0.5 * rng.standard_normal(shape) for shape in ((D, H), (H, H), (H,)))
 
 next_h, cache = rnn_step_forward(x, prev_h, Wx, Wh, b)
-by_hand = np.array(
-    [
-        [np.tanh(sum(x[n, d] * Wx[d, j] for d in range(D)) + sum(prev_h[n, k] * Wh[k, j] for k in range(H)) + b[j])
-         for j in range(H)]
-        for n in range(N)
-    ]
-)  # fmt: skip
-print(
-    "next_h:",
-    next_h.shape,
-    " largest difference from sums by hand:",
-    f"{np.abs(next_h - by_hand).max():.0e}",
-)
+by_hand = np.empty((N, H))
+for n in range(N):
+    for j in range(H):
+        a = b[j]
+        a += sum(x[n, d] * Wx[d, j] for d in range(D))
+        a += sum(prev_h[n, k] * Wh[k, j] for k in range(H))
+        by_hand[n, j] = np.tanh(a)
+print("next_h:", next_h.shape, "equal to sums by hand to within 1e-14")
 assert np.allclose(next_h, by_hand, rtol=0, atol=1e-14)
 
 # %% [markdown]
 # ## One step backward
 #
 # Someone above hands us $dh_{\text{next}} = \partial L / \partial h_{\text{next}}$, of shape $(N, H)$: by how
-# much the loss grows with each entry of the state. We owe the five arguments of `forward` the same. The graph
+# much the loss grows with each entry of the state. We owe the five arguments of `rnn_step_forward` the same. The graph
 # of the step; values flow along the arrows (blue), gradients against them (orange):
 
 # %%
 draw_graph(
     {
-        "x": (0, 2, "$x$"), "Wx": (0, 1, "$W_x$"), "h": (0, 0, "$h_{prev}$"), "Wh": (0, -1, "$W_h$"),
-        "m1": (1.3, 1.5, "@"), "m2": (1.3, -0.5, "@"), "b": (1.3, -1.4, "$b$"),
-        "+": (2.6, 0.5, "+"), "tanh": (3.9, 0.5, "tanh"), "out": (5.4, 0.5, "$h_{next}$"),
+        "x": (0, 2.4, "$x$"), "Wx": (0, 1.2, "$W_x$"),
+        "h": (0, -0.2, "$h_{prev}$"), "Wh": (0, -1.4, "$W_h$"),
+        "m1": (1.5, 1.8, "@"), "m2": (1.5, -0.8, "@"), "b": (3, -0.9, "$b$"),
+        "+": (3, 0.5, "+"), "tanh": (4.3, 0.5, "tanh"), "out": (5.6, 0.5, "$h_{next}$"),
     },
     [
         ("x", "m1", "", "$da\\,W_x^T$"), ("Wx", "m1", "", "$x^T da$"),
         ("h", "m2", "", "$da\\,W_h^T$"), ("Wh", "m2", "", "$h_{prev}^T da$"),
-        ("m1", "+", "$x W_x$", "$da$"), ("m2", "+", "$h_{prev} W_h$", "$da$"), ("b", "+", "", "$\\Sigma_n da$"),
+        ("m1", "+", "$x W_x$", "$da$"), ("m2", "+", "$h_{prev} W_h$", "$da$"),
+        ("b", "+", "", "$\\Sigma_n da$"),
         ("+", "tanh", "$a$", "$da$"), ("tanh", "out", "$h_{next}$", "$dh_{next}$"),
     ],
-    "One step of a vanilla RNN",
+    "One step of a vanilla RNN (@ is the matrix product)",
 )  # fmt: skip
 
 # %% [markdown]
@@ -132,16 +142,17 @@ draw_graph(
 #
 # **The sum.** $a$ is a sum of three terms, so each of them receives $da$ unchanged.
 #
-# **The products.** Write one entry out: $a_{nj} = \sum_d x_{nd} W_{dj} + \dots$. The entry $x_{nd}$ is read by
-# all the $a_{n1} \dots a_{nH}$ of its row, and collects from all of them; the weight $W_{dj}$ is read by
-# every row $n$ of the batch, and collects from all of those:
+# **The products.** Write one entry out: $a_{nj} = \sum_d x_{nd} (W_x)_{dj} + \dots$, so
+# $\partial a_{nj} / \partial x_{nd} = (W_x)_{dj}$ and $\partial a_{nj} / \partial (W_x)_{dj} = x_{nd}$. The entry
+# $x_{nd}$ is read by all the $a_{n1} \dots a_{nH}$ of its row, and collects from all of them; the weight
+# $(W_x)_{dj}$ is read by every row $n$ of the batch, and collects from all of those:
 #
-# $$ dx_{nd} = \sum_j da_{nj} W_{dj} \;\Rightarrow\; dx = da\, W_x^T, \qquad
-#    dW_{dj} = \sum_n x_{nd}\, da_{nj} \;\Rightarrow\; dW_x = x^T da $$
+# $$ dx_{nd} = \sum_j da_{nj} (W_x)_{dj} \;\Rightarrow\; dx = da\, W_x^T, \qquad
+#    (dW_x)_{dj} = \sum_n x_{nd}\, da_{nj} \;\Rightarrow\; dW_x = x^T da $$
 #
-# and likewise $dh_{\text{prev}} = da\,W_h^T$ and $dW_h = h_{\text{prev}}^T\,da$. The shapes leave no other
-# choice, $(D, N)(N, H) = (D, H)$, which is a good way to remember them, and a bad way to check them: with
-# $D = H$ a forgotten transpose fits as well.
+# and likewise $dh_{\text{prev}} = da\,W_h^T$ and $dW_h = h_{\text{prev}}^T\,da$. The shapes, $(D, N)(N, H) = (D, H)$,
+# are a good way to remember these products, and a bad way to check them. $W_h$ is square: $da\,W_h$ has the
+# right shape too, and is wrong. With $D = H$ the same holds for $W_x$.
 #
 # **The bias** is added to every row: $db = \sum_n da_n$, of shape $(H,)$.
 
@@ -168,22 +179,28 @@ report
 # $$ dh_t^{\text{total}} = \underbrace{dh_t}_{\text{from above}} +
 #    \underbrace{\left(dh_{t+1}^{\text{total}} \odot (1 - h_{t+1}^2)\right) W_h^T}_{\text{from the next step}} $$
 #
-# The weights are read by every step, so their gradients are sums over $t$. This is **back-propagation through
-# time**: run the steps forward, then undo them in reverse.
+# The second term is the `dprev_h` that step $t+1$ returns. After the last step there is none,
+# $dh_T^{\text{total}} = dh_T$, and what step 1 returns is $dh_0$. With
+# $da_t = dh_t^{\text{total}} \odot (1 - h_t^2)$ the weights, read by every step, collect
+#
+# $$ dW_x = \sum_t x_t^T\, da_t, \qquad dW_h = \sum_t h_{t-1}^T\, da_t, \qquad db = \sum_t \sum_n da_{t,n} $$
+#
+# This is **back-propagation through time** (Werbos 1990): run the steps forward, then undo them in reverse.
 
 # %%
 draw_graph(
     {
-        "h0": (0, 0, "$h_0$"), "1": (1.4, 0, "step 1"), "2": (2.9, 0, "step 2"), "3": (4.4, 0, "step 3"),
-        "x1": (1.4, -1.2, "$x_1$"), "x2": (2.9, -1.2, "$x_2$"), "x3": (4.4, -1.2, "$x_3$"),
-        "L1": (1.4, 1.2, "loss of word 1"), "L2": (2.9, 1.2, "loss of word 2"), "L3": (4.4, 1.2, "loss of word 3"),
+        "h0": (0, 0, "$h_0$"), "1": (1.5, 0, "step 1"), "2": (3, 0, "step 2"), "3": (4.5, 0, "step 3"),
+        "x1": (1.5, -1.2, "$x_1$"), "x2": (3, -1.2, "$x_2$"), "x3": (4.5, -1.2, "$x_3$"),
+        "L1": (1.5, 1.2, "loss, word 1"), "L2": (3, 1.2, "loss, word 2"), "L3": (4.5, 1.2, "loss, word 3"),
     },
     [
-        ("h0", "1"), ("1", "2", "$h_1$", "from step 2"), ("2", "3", "$h_2$", "from step 3"),
-        ("x1", "1"), ("x2", "2"), ("x3", "3"),
-        ("1", "L1", "", "$dh_1$"), ("2", "L2", "", "$dh_2$"), ("3", "L3", "", "$dh_3$"),
+        ("h0", "1", "", "from step 1"), ("1", "2", "$h_1$", "from step 2"),
+        ("2", "3", "$h_2$", "from step 3"), ("x1", "1", "", "$dx_1$"), ("x2", "2", "", "$dx_2$"),
+        ("x3", "3", "", "$dx_3$"), ("1", "L1", "$h_1$", "$dh_1$"),
+        ("2", "L2", "$h_2$", "$dh_2$"), ("3", "L3", "$h_3$", "$dh_3$"),
     ],
-    "Three steps: each state is read twice",
+    "Three steps: $h_1$ and $h_2$ are read twice",
     unit=1.6,
 )  # fmt: skip
 
@@ -222,6 +239,7 @@ gradients = loop_backward(dh, caches)
 for name, value, gradient in zip(
     ("x", "h0", "Wx", "Wh", "b"), (x, h0, Wx, Wh, b), gradients, strict=True
 ):
+    # value is changed in place, one entry at a time: the lambda need not read its argument
     numerical = eval_numerical_gradient_array(
         lambda _: loop_forward(x, h0, Wx, Wh, b)[0], value, dh
     )
@@ -234,7 +252,8 @@ for name, value, gradient in zip(
 # %% [markdown]
 # `core` has the same pair as `rnn_forward` and `rnn_backward`. There the product with $W_x$ does not wait for
 # its turn in the loop: all steps together are one large product, which is faster
-# ([lesson 7](07_from_loops_to_gemms.ipynb)). It must give the same numbers, and the plain loop is its oracle:
+# ([lesson 7](07_from_loops_to_gemms.ipynb)). It must give the same numbers, and the plain
+# loop, slow and easy to read, is what it is compared with:
 
 # %%
 fast_h, cache = rnn_forward(x, h0, Wx, Wh, b)
@@ -250,16 +269,17 @@ report
 # %% [markdown]
 # ## What happens to a gradient on a long way
 #
-# Follow the gradient from the last state back to step $t$. Each step multiplies it by
-# $(1 - h^2)$, entries between 0 and 1, and by $W_h^T$:
+# Let the loss read the last state alone, and follow its gradient, a row, back to step $t$. Each step multiplies it
+# by $1 - h^2$, entries between 0 and 1, and then by $W_h^T$, the last step first:
 #
-# $$ \frac{\partial L}{\partial h_t} = \frac{\partial L}{\partial h_T}
-#    \prod_{s=t+1}^{T} \mathrm{diag}(1 - h_s^2)\, W_h^T $$
+# $$ \frac{\partial L}{\partial h_t} = \frac{\partial L}{\partial h_T}\; D_T W_h^T\; D_{T-1} W_h^T \cdots
+#    D_{t+1} W_h^T, \qquad D_s = \mathrm{diag}(1 - h_s^2) $$
 #
 # A product of many matrices shrinks or grows like a power. Let $\rho$ be the largest absolute eigenvalue of
-# $W_h$, its *spectral radius*. With small states the factor $1 - h^2$ is near 1, and the gradient's length
-# goes roughly like $\rho^{\,T-t}$. Let us measure instead of believing: 60 steps, a gradient at the last one
-# only, $W_h$ scaled to different $\rho$.
+# $W_h$, its *spectral radius*. If all $D_s$ were 1, a row $v$ with $v W_h^T = \lambda v$ would become
+# $\lambda^{T-t} v$. Any gradient is a mixture of such rows, and after some steps that of the largest
+# $\lvert \lambda \rvert$ is all that counts: the length goes like $\rho^{\,T-t}$. Let us measure instead of
+# believing: 60 steps, a gradient at the last one only, $W_h$ scaled to different $\rho$.
 
 
 # %% tags=["picture"]
@@ -277,34 +297,41 @@ def gradient_by_step(radius, input_scale, H=64, T=60, seed=1):
     return np.array(norms) / norms[0]  # by distance from the last step
 
 
+TINY = 1e-40  # states so small that tanh(a) = a
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
 for ax, scale, title in zip(
-    axes, (1e-15, 0.5), ("tiny states: $1 - h^2$ is 1", "states as in use"), strict=True
+    axes,
+    (TINY, 0.5),
+    ("tiny states: $1 - h^2$ is 1", "larger states: $1 - h^2$ is 0.3 to 0.8 on average"),
+    strict=True,
 ):
-    for radius in (0.5, 0.9, 1.0, 1.1, 1.5):
+    for radius in (3.0, 1.5, 1.1, 1.0, 0.9, 0.5):
         ax.semilogy(gradient_by_step(radius, scale), label=f"$\\rho$ = {radius}")
     ax.set(xlabel="steps back from the loss", title=title)
-axes[0].set_ylabel("length of the gradient")
-axes[1].legend()
+axes[0].set_ylabel("length of the gradient,\nrelative to the last step")
+axes[1].legend(loc="upper left")
 plt.show()
 
-half, over = gradient_by_step(0.5, 1e-15), gradient_by_step(1.5, 1e-15)
+half, over = gradient_by_step(0.5, TINY), gradient_by_step(1.5, TINY)
 print(
     f"50 steps back, tiny states: rho 0.5 leaves {half[50]:.0e}, rho 1.5 makes {over[50]:.0e}"
 )
 assert half[50] < 1e-12 and over[50] > 1e6
-assert gradient_by_step(1.5, 0.5)[50] < over[50]  # saturated units block the way
+assert gradient_by_step(1.5, 0.5)[50] < 1  # what 1 - h^2 takes
+assert gradient_by_step(3.0, 0.5)[50] > 1e3
 
 # %% [markdown]
-# On the left the curves are straight on the logarithmic axis, as a power should be: **vanishing** below
-# $\rho = 1$, **exploding** above. On the right, with states of ordinary size, the factors $1 - h^2$ pull
-# everything down: a tanh that saturates lets nothing through. So the gradient of a vanilla RNN is short-lived
-# in practice, and where it is not, it is wild. Against the explosion there is a simple cure, clipping
+# On the left the curves are straight on the logarithmic axis after a few steps, as a power should be: **vanishing**
+# below $\rho = 1$, **exploding** above (Bengio and others 1994; Pascanu and others 2013). They lie at 0.44 of
+# $\rho^{50}$ there, because the first steps lose the part of the random gradient that belongs to smaller
+# eigenvalues. On the right every curve lies lower, since $1 - h^2$ takes its part at every step: $\rho = 1.5$
+# explodes no more. It does not tame every matrix: at $\rho = 3$ the gradient still grows. Whether it lives depends
+# on a balance that nothing holds in place. Against the explosion there is a simple cure, clipping
 # ([lesson 4](04_update_rules.ipynb)). Against the fading there is another architecture
 # ([lesson 6](06_the_lstm.ipynb)).
 #
-# How far does our task need it to reach? Captions here have about seven words: the picture enters at $h_0$, so
-# a dozen steps are all.
+# How far does our task need it to reach? Captions here have nine words on average and 15 at most. The picture
+# enters at $h_0$, so from the score of the last `<END>` it is 16 steps at most.
 #
 # ## The tempting wrong way: forgetting the second reader
 #
@@ -338,8 +365,7 @@ for name, a, b_ in zip(("dx", "dh0", "dWx", "dWh", "db"), wrong, gradients, stri
 assert relative_error(wrong[2], gradients[2]) > 0.1
 
 # %% [markdown]
-# A gradient that points half-way in the right direction still lowers the loss. Only a check tells it from the
-# true one; a falling loss curve never will.
+# A gradient at less than a right angle to the true one still lowers the loss, as we shall see in a moment.
 #
 # ## Let it speak
 #
@@ -349,50 +375,79 @@ assert relative_error(wrong[2], gradients[2]) > 0.1
 # $$ h_0 = \text{features}\,W_{\text{proj}} + b_{\text{proj}}, \quad h = \text{rnn}(\text{words}, h_0), \quad
 #    \text{scores} = h\,W_{\text{vocab}} + b_{\text{vocab}} $$
 #
-# Fifty captions, learned by heart. A model that cannot do this has a bug, however well its parts were
+# Step 1 reads `<START>` and scores the first word, step $t$ reads word $t - 1$ and scores word $t$; the last one
+# scores `<END>`. Fifty captions, learned by heart. A model that cannot do this has a bug, however well its parts were
 # checked.
 
 # %%
 data = lessons.embedded_data("rnn", num_samples=50)
-model = CaptioningRNN(
-    data["word_to_idx"], data["train_features"].shape[1], wordvec_dim=64, hidden_dim=128,
-    rng=np.random.default_rng(0),
-)  # fmt: skip
-solver = CaptioningSolver(
-    model, data, update_rule="adam", num_epochs=120, batch_size=25, lr_decay=0.98,
-    optim_config={"learning_rate": 2e-3}, verbose=False,
-)  # fmt: skip
-solver.train()
 
-plt.plot(solver.loss_history)
-plt.gca().set(
-    xlabel="step",
-    ylabel="loss (nats a caption)",
-    ylim=(0, None),
-    title="50 captions, learned by heart",
-)
+
+def learn_by_heart():
+    """A model that was trained on 50 captions, and its losses."""
+    model = CaptioningRNN(
+        data["word_to_idx"], data["train_features"].shape[1], wordvec_dim=64, hidden_dim=128,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    solver = CaptioningSolver(
+        model, data, update_rule="adam", num_epochs=120, batch_size=25, lr_decay=0.98,
+        optim_config={"learning_rate": 2e-3}, verbose=False,
+    )  # fmt: skip
+    solver.train()
+    return model, solver.loss_history
+
+
+def without_the_next_step(dh, cache):
+    """As rnn_packed_backward, which does this layer's work in the model, but forgetful."""
+    inputs, which, Wh, packing, states = cache
+    da = dh * (1 - states[len(packing.order) :] ** 2)
+    dh0 = gradient_before(da[packing.steps[0][0]] @ Wh.T, packing)
+    return sums_of_rows(da, which, len(inputs)), dh0, states[packing.before].T @ da
+
+
+model, losses = learn_by_heart()
+with patch("core.models.captioning_rnn.rnn_packed_backward", without_the_next_step):
+    forgetful_model, forgetful_losses = learn_by_heart()
+
+plt.plot(losses, label="the true gradient")
+plt.plot(forgetful_losses, label="without the gradient from the next step")
+plt.gca().set(xlabel="step", ylabel="loss (nats a caption)", ylim=(0, None))
+plt.gca().set_title("50 captions, learned by heart")
+plt.legend()
 plt.show()
 
 captions = data["train_captions"]
-said = model.sample(
-    data["train_features"][data["train_image_idxs"]], max_length=captions.shape[1]
+features = data["train_features"][data["train_image_idxs"]]
+references = decode_captions(captions, data["idx_to_word"])
+
+
+def say(model):
+    said = model.sample(features, max_length=captions.shape[1])
+    return decode_captions(said, data["idx_to_word"])
+
+
+def word_for_word(said):
+    return sum(ours == reference for ours, reference in zip(said, references, strict=True))
+
+
+for ours, reference in list(zip(say(model), references, strict=True))[:4]:
+    print(f"{ours:<72} {'as learned' if ours == reference else 'learned: ' + reference}")
+right, forgetful = word_for_word(say(model)), word_for_word(say(forgetful_model))
+print(f"the true gradient: {right} of 50 word for word, last loss {losses[-1]:.1f}")
+print(
+    f"the forgetful one: {forgetful} of 50 word for word, last loss {forgetful_losses[-1]:.1f}"
 )
-pairs = list(
-    zip(
-        decode_captions(said, data["idx_to_word"]),
-        decode_captions(captions, data["idx_to_word"]),
-        strict=True,
-    )
-)
-for ours, reference in pairs[:4]:
-    print(f"{ours:<60} {'as learned' if ours == reference else 'learned: ' + reference}")
-right = sum(ours == reference for ours, reference in pairs)
-print(f"{right} of {len(pairs)} word for word")
 assert right >= 48
+assert forgetful < 25
 
 # %% [markdown]
-# Learning by heart is not the aim. Trained on all 40,000 captions, the same model speaks of pictures that it
-# has never seen. The run below came with the lessons; from the folder of the project
+# The loss begins near 37, which is 10 tokens of $\ln 41 = 3.7$ nats each, and ends at 0.5 a caption, 0.05 a token.
+# The forgetful gradient makes a handsome curve as well, which flattens at about ten times that, and hardly a caption
+# is repeated. Without the blue curve beside it, who would look for a bug in a loss that falls? A check finds it at
+# once.
+#
+# Learning by heart is not the aim. Trained on all 40,000 captions, for 10 epochs and with dropout, the same model
+# speaks of pictures that it has never seen. The run below came with the lessons; from the folder of the project
 #
 #     python training.py --model rnn --hidden_dim 128 --wordvec_dim 64 --out runs/rnn
 #
@@ -406,10 +461,13 @@ print("validation loss after each epoch:", ", ".join(losses), "nats a token")
 lessons.show_captions(trained, data, "val", range(6))
 
 # %% [markdown]
-# It writes fluent sentences. Some are true. Kinds, colours and places go astray where a picture holds several
-# shapes: the whole picture had to pass through one vector $h_0$, and that is overwritten with every word. Both
-# wounds will be treated: the memory in [lesson 6](06_the_lstm.ipynb), the single look in
-# [lesson 8](08_soft_attention.ipynb).
+# Above each picture stands what the model says (found by beam search, [lesson 11](11_decoding.ipynb)), below it in
+# grey what a caption of the data says. The sentences are fluent, and 57 of 100 are true: 97 of 100 where the
+# picture holds one shape, 56 with two, 16 with three
+# (`python -m core.grounding --checkpoint notebooks/trained/rnn`). Colours and kinds are nearly always those of the
+# picture, but the colour of one shape goes with the kind of another. The whole picture had to pass through one
+# vector $h_0$, and that is overwritten with every word. Both wounds will be treated: the memory in
+# [lesson 6](06_the_lstm.ipynb), the single look in [lesson 8](08_soft_attention.ipynb).
 #
 # ## Exercises
 #
@@ -431,12 +489,19 @@ def gradient_before_tanh(dnext_h, next_h):
 
 
 dnext_h, state = np.random.default_rng(3).standard_normal((2, 4, 5))
-compare(gradient_before_tanh, lambda dh, h: dh - dh * h * h, dnext_h, np.tanh(state))
+# What the step's own backward says, with Wh = I: then dprev_h is da.
+others = np.zeros((4, 1)), np.zeros((1, 5)), np.eye(5)
+compare(
+    gradient_before_tanh,
+    lambda dh, h: rnn_step_backward(dh, (others[0], h, *others[1:], h))[1],
+    dnext_h,
+    np.tanh(state),
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 · Through time, by yourself
 #
-# Write `rnn_backward` with calls of `rnn_step_backward`. `cache` is the list of the steps' caches, each
+# Close the lesson, and write `rnn_backward` with calls of `rnn_step_backward`. `cache` is the list of the steps' caches, each
 # `(x, prev_h, Wx, Wh, next_h)`; `dh` is $(N, T, H)$. Return `dx, dh0, dWx, dWh, db`.
 # (`check(..., hint=2)` and `hint=3` say more when it does not hold.)
 
@@ -468,9 +533,10 @@ check("rnn_backward", steps_backward, forward=steps_forward)
 # ### Exercise 3 · A project: ReLU with an identity
 #
 # Le, Jaitly and Hinton (2015) let a recurrent network remember over hundreds of steps with two changes:
-# $h = \max(0, a)$ instead of tanh, and $W_h$ that starts as the identity. Write the step's forward and backward,
-# then measure: with a loss that reads the last state alone, what share of the gradient's length is left 60
-# steps back? Use $W_h = I$, $h_0 = 0$ and inputs that are positive, so that units are alive.
+# $h = \max(0, a)$ instead of tanh, and $W_h$ that starts as the identity. Write the step's forward and backward.
+# Then measure: with a loss that reads the last state alone, what share of the gradient's length arrives at $h_0$, 60
+# steps back? Use $W_x = I$ (so $D = H$), $W_h = c I$ with $c$ = 0.9, 1 and 1.1, $b = 0$, $h_0 = 0$ and positive
+# inputs, so that every unit stays alive.
 
 
 # %% tags=["exercise"]
@@ -491,14 +557,37 @@ def relu_step_backward(dnext_h, cache):
     ### END SOLUTION
 
 
-def share_left(T=60, H=16, seed=0):
-    """The length of the gradient at the first step, over that at the last."""
+def relu_gradients(x, prev_h, Wx, Wh, b):
+    """Your five gradients, for an upstream gradient of 1, 2, 3, ..."""
+    next_h, cache = relu_step_forward(x, prev_h, Wx, Wh, b)
+    upstream = np.arange(1.0, next_h.size + 1).reshape(next_h.shape)
+    return tuple(relu_step_backward(upstream, cache))
+
+
+def numerical_gradients(x, prev_h, Wx, Wh, b):
+    upstream = np.arange(1.0, prev_h.size + 1).reshape(prev_h.shape)
+    return tuple(
+        eval_numerical_gradient_array(
+            lambda _: np.maximum(0, x @ Wx + prev_h @ Wh + b), value, upstream
+        )
+        for value in (x, prev_h, Wx, Wh, b)
+    )
+
+
+rng = np.random.default_rng(4)
+inputs = [rng.standard_normal(shape) for shape in ((4, 3), (4, 5), (3, 5), (5, 5), (5,))]
+compare(relu_gradients, numerical_gradients, *inputs)
+
+
+# %% tags=["exercise"]
+def share_left(scale, T=60, H=16, seed=0):
+    """The length of the gradient at h_0 over that at h_T, with W_h = scale * I."""
     ### BEGIN SOLUTION
     rng = np.random.default_rng(seed)
     h, caches = np.zeros((1, H)), []
     for _ in range(T):
         x = np.abs(rng.standard_normal((1, H)))
-        h, cache = relu_step_forward(x, h, np.eye(H), np.eye(H), np.zeros(H))
+        h, cache = relu_step_forward(x, h, np.eye(H), scale * np.eye(H), np.zeros(H))
         caches.append(cache)
     dh = rng.standard_normal((1, H))
     first = np.linalg.norm(dh)
@@ -508,32 +597,11 @@ def share_left(T=60, H=16, seed=0):
     ### END SOLUTION
 
 
+shares = [share_left(scale) for scale in (0.9, 1.0, 1.1)]
 confirm(
-    share_left(), lambda share: 0.99 < share < 1.01, "all of the gradient, a share of 1"
-)
-
-
-# %% tags=["exercise"]
-def relu_differences(x, prev_h, Wx, Wh, b):
-    """Your backward's dWh, for an upstream gradient of 1, 2, 3, ..."""
-    next_h, cache = relu_step_forward(x, prev_h, Wx, Wh, b)
-    return relu_step_backward(np.arange(1.0, next_h.size + 1).reshape(next_h.shape), cache)[
-        3
-    ]
-
-
-def numerical_dWh(x, prev_h, Wx, Wh, b):
-    upstream = np.arange(1.0, prev_h.size + 1).reshape(prev_h.shape)
-    return eval_numerical_gradient_array(
-        lambda _: np.maximum(0, x @ Wx + prev_h @ Wh + b), Wh, upstream
-    )
-
-
-rng = np.random.default_rng(4)
-compare(
-    relu_differences,
-    numerical_dWh,
-    *(rng.standard_normal(s) for s in ((4, 3), (4, 5), (3, 5), (5, 5), (5,))),
+    None if None in shares else shares,
+    lambda shares: np.allclose(shares, [0.9**60, 1, 1.1**60]),
+    "one share that fades, one that keeps everything, one that explodes, as powers of c",
 )
 
 # %% [markdown]
@@ -550,6 +618,7 @@ compare(
 # Frasconi, *Learning long-term dependencies with gradient descent is difficult*, IEEE Transactions on Neural
 # Networks 5 (1994). R. Pascanu, T. Mikolov and Y. Bengio, *On the difficulty of training recurrent neural
 # networks*, ICML 2013. Q. Le, N. Jaitly and G. Hinton, *A simple way to initialize recurrent networks of
-# rectified linear units*, 2015.
+# rectified linear units*, arXiv:1504.00941 (2015). The picture as first state: M. Tanti, A. Gatt and K. Camilleri,
+# *Where to put the image in an image caption generator*, Natural Language Engineering 24 (2018).
 #
 # **Next:** [lesson 6, the LSTM](06_the_lstm.ipynb): the same task, with a memory that the gradient survives.
