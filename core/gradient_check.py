@@ -414,6 +414,11 @@ def _recognise(case: Case, inputs: dict, upstream, name: str, got: Array, floor:
             others[i] = np.full_like(upstream[i], value)
             if gives({}, others):
                 return f"{hint.format(dout)}: is the upstream factor {dout} forgotten?"
+    if case.name == "word_embedding":
+        last_use = np.zeros_like(got)
+        last_use[inputs["x"]] = upstream[0]
+        if relative_error(got, last_use) < 1e-6:
+            return "keeps the last use of each word alone: repeats add up (dW[x] += dout is no sum)"
     function = our_function(backward)
     source = inspect.getsource(function)
     for pattern, wrong, hint in _SLIPS:

@@ -90,6 +90,11 @@ MISTAKES = {
     ),
     "sign": ("rnn_step_backward", [("dWx = x.T", "dWx = -x.T")], "dWx has the wrong sign"),
     "mean for sum": ("affine_backward", [("dx = (dout", "dx = 0.5 * (dout")], "a factor lost"),
+    "repeated words lost": (
+        "word_embedding_backward",
+        [("return sums_of_rows", "dW = np.zeros_like(W); dW[x] += dout; return dW; sums_of_rows")],
+        "dW keeps the last use of each word alone: repeats add up",
+    ),
     "blank": (
         "lstm_step_backward", [("x, prev_h, prev_c, Wx, Wh, i, f, o, g, tanh_c = cache", "return")],
         "returned None: is it written yet",
@@ -182,6 +187,8 @@ def test_compare_says_what_is_wrong():
         assert not answer
         assert sentence in repr(answer)
     assert np.array_equal(x, np.arange(6.0).reshape(2, 3))
+    assert compare(lambda x, y: 1.0, lambda x, y: 1.0, np.array([1.0, np.nan]), {"a": [x]})
+    assert not compare(lambda y: into(y["a"][0]).sum(), lambda y: y["a"][0].sum() + 6, {"a": [x]})
 
 
 def test_compare_looks_into_tuples_and_dicts():
