@@ -634,9 +634,8 @@ def doubly_stochastic_loss(weights: Array, mask: Array, strength: float):
     N = len(weights)
     counts = np.asarray(mask, dtype=weights.dtype)[:, :, None]
     missing = 1 - (counts * weights).sum(axis=1, keepdims=True)  # (N, 1, L)
-    scale = (
-        float(strength) / N
-    )  # a NumPy number of double precision would turn float32 into float64
+    # a NumPy number of double precision would turn float32 into float64
+    scale = float(strength) / N
     loss = weights.dtype.type(scale * np.sum(missing**2))
     # missing = 1 - sum over t of counts * weights
     dweights = counts * (-2 * scale * missing)

@@ -497,7 +497,6 @@ def _sentence(error: BaseException) -> str:
 # ---------------------------------------------------------------------------------------------
 
 HINTS = (1, 2, 3)
-_KEEP = {"drop_whitespace": False, "break_on_hyphens": False}  # code stays as it is
 
 
 @dataclass
@@ -530,7 +529,10 @@ class Report:
         lines += hints(self.name, wrong.quantity, self.hint)
         if self.hint < HINTS[-1]:
             lines.append(f"A further hint: check(..., hint={self.hint + 1})")
-        return "\n".join("\n    ".join(textwrap.wrap(line, 96, **_KEEP)) or "" for line in lines)
+        return "\n".join(
+            line if line.startswith("    ") else "\n    ".join(textwrap.wrap(line, 96))
+            for line in lines
+        )
 
 
 def check(

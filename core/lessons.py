@@ -123,12 +123,13 @@ def draw_graph(
             },
         )  # fmt: skip
         steep = abs(y1 - y0) > abs(x1 - x0)
+        rise = np.sign((y1 - y0) * (x1 - x0))  # a label clears a slanted arrow on one side of it
         for label, colour, side in zip(labels, (BLUE, ORANGE), (1, -1), strict=False):
             axes.annotate(
                 label, ((x0 + x1) / 2, (y0 + y1) / 2), color=colour, fontsize=10, zorder=2,
-                ha=("right" if side > 0 else "left") if steep else "center",
+                ha=("right" if side * (rise or 1) > 0 else "left") if steep or rise else "center",
                 va="center" if steep else ("bottom" if side > 0 else "top"),
-                xytext=(-5 * side, 0) if steep else (0, side * (3 if y0 == y1 else 6)),
+                xytext=(-5 * side * (rise or 1), 0) if steep else (0, 3 * side),
                 textcoords="offset points",
                 bbox={"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none"},
             )  # fmt: skip
@@ -273,6 +274,9 @@ def _difference(got, expected, tolerance: float) -> str | None:
         numbers = np.issubdtype(a.dtype, np.number) and np.issubdtype(b.dtype, np.number)
     except ValueError:
         numbers = False
+    arrays = isinstance(got, Array) and isinstance(expected, Array)
+    if arrays and got.shape != expected.shape:
+        return f"returned shape {got.shape}, expected {expected.shape}"
     if not numbers:
         return None if np.all(got == expected) else f"returned {got!r}, expected {expected!r}"
     if a.shape != b.shape:

@@ -83,19 +83,18 @@ for t in range(2):
 # %% [markdown]
 # Check the first on paper: the scores are $0, 1, 1$, the exponentials $1, e, e$, and the two blue shapes share
 # $2e / (1 + 2e) = 0.845$ of the weight evenly. Its answer,
-# $0.845 \cdot (0.5, 0.5) + 0.155 \cdot (-1, 0) = (0.267, 0.422)$, is near the middle between the two, where nothing
-# stands, and pulled a little to the red circle: one softmax gives *one* mean, and who asks for two things gets a
-# mixture. Keep that in mind for the heads.
+# $0.845 \cdot (0.5, 0.5) + 0.155 \cdot (-1, 0) = (0.267, 0.422)$, is near the middle between the two, where
+# nothing stands, and pulled a little to the red circle: one softmax gives *one* mean, and who asks for two things
+# gets a mixture. Keep that in mind for the heads.
 #
 # ## From the additive score to the dot product
 #
 # Lesson 8 scored with a small network, $e_{ts} = v \cdot \tanh(k_s + q_t)$; its $v$ is a learned vector, not a
-# value, and its width $K$ plays the part of $d$. For each pair of a question and a
-# location that makes a vector of $K$ numbers: $N\,T\,S\,K$ hyperbolic tangents for a batch of $N$ captions with
-# $T$ words and $S$ locations. The dot product makes one number for each pair, and all of them are one product of
-# matrices, $q\,k^T$ of shape $(T, d)(d, S) = (T, S)$, the operation that a processor does best. What is given up
-# is the nonlinearity between question and key; both are made by weights that are learned, and in practice that is
-# enough.
+# value, and its width $K$ plays the part of $d$. For each pair of a question and a location that makes a vector of
+# $K$ numbers: $N\,T\,S\,K$ hyperbolic tangents for a batch of $N$ captions with $T$ words and $S$ locations. The
+# dot product makes one number for each pair, and all of them are one product of matrices, $q\,k^T$ of shape
+# $(T, d)(d, S) = (T, S)$, the operation that a processor does best. What is given up is the nonlinearity between
+# question and key; both are made by weights that are learned, and in practice that is enough.
 
 # %% tags=["measured"]
 from time import perf_counter
@@ -183,22 +182,24 @@ def at_the_start(d, questions=500, S=32, seed=0):
         scores = q @ k.swapaxes(1, 2) / divisor
         weights = softmax(scores)
         lengths = np.linalg.norm(softmax_backward(dweights, weights), axis=2)
-        found[name] = scores.std(), weights.max(axis=2).mean(), np.median(lengths)
+        largest = weights.max(axis=2).mean()
+        found[name] = scores.std(), largest, np.median(lengths), lengths.mean()
     return found
 
 
 widths = [1, 4, 16, 64, 256, 1024]
 found = [at_the_start(d) for d in widths]
-print("        spread of the scores    largest weight     typical length of da")
-print("   d    not divided   root d    not d.  root d       not d.   root d")
+print("         spread of the     largest        length of da        length of da")
+print("             scores         weight        not divided           root d")
+print("   d     not d. root d  not d. root d   median      mean    median      mean")
 for d, row in zip(widths, found, strict=True):
     raw, scaled = row["1"], row["$\\sqrt{d}$"]
-    print(f"{d:4d} {raw[0]:12.1f} {scaled[0]:8.2f} {raw[1]:11.2f} {scaled[1]:7.2f}", end="")
-    print(f" {raw[2]:13.0e} {scaled[2]:8.0e}")
+    print(f"{d:4d} {raw[0]:10.1f} {scaled[0]:6.2f} {raw[1]:7.2f} {scaled[1]:6.2f}", end="")
+    print("".join(f"{length:10.5f}" for length in (*raw[2:], *scaled[2:])))
 
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.4))
 for name in found[0]:
-    _, largest, lengths = zip(*(row[name] for row in found), strict=True)
+    _, largest, lengths, _ = zip(*(row[name] for row in found), strict=True)
     axes[0].semilogx(widths, largest, marker="o", label=f"divided by {name}")
     axes[1].loglog(widths, lengths, marker="o")
 axes[0].axhline(1 / 32, color="grey", linestyle=":", label="uniform, 1 / 32")
@@ -213,12 +214,11 @@ assert raw[2] < 1e-2 * scaled[2]
 
 # %% [markdown]
 # Without a divisor one key takes nearly all the weight before anything is learned, and the typical question gets
-# no gradient to change its mind. (The *mean* gradient falls less fast than the median that is shown: a few
-# undecided questions still learn.) Division by $d$ goes too far the other way: every head starts as a plain mean
-# over all keys, whatever is asked (and $dq = da\,k/d$ shrinks like
-# $1/\sqrt d$). With $\sqrt d$ both curves are level. At width 16, that of the captioner below, the largest weight is
-# already far too large without it, 0.63 for 0.16, but the gradient is not yet small; at 64, which is common, it is
-# less than half, and from there on it collapses.
+# no gradient to change its mind. (The *mean* falls less fast than the median: a few undecided questions still
+# learn.) Division by $d$ goes too far the other way: every head starts as a plain mean over all keys, whatever is
+# asked (and $dq = da\,k/d$ shrinks like $1/\sqrt d$). With $\sqrt d$ both curves are level. At width 16, that of
+# the captioner below, the largest weight is already far too large without it, 0.63 for 0.16, but the gradient is
+# not yet small; at 64, which is common, it is less than half, and from there on it collapses.
 #
 # ## Heads
 #
@@ -361,8 +361,9 @@ assert 0.4 < one_error < 0.6 and two_error < 0.05
 
 # %% [markdown]
 # Each of the two heads took one of the tasks: a diagonal next to the main one is "the position before", a column
-# is "the first". The single head stays near one half, as computed. (It may get slightly below, since its weights
-# may depend on the numbers themselves, which the computation left out.)
+# is "the first". The single head stays near one half, as computed. Here it settled on the first position and gave
+# up the other; any mixture would have cost the same. (It could get slightly below, since its weights may depend on
+# the numbers themselves, which the computation left out.)
 #
 # ### The tempting wrong way: a reshape without the swap
 #
@@ -409,10 +410,9 @@ for row in report.rows:
     own = "" if own is None else "below 1e-6" if own < 1e-6 else f"{own:.2f}"
     other = "below 1e-10" if row.torch_error < 1e-10 else f"{row.torch_error:.2f}"
     print(f"{row.quantity:<8}{own:>22}{other:>20}")
-assert all(
-    row.difference_error < 1e-6 for row in report.rows[1:]
-)  # differences see nothing
-assert not report and report.rows[0].torch_error > 0.1  # a referee does
+# Differences see nothing, a referee does.
+assert all(row.difference_error < 1e-6 for row in report.rows[1:])
+assert not report and report.rows[0].torch_error > 0.1
 
 # %% [markdown]
 # Every gradient agrees with its differences; the output itself is wrong. (Even $b_k$ gets a gradient, which in
@@ -465,9 +465,9 @@ print("core's softmax            ", softmax(nothing)[0])
 # %% [markdown]
 # The first is NaN, from $-\infty - (-\infty)$, and NaN spreads through the whole model with the next sum over the
 # batch. The second, a popular large negative number that is added to forbidden scores (here 0.1, 0.2 and 0.3),
-# does the opposite of a mask: where all keys are forbidden, it looks at all of them as if none were (in
-# float32 at all alike: next to 1e9 the scores themselves are rounded away). `core`
-# returns zeros, with two lines that nothing else needs:
+# does the opposite of a mask: where all keys are forbidden, it looks at all of them as if none were (in float32 at
+# all alike: next to 1e9 the scores themselves are rounded away). `core` returns zeros, with two lines that nothing
+# else needs:
 
 # %%
 show_source(softmax, docstring=False)
@@ -494,9 +494,8 @@ assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 # %% [markdown]
 # A trap in the shapes: a padding mask is $(N, S)$, and attention reads a mask of two axes as $(T, S)$, the same
-# for all images. With $N = T$ that raises nothing. Write it as $(N, 1, 1, S)$.
-# (`multi_head_attention_forward` also takes three axes, $(N, 1, S)$ or $(N, T, S)$, and puts the axis of the heads
-# in itself; the core does not.)
+# for all images. With $N = T$ that raises nothing. Write it as $(N, 1, 1, S)$. (`multi_head_attention_forward`
+# also takes three axes, $(N, 1, S)$ or $(N, T, S)$, and puts the axis of the heads in itself; the core does not.)
 #
 # Our captioner needs no padding mask at all. Captions end before their padding begins, so a causal mask already
 # keeps every real word from seeing it, and what the padding itself computes is not scored. (Measured in passing
@@ -506,9 +505,9 @@ assert all(np.isfinite(gradient).all() for gradient in gradients)
 #
 # The test is simple and strong. Change one word $s$ of the input and compare outputs: those at $t < s$ must not
 # move, not by a rounding error. With derivatives: $\partial\,\mathrm{out}_t / \partial x_s = 0$ exactly for
-# $s > t$. The backward shows it: send a random gradient into position $t$ alone, and see which $x_s$ it
-# reaches. Both, for self-attention, and twice done wrongly: with the mixing reshape, and with a mask that is
-# multiplied to the weights **after** the softmax, which looks right since it puts zeros in the same places.
+# $s > t$. The backward shows it: send a random gradient into position $t$ alone, and see which $x_s$ it reaches.
+# Both, for self-attention, and twice done wrongly: with the mixing reshape, and with a mask that is multiplied to
+# the weights **after** the softmax, which looks right since it puts zeros in the same places.
 
 
 # %%
@@ -750,10 +749,8 @@ assert relative_error(out_changed, out) < 1e-10
 assert np.linalg.norm(of["bk"]) < 1e-12 < 1e-2 < np.linalg.norm(of["bq"])
 
 # %% [markdown]
-# "Less than 1e-12" and not 0: with rounding, rows sum to zero almost. An optimiser like Adam divides each gradient
-# by its own size, and would blow that rounding noise up to steps; only its small epsilon of 1e-8 holds it back (in
-# float32, where the noise is about 1e-9, $b_k$ still drifts by some per cent of the learning rate at each step).
-# The blocks of `core` leave the parameter out.
+# "Less than 1e-12" and not 0: that is rounding. A parameter on which nothing depends is only carried about, so the
+# blocks of `core` leave it out.
 #
 # ## One key kills half of the layer
 #
@@ -764,8 +761,7 @@ assert np.linalg.norm(of["bk"]) < 1e-12 < 1e-2 < np.linalg.norm(of["bq"])
 # nothing but them, and dies too. The attention has become $\text{memory}\,W_v W_o$ plus biases, one vector that is
 # added at every position.
 #
-# No error tells you. The loss goes down, since the rest of the model learns. First the layer by itself, asked by
-# two different queries:
+# No error tells you, and the rest of the model learns. First the layer by itself, asked by two different queries:
 
 # %%
 one = memory[:, :1]
@@ -858,8 +854,9 @@ assert difference > 0.05
 # ## The image, asked more cheaply
 #
 # Cross-attention as written makes keys and values of all $S$ locations, for every picture of a batch and in each
-# block. A caption has far fewer words than its picture has locations, so it can be cheaper to carry the $T$ questions to
-# where the locations are. For head $i$, with its columns $W_{k,i}$ of shape $(E, d)$ and one question $q_{t,i}$:
+# block. A caption has far fewer words than its picture has locations, so it can be cheaper to carry the $T$
+# questions to where the locations are. For head $i$, with its columns $W_{k,i}$ of shape $(E, d)$ and one question
+# $q_{t,i}$:
 #
 # $$ q_{t,i} \cdot (m_s W_{k,i}) = (q_{t,i} W_{k,i}^T) \cdot m_s, \qquad
 #    \sum_s w_{ts} (m_s W_{v,i} + b_{v,i}) = \Big(\sum_s w_{ts}\, m_s\Big) W_{v,i} + b_{v,i} $$
@@ -884,13 +881,7 @@ def multiplications(T, S, E, h):
 
 
 print("words  locations  width  heads    keys and values       memory   ratio")
-sizes = (
-    (8, 64, 64, 4),
-    (8, 64, 128, 4),
-    (16, 64, 128, 4),
-    (32, 64, 128, 4),
-    (12, 49, 512, 8),
-)
+sizes = (8, 64, 64, 4), (8, 64, 128, 4), (16, 64, 128, 4), (32, 64, 128, 4)
 for T_, S_, E_, h_ in sizes:
     made, read = multiplications(T_, S_, E_, h_)
     print(f"{T_:5d} {S_:10d} {E_:6d} {h_:6d} {made:18,} {read:12,} {made / read:7.2f}")
@@ -916,10 +907,9 @@ assert worst < 1e-12
 
 # %% [markdown]
 # Plain is the definition, and stays as the oracle; fast is what the blocks use for the image while they train. It
-# pays for captions, and would not for long texts: setting the columns equal gives
-# $T = SE / (E + (h-1)S)$, so that plain is cheaper from 26 words on at width 128 with 64 locations, and from 17 on at
-# width 64. (While a
-# caption is *decoded*, one word after the other, keys and values of the picture are made once and kept:
+# pays for captions, and would not for long texts: setting the columns equal gives $T = SE / (E + (h-1)S)$, so that
+# plain is cheaper from 26 words on at width 128 with 64 locations, and from 17 on at width 64. (While a caption is
+# *decoded*, one word after the other, keys and values of the picture are made once and kept:
 # [lesson 11](11_decoding.ipynb).) Multiplications are not time; what it comes to in milliseconds, in float32:
 
 # %% tags=["measured"]
@@ -981,25 +971,25 @@ row, word = next(
 )
 picture = load_image(image_path(data, "val", images[row]))
 words = decode_captions(captions[row], data["idx_to_word"]).split()
-figure, axes = plt.subplots(2, 5, figsize=(10, 4.4))
+figure, axes = plt.subplots(2, 5, figsize=(8, 3.6))
 for ax in axes.flat:
     ax.axis("off")
 axes[0, 0].imshow(picture)
-axes[0, 0].set_title("the picture", fontsize=9)
+axes[0, 0].set_title("the picture", fontsize=8)
 shown = [*maps[row, word], maps[row, word].mean(axis=0)]
 titles = [*trained.head_names(), "mean of all"]
 places = [*axes[0, 1:], *axes[1, 1:], axes[1, 0]]
 for ax, weights, title in zip(places, shown, titles, strict=True):
     light = 0.15 + 0.85 * upsample(weights, len(picture))[:, :, None]
     ax.imshow((picture * light).astype(np.uint8))
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title, fontsize=8)
 figure.suptitle(f"{' '.join(words[:word])} ... and now: {words[word]}", fontsize=10)
 plt.show()
 
 # %% [markdown]
-# One picture proves little. For 300 held-out pictures and each word that names a shape of the picture, in one of its
-# given captions (fed in, not one that the model made): does the brightest cell of the map lie on that shape, or at most one
-# cell beside it?
+# One picture proves little. For 300 held-out pictures and each word that names a shape of the picture, in one of
+# its given captions (fed in, not one that the model made): does the brightest cell of the map lie on that shape,
+# or at most one cell beside it?
 
 
 # %%
@@ -1059,7 +1049,10 @@ def mask_by_loops(lengths, T):
 
 
 def your_mask(lengths, T):
-    mask = np.asarray(mask_of(lengths, T))
+    mask = mask_of(lengths, T)
+    if mask is None:
+        return None
+    mask = np.asarray(mask)
     return {"kind of entries": str(mask.dtype), "mask": mask.astype(int)}
 
 
@@ -1074,9 +1067,9 @@ compare(your_mask, expected_mask, np.array([5, 2, 0, 4]), 5)
 #
 # Write `scaled_dot_product_attention_backward` without looking. The cache is `(q, k, v, weights)`, with shapes
 # $(N, h, T, d)$, $(N, h, S, d)$ twice, and $(N, h, T, S)$. Return `dq, dk, dv`. Write the softmax out as well.
-# (`check(..., hint=2)` and `hint=3` say more when it does not hold. They name the line of the first wrong quantity,
-# and the error may stand before it: if $dv$ holds, and $dq$ and $dk$ do not, look at what these two share, $da$ and
-# the divisor.)
+# (`check(..., hint=2)` and `hint=3` say more when it does not hold. They name the line of the first wrong
+# quantity, and the error may stand before it: if $dv$ holds, and $dq$ and $dk$ do not, look at what these two
+# share, $da$ and the divisor.)
 
 
 # %% tags=["exercise"]
@@ -1178,8 +1171,8 @@ compare(your_gradients, by_differences, *arrays, tolerance=1e-6)
 # %% [markdown]
 # ## What to keep
 #
-# * Attention is a softmax of dot products and a mean of values: two products of matrices, between four
-#   affine maps, and no loop over time.
+# * Attention is a softmax of dot products and a mean of values: two products of matrices, between four affine
+#   maps, and no loop over time.
 # * The divisor $\sqrt d$ keeps the scores' spread at 1, and the softmax where it has a slope.
 # * Heads are blocks of channels: reshape, then swap. The straight reshape has the right shape, passes its own
 #   gradient check, and is wrong.
