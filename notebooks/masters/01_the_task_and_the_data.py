@@ -397,7 +397,7 @@ assert nearest(two, three).tolist() == [0, 2]
 # Now pictures. Each is described in four ways: by its pixels, by the mean of its grid over the places, by its
 # whole grid, and by its pooled vector. The first 2,000 training pictures are enough to see the point.
 
-# %%
+# %% tags=["picture"]
 STORED = 2000
 
 

@@ -990,7 +990,7 @@ both_checks(
 # %% [markdown]
 # All ten, the same wrong code under two checks:
 
-# %%
+# %% tags=["picture"]
 places = np.arange(len(verdicts))
 bad, good = np.maximum(list(verdicts.values()), 1e-12).T
 _, ax = plt.subplots(figsize=(9, 4.2))

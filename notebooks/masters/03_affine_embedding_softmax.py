@@ -982,7 +982,7 @@ print("\n".join(sentences[:10]))
 # many stand somewhere in the 40,000 training captions? For comparison the same of captions that were held out.
 
 
-# %%
+# %% tags=["picture"]
 def runs_of(captions, n):
     return [
         tuple(caption[i : i + n])

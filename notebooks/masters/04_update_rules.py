@@ -507,7 +507,7 @@ assert not equals_torch(adam_epsilon_first, lambda p: torch.optim.Adam(p, lr=0.0
 #
 # ## Four rules in one valley
 
-# %%
+# %% tags=["picture"]
 rules = {
     "SGD": (sgd, {"learning_rate": 2 / 26}),
     "momentum": (

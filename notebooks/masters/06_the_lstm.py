@@ -446,7 +446,7 @@ for name, bias in (
 # ways, beside the vanilla RNN at its spectral radius of 1.
 
 
-# %%
+# %% tags=["picture"]
 def through_the_cell(forget_bias, all_ways, H=64, T=60, seed=1):
     """Norms of the gradient of c at each step, by distance from the last."""
     rng = np.random.default_rng(seed)

@@ -485,7 +485,7 @@ gain(
 # captions that go on at step $t$ are always the *first* so many rows, and the state of a step is a slice of the
 # state of the step before. `core/packing.py` lays all places down in the order in which time visits them:
 
-# %%
+# %% tags=["picture"]
 letters, lengths = ["abcd", "ef", "ghijk"], np.array([4, 2, 5])
 small = Packing(lengths, 5)
 figure, axes = plt.subplots(1, 2, figsize=(10, 2.6), width_ratios=(1, 1))

@@ -661,7 +661,7 @@ assert right >= 38
 # %%
 show_source(CaptioningAttention.attention_weights)
 
-# %%
+# %% tags=["picture"]
 features = data["val_features"]
 ids = said["attention"]
 read = np.concatenate([np.full((len(ids), 1), trained.start), ids], axis=1)  # <START> first

@@ -368,7 +368,7 @@ assert 0.4 < one_error < 0.6 and two_error < 0.05
 # ### The tempting wrong way: a reshape without the swap
 #
 # $(N, T, E) \to (N, h, T, d)$ has the same number of entries on both sides, and one `reshape` goes straight there.
-# The shapes fit, the output has the right shape, and the model learns something. But look:
+# The shapes fit, the output has the right shape, and nothing raises an error. But look:
 
 # %%
 show("straight to (1, 2, 3, 2), 'by head'", named.reshape(1, 2, 3, 2))
@@ -953,7 +953,7 @@ report
 # but the loss of the captions ever told them where to look. Here they are for a word that names a shape; the
 # brightest place of each map has its largest weight:
 
-# %%
+# %% tags=["picture"]
 trained, _ = lessons.load_trained("transformer")
 data = lessons.embedded_data("transformer")
 scenes = load_scenes(data["source"]["folder"], "val")

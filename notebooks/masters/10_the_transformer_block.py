@@ -857,7 +857,7 @@ assert not report
 # sublayers.
 
 
-# %%
+# %% tags=["picture"]
 def follow(norm_first, L=24, E=32, N=8, T=10, S=16, h=4, seed=0):
     """By block: likeness to the input; gradients of stream, direct path and parameters."""
     rng = np.random.default_rng(seed)

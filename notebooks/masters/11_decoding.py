@@ -459,7 +459,7 @@ for table in measured.values():
 # every word; of all these continuations the $K$ best are kept. By hand on the toy, with $K = 2$:
 
 
-# %%
+# %% tags=["picture"]
 def toy_beams(K, steps):
     """The K best beginnings after each step, from the table itself; finished ones leave."""
     beams = [((), 1.0)]

@@ -615,7 +615,7 @@ print(f"to look at one photo VGG16 multiplies {ratio:.0f} times as often as Sque
 # makes the choice soft. The second layer is a 13 x 13 convolution with the outlines of a circle, a square and a
 # triangle, small and large. It is the convolution that you have just written:
 
-# %%
+# %% tags=["picture"]
 picture_5 = np.stack([pictures[5]])
 colours = fixed_cnn._pool(fixed_cnn._colour_layer(picture_5), 2, np.mean)  # (1, 32, 32, 5)
 outlines = fixed_cnn._silhouette_filters()  # (169, 6)

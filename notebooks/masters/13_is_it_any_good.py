@@ -769,7 +769,7 @@ print(f"people: {rows['people'][0]['BLEU-4']:.1f}")
 # Now what photos cannot give: how do the scores go with truth? Each point is a system: four models, three
 # decoders each, and the controls.
 
-# %%
+# %% tags=["picture"]
 points = {f"{name}, {how}": said for (name, how), said in systems.items()}
 for name in NAMES:
     draw = sample(models[name], features[name], np.random.default_rng(0), 20)
