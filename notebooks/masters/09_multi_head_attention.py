@@ -108,7 +108,7 @@ q, k, v = (
 
 def milliseconds(function):
     times = []
-    for _ in range(5):
+    for _ in range(15):
         start = perf_counter()
         function()
         times.append(perf_counter() - start)

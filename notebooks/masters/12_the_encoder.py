@@ -105,7 +105,7 @@ shown = [
     ("brighter to the right: +, darker: -", filtered(grey, kernel), "RdBu", (-2, 2)),
     ("brighter downwards: +, darker: -", filtered(grey, kernel.T), "RdBu", (-2, 2)),
 ]
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.2))
+figure, axes = plt.subplots(1, 3, figsize=(9, 2.7))
 for ax, (title, values, colours, (low, high)) in zip(axes, shown, strict=True):
     mappable = ax.imshow(values, cmap=colours, vmin=low, vmax=high)
     ax.set_title(title, fontsize=10)
@@ -443,7 +443,7 @@ maps = {
     "tiny_cnn, cell (4, 4),\nconvolutions alone": reached_by(bare, 64, (4, 4), 128),
     "tiny_cnn, cell (4, 4),\nwith group normalisation": reached_by(tiny, 64, (4, 4), 128),
 }
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.7))
+figure, axes = plt.subplots(1, 3, figsize=(9, 3.1))
 for ax, (title, reached) in zip(axes, maps.items(), strict=True):
     shown = np.log10(np.maximum(reached / reached.max(), 1e-5))
     mappable = ax.imshow(shown, cmap="viridis", vmin=-5, vmax=0)
@@ -931,7 +931,7 @@ def said_of(arrays):
 
 
 def report(name, arrays, scenes_=scenes_of_pictures):
-    """A row of the table; returns how many different captions, the share true, the first."""
+    """A row of the table; returns how many are different, the share true, the first."""
     captions, sure = said_of(arrays)
     pairs = zip(captions, scenes_, strict=False)
     different, true = len(set(captions)), np.mean([caption_is_true(c, s) for c, s in pairs])

@@ -119,8 +119,8 @@ print(flickr8k.tokenize("A man's t-shirt, 2 dogs & a RED ball."))
 # %% [markdown]
 # ## Errors, on purpose
 #
-# Every command of the project ends with **one line** that says what was found, what was expected and what to do.
-# Meet them now, in small folders that are each wrong in one way:
+# A command of the project that cannot go on ends with **one line** that says what was found, what was expected
+# and what to do. Meet them now, in small folders that are each wrong in one way:
 
 
 # %%
@@ -161,12 +161,16 @@ for name, files in SPOILED.items():
     for file_name, text in files.items():
         (FOLDER / name / file_name).write_text(text, encoding="utf-8")
     refused.append(told(flickr8k.read_photo_folder, FOLDER / name))
-refused.append(told(flickr8k.prepare, photos, FOLDER / "data", "squeezenet1_1", "random"))
+few = FOLDER / "no_tab"  # once more, now with three captions in order
+few_captions = "".join(f"{name}.jpg#0\tA {name} .\n" for name in ("dog", "cat", "owl"))
+(few / "Flickr8k.token.txt").write_text(few_captions, encoding="utf-8")
+refused.append(told(flickr8k.prepare, few, FOLDER / "data", "squeezenet1_1", "random"))
 assert all(refused)
 
 # %% [markdown]
-# The last one will meet you first: 512 principal components, the default, cannot be found from fewer photos than
-# that ([lesson 12](12_the_encoder.ipynb)). Give `--pca` a number below half of your photos.
+# The last one is of a folder in order, and may meet you first: 512 principal components, the default, cannot
+# be found from fewer photos than that ([lesson 12](12_the_encoder.ipynb)). Give `--pca` a number below half of
+# your photos.
 #
 # ## Prepare
 #
@@ -304,9 +308,9 @@ plt.show()
 # probability of the sentence as a whole is smaller by far, the *product* of them; that is no sign of doubt,
 # since there are many right ways to describe a photo, and they share the probability.
 #
-# The encoder's filters are random, and 450 photos were enough for the decoder to read colours from them; kinds it names
-# better than by chance, and not by much. On photos of the world random filters get you nowhere. There the encoder must
-# have seen a million pictures before yours, which is what "ImageNet weights" means.
+# The encoder's filters are random, and 450 photos were enough for the decoder to read colours from them; kinds
+# it names better than by chance, and not by much. On photos of the world random filters get you nowhere. There
+# the encoder must have seen a million pictures before yours, which is what "ImageNet weights" means.
 #
 # ## A photo of your own, and where the model looks
 #
@@ -355,10 +359,10 @@ if MY_PHOTO is None:
     assert caption_is_true(best, drawn)
 
 # %% [markdown]
-# The most probable sentence and the one with the best mean need not be the same: a shorter one multiplies fewer
-# probabilities (that is what the length penalty of [lesson 11](11_decoding.ipynb) is about). And where it looked for each
-# word: the map lies over what the encoder **saw**, the square from the middle of your photo at 64 x 64 pixels, not over
-# the photo. Bright is where the weight is large; below each word its probability.
+# The most probable sentence and the one with the best mean need not be the same: a shorter one multiplies
+# fewer probabilities (that is what the length penalty of [lesson 11](11_decoding.ipynb) is about). And where
+# it looked for each word: the map lies over what the encoder **saw**, the square from the middle of your photo
+# at 64 x 64 pixels, not over the photo. Bright is where the weight is large; below each word its probability.
 
 
 # %%
@@ -401,11 +405,12 @@ assert np.allclose(maps.sum(axis=1), 1, atol=1e-4)
 # pictures of the kind it knows.
 
 # %%
-known = [load_image(image_path(embedded, "val", i)) for i in range(200)]
+assert len(checkpoint.idx_to_word) == 41  # the four special words included
+known = [load_image(image_path(embedded, "val", i)) for i in range(300)]
 known_ids, known_scores, _ = describe(known)
 known_sure = np.exp(known_scores[:, 0])
 known_said = decode_captions(known_ids[:, 0], checkpoint.idx_to_word)
-val_scenes = load_scenes(embedded["source"]["folder"], "val")[:200]
+val_scenes = load_scenes(embedded["source"]["folder"], "val")
 known_true = np.array(
     [caption_is_true(c, s) for c, s in zip(known_said, val_scenes, strict=True)]
 )
@@ -477,15 +482,10 @@ below = {
 for name, share in below.items():
     print(f"{name:<16} surer than of {share:>4.0%} of the held-out pictures")
 sure_and_true, sure_and_false = (
-    known_sure[known_true].mean(),
-    known_sure[~known_true].mean(),
+    float(known_sure[chosen].mean()) for chosen in (known_true, ~known_true)
 )
-print(
-    f"held-out pictures: {known_true.mean():.0%} of the captions are true; a word's probability is"
-)
-print(
-    f"a probability of {sure_and_true:.2f} in true captions, of {sure_and_false:.2f} in false ones"
-)
+print(f"{(~known_true).sum()} of {len(known)} held-out pictures have a false caption")
+print(f"probability of a word: {sure_and_true:.2f} if true, {sure_and_false:.2f} if false")
 assert (
     below["an orange disc"] > 0.8
     and below["a red star"] > 0.3
@@ -494,8 +494,9 @@ assert (
 assert abs(sure_and_true - sure_and_false) < 0.05
 
 # %% [markdown]
-# The orange disc is "a large yellow circle", and the model is surer of it than of nearly all pictures that it
-# knows. Among the known pictures, too, false captions are no less confident than true ones. A word's
+# Of noise and of nothing it is a little less sure than of most pictures that it knows; of the sunset, the star
+# and the four shapes as sure as of those; and of the orange disc, "a large yellow circle", surer than of
+# nearly all. Among known pictures, too, the few false captions are as confident as the true ones. A word's
 # probability says how usual a word is *after these words, for such features*; it is no probability of being
 # right. Two reasons:
 #
@@ -646,9 +647,7 @@ raw = others["with --pca 0"]
 mean = raw["train_features"].mean(axis=0)
 size = float(np.sqrt((raw["train_features"] ** 2).mean()))
 around = float(np.sqrt(((raw["train_features"] - mean) ** 2).mean()))
-print(
-    f"root mean square of the features {size:.2f}, of what is left less the mean {around:.2f}"
-)
+print(f"root mean square of the features {size:.2f}, less their mean {around:.2f}")
 repaired = {}
 for name, mend in (
     ("divided by their size", lambda x: x / size),
@@ -661,26 +660,28 @@ for name, mend in (
     print(f"{name:<22} loss {loss:.2f}, {repaired[name][0]:>2} different captions")
 if PHOTOS is None:
     assert repaired["divided by their size"][0] <= 3 < 12 < repaired["less their mean"][0]
+workshop.cleanup()  # the temporary folder goes
 
 # %% [markdown]
-# It is the mean. What comes out of a ReLU and an average is positive and nearly the same for every photo. The decoder's first
-# matrix has the gradient $x^T dh_0$: along the common part of $x$ all photos push together; along what differs each pushes
-# a tenth as strongly, and the loss, whose curvature goes with the square of $x$, is a hundred times flatter. Numbers of another
-# size do not change that proportion. So: centre what you feed to a decoder, or let the PCA do it.
+# It is the mean. What comes out of a ReLU and an average is positive and nearly the same for every photo. The
+# decoder's first matrix has the gradient $x^T dh_0$: along the common part of $x$ all photos push together;
+# along what differs each pushes a tenth as strongly, and the loss, whose curvature goes with the square of
+# $x$, is a hundred times flatter. Numbers of another size do not change that proportion. So: centre what you
+# feed to a decoder, or let the PCA do it.
 #
 # ### Where to look: a checklist
 #
 # | what you see | where to look | how to be sure |
 # | --- | --- | --- |
 # | spread near 0 | scale, colour order, `eval()`, a wrong weight file | features of two very different photos |
-# | spread small, not 0 | features not centred, not scaled | subtract the mean, or use `--pca` |
+# | spread small, not 0 | features not centred | subtract the mean, or use `--pca` |
 # | features of one photo differ from call to call | dropout left on | call twice, compare |
 # | right in training, wrong later | preprocessing, BatchNorm that drifted | features now against those stored |
 # | spread fine, no gain over blind | captions and photos do not belong together | look at ten pairs |
 # | gain early, then the same caption | learning rate too high, no clipping | `loss.png`: does it jump? |
-# | learns 50 captions by heart, fails on new photos | too few photos, or features that do not carry it | linear probe (lesson 12) |
+# | knows 50 captions by heart, fails on new photos | few photos, or poor features | linear probe (lesson 12) |
 # | cannot learn 50 captions by heart | a bug in the model | gradient check (lesson 2) |
-# | different captions, all short and safe | beam search without length penalty | `--length_penalty 1`, sampling (lesson 11) |
+# | different captions, all short and safe | no length penalty | `--length_penalty 1`, sampling (lesson 11) |
 # | different captions, half of them false | turned, mirrored or squeezed photos | look at what the encoder sees |
 # | `<UNK>` where names belong | rare words | lower `--min_count`, or more captions |
 #
@@ -748,9 +749,6 @@ if PHOTOS is None:
 # Write your answers in [the exercises](exercises/14_your_own_photo.ipynb); the notebook tells you at once
 # whether they hold.
 
-# %%
-workshop.cleanup()  # the temporary folder goes
-
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 · How sure, in one line
 #
@@ -784,7 +782,7 @@ compare(how_sure, by_multiplying, rows)
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 · A caption file that survives your captions
 #
-# People write commas, quotation marks and line breaks. Return the text of a `captions.txt` (header included)
+# People write commas and quotation marks. Return the text of a `captions.txt` (header included)
 # for a list of pairs of file name and caption, such that `core.flickr8k` reads back exactly what was written.
 # (There is a module for it; do not glue strings.)
 
@@ -888,8 +886,9 @@ compare(
 #
 # * A folder and a `captions.txt` are all it takes; read the counts and look at ten pairs before you train.
 # * A model says what its captions said, in the words that they had, of what its encoder can see. Of all else
-#   it speaks as well, and no less sure of itself.
+#   it speaks as well, and often as sure of itself.
 # * A word's probability is not the probability of being right.
+# * Centre the features: what is the same for all photos drowns what differs.
 # * The same caption for every photo: measure the spread of the features, the gain over a blind model, the
 #   exchange. They tell encoder, data and decoder apart in a minute.
 #
