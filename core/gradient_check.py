@@ -515,8 +515,9 @@ class Report:
         return self.passed
 
     def __repr__(self) -> str:
+        width = max(12, *(len(row.quantity) + 1 for row in self.rows))
         lines = [
-            f"{row.quantity:<12}{'ok' if row.passed else 'WRONG'}"
+            f"{row.quantity:<{width}}{'ok' if row.passed else 'WRONG'}"
             for row in self.rows
             if row.quantity != "-"
         ]
