@@ -326,7 +326,7 @@ plt.show()
 #
 # The number of operations is the same. But GEMM reads $W_x$ once instead of $T$ times, and has more rows to share
 # what it reads. How much that gives depends on $N$: with 64 rows a product may be nearly as fast as it gets, with
-# 8 it is not.
+# 8 it is not. (Libraries for GPUs do the same: Appleyard, Kočiský and Blunsom, 2016.)
 
 
 # %%
@@ -709,7 +709,7 @@ gain(
 #
 # A NumPy array is a piece of memory and a way to walk over it (where to start, how far to the next row, how far
 # to the next column). What only walks differently is a **view**, and costs nothing. What cannot be reached by
-# steps of one width has to be **copied**:
+# steps of one width has to be **copied** (Harris and others, 2020):
 
 # %%
 a = np.arange(48.0).reshape(6, 8)

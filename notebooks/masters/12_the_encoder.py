@@ -956,8 +956,8 @@ print("said of the first picture, blue first:   ", swapped[2])
 # There it is: **one caption for all hundred pictures**, well formed, and nearly as sure of itself as when it
 # is right. To the encoder, numbers from 0 to 1 are black, in every picture; each grid is the same empty one;
 # the decoder says what it says of nothing. Swapped colours are worse in a way: captions differ from picture to
-# picture, as they should, and more than half are false, because red and blue have changed places. A look at a
-# few would not tell.
+# picture, as they should, the model is as sure as ever, and seven in ten are false, since red and blue have
+# changed places. A list of such captions looks fine. Only the pictures beside them tell.
 #
 # ### 4 · Turn, crop, resize, normalise: in this order
 #
@@ -1206,11 +1206,9 @@ assert found["two stages open"]["colour"] > 0.95
 
 # %% [markdown]
 # A frozen *random* encoder is better than one might fear: random filters tell most colours apart, and the decoder
-# makes do with them. The open one is ahead from the first epoch on and soon names every colour. Kinds are
-# harder, and in these few steps neither has learned to tell a circle from a square or a triangle (chance is a
-# third; with 120 pictures a share is known to four or five points). The full run below takes fifty times
-# as many steps. Note what was counted: with few pictures a large decoder learns captions by heart over
-# almost any features, and its *training* loss says nothing of the encoder. Held-out pictures do.
+# makes do with them. The open one is ahead from the first epoch on and names every colour in the end. Kinds are
+# harder: after so few steps both get only about every second one right (chance is a third; with 120 pictures a
+# share is known to four or five points). The full run below takes fifty times as many steps.
 #
 # ### Two learning rates
 #
