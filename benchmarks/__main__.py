@@ -32,7 +32,9 @@ to run on a shared machine, and are others on other processors: run it on yours.
 
 `python -m benchmarks.train_step`. The operations behind `gflops` are those of the products with
 weights, padding left out, as if each word were multiplied by itself; `peak_gflops` is what a
-product of two 2,048 x 2,048 matrices reached right after the row was measured.
+product of two 2,048 x 2,048 matrices reached right after the row was measured. `our_products_ms`
+is the time of a recurrent step's products by themselves, in turn with the whole steps: what would
+be left if all that NumPy does besides were for nothing.
 
 {train_step}
 
@@ -49,6 +51,8 @@ product of two 2,048 x 2,048 matrices reached right after the row was measured.
   length are put together.
 * **Each different word once**: captions repeat few words, so `x Wx` is computed for those, and
   then looked up; its gradient is summed by word before it is multiplied.
+* **Each gate in one piece** (`look_up_gates`): NumPy copies a block of columns into a buffer and
+  back, row by row, before and after each operation; an array (4, N, H) it goes through as it is.
 * **Adam in place** (`core/optim.py`): in pieces that fit a core's cache, without new arrays.
 * **Compared a few images at a time**, and again in backward: what tanh says of each location is
   never written to memory. It saves little time at this size, and most of the memory.

@@ -108,6 +108,15 @@ def plain_update(_) -> AbstractContextManager:
     return patch.object(optim, "update_in_place", update)
 
 
+def gates_in_columns(_) -> AbstractContextManager:
+    """The gates as they come out of the product, four blocks of columns."""
+
+    def look_up(inputs, which):
+        return rnn_layers.by_gate(inputs[which])
+
+    return patch.object(rnn_layers, "look_up_gates", look_up)
+
+
 def plain_product(_) -> AbstractContextManager:
     return patch.object(rnn_layers, "back_through", lambda da, W: da @ W.T)
 
@@ -144,6 +153,7 @@ OPTIMISATIONS = {
     "parts of the batch on two threads": (one_part, ("rnn", "lstm", "attention", "transformer")),
     "each different word multiplied once": (every_word_by_itself, ("rnn", "lstm", "attention")),
     "Adam in place, in pieces": (plain_update, ("rnn", "lstm", "attention", "transformer")),
+    "each gate in one piece": (gates_in_columns, ("lstm",)),
     "W da^T for da W^T in the loop": (plain_product, ("rnn", "lstm")),
     "a few images compared at a time": (whole_comparison, ("attention",)),
     "no keys and values of the image": (keys_and_values, ("transformer",)),

@@ -58,7 +58,7 @@ def measure_all(seconds: float) -> list[dict]:
         forward, backward = partial(np.matmul, h, Wh, out=out), partial(back_through, da, Wh)
         measure(f"h Wh, {n} rows", forward, 2 * n * Wh.size, h, Wh, out)
         measure(f"da Wh^T, {n} rows", backward, 2 * n * Wh.size, h, Wh, da)
-    a, cells = normal(256, 4 * H), [normal(256, H) for _ in range(4)]
+    a, cells = normal(4, 256, H), [normal(256, H) for _ in range(4)]
     measure("LSTM cell, 256 rows", lambda: lstm_cell(a, *cells), 256 * H * 17, a, a, *cells)
     scores, words, weights = normal(3000, V), rng.integers(0, V, 3000), np.ones(3000, np.float32)
     loss = partial(softmax_loss, scores, words, weights)

@@ -32,7 +32,8 @@ from benchmarks.side_by_side import (
 )
 from core.captioning_solver import NumpyEngine
 from core.models import MODELS
-from core.packing import lengths_of
+from core.packing import Packing, lengths_of
+from core.rnn_layers import back_through
 from core.torch_models import TorchEngine, build_torch_model
 
 BATCH_SIZES = (25, 64, 256)
@@ -67,8 +68,11 @@ def measure(name: str, batch_size: int, seconds: float, may_compile: bool) -> di
     if len(theirs) > 1:
         tried = in_turn(theirs, seconds / 2, f"{name}, {batch_size}: PyTorch's variants")
         theirs = {min(tried, key=tried.get): theirs[min(tried, key=tried.get)]}
-    times = in_turn({"ours": ours, **theirs}, seconds, f"{name}, {batch_size}")
     (variant,) = theirs
+    sides = {"ours": ours, **theirs}
+    if name in ("rnn", "lstm"):
+        sides["products"] = products_of_a_step(model, features, captions)
+    times = in_turn(sides, seconds, f"{name}, {batch_size}")
     return {
         "model": name,
         "batch_size": batch_size,
@@ -78,6 +82,7 @@ def measure(name: str, batch_size: int, seconds: float, may_compile: bool) -> di
         "torch_variant": variant,
         "gflops": 1e-6 * operations(model, captions) / times["ours"],
         "peak_gflops": peak_gflops(),
+        "our_products_ms": times.get("products", ""),
     }
 
 
@@ -115,6 +120,32 @@ def packed_loss(model, features, captions) -> torch.Tensor:
     packed, _ = model.cell(pack(model.embed(words)), state)
     scores = model.vocab(packed.data)
     return cross_entropy(scores, pack(targets).data, reduction="sum") / len(words)
+
+
+def products_of_a_step(model, features, captions) -> Callable[[], None]:
+    """The products of a recurrent model's step alone, as ``core`` makes them: of their shapes."""
+    p, rng = model.params, np.random.default_rng(0)
+
+    def like(*shape):
+        return 0.1 * rng.standard_normal(shape, dtype=np.float32)
+
+    lengths = lengths_of(captions[:, 1:] != 0)
+    packing = Packing(lengths, int(lengths.max()))
+    words, different = len(packing.rows), len(np.unique(packing.pack(captions[:, :-1])))
+    H, width = p["Wh"].shape
+    vectors, dinputs = like(different, len(p["Wx"])), like(different, width)
+    h, da, dscores = like(words, H), like(words, width), like(words, len(p["b_vocab"]))
+    h0 = like(len(captions), H)
+
+    def products() -> None:
+        features @ p["W_proj"], features.T @ h0
+        vectors @ p["Wx"], dinputs @ p["Wx"].T, vectors.T @ dinputs
+        for now, _ in packing.steps:
+            h[now] @ p["Wh"], back_through(da[now], p["Wh"])
+        h.T @ da
+        h @ p["W_vocab"], dscores @ p["W_vocab"].T, h.T @ dscores
+
+    return products
 
 
 def operations(model, captions: np.ndarray) -> float:

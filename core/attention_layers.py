@@ -22,7 +22,9 @@ from core.packing import Packing
 from core.rnn_layers import (
     affine_weights_backward,
     back_through,
+    by_gate,
     gradient_before,
+    look_up_gates,
     lstm_cell,
     lstm_cell_backward,
     lstm_step_backward,
@@ -464,8 +466,9 @@ def attention_lstm_packed_forward(
     features = packing.first(features)
     keys, key_cache = temporal_affine_forward(features, Wf, bf)
     asked, read, weights_of_loop = words_apart(vectors, Wq, v, Wg, bg, Wx, Wh, b)
+    query, gates = asked[which], look_up_gates(read, which)
     *outputs, loop_cache = _attention_loop_forward(
-        asked[which], read[which], features, keys, h0, c0, weights_of_loop, packing
+        query, gates, features, keys, h0, c0, weights_of_loop, packing
     )
     return *outputs, (vectors, which, Wq, Wx, key_cache, loop_cache)
 
@@ -520,7 +523,7 @@ def look_and_read(query, gates, features, keys, prev_h, prev_c, weights_of_loop)
     """One step for n rows, in place; equals ``attention_lstm_step_forward``.
 
     Inputs:
-    - query: (n, K) and gates: (n, 4H), what the words add to them; both are filled
+    - query: (n, K) and gates: (4, n, H), what the words add to them; both are filled
     - features, keys: of n images, or of fewer that as many neighbouring rows each are about
     - prev_h, prev_c: (n, H)
     - weights_of_loop: from ``words_apart``
@@ -538,15 +541,16 @@ def look_and_read(query, gates, features, keys, prev_h, prev_c, weights_of_loop)
     gate = sigmoid(prev_h @ Wg + bg)
     gated = gate * context
     # the LSTM, which reads it with the word
-    gates += prev_h @ Wh
-    gates += gated @ Wx
+    a = prev_h @ Wh
+    a += gated @ Wx
+    gates += by_gate(a)
     h, c, tanh_c = (np.empty_like(prev_c) for _ in range(3))
     lstm_cell(gates, prev_c, c, tanh_c, h)
     return h, c, tanh_c, gate, context, gated, weights
 
 
 def _attention_loop_forward(query, gates, features, keys, h0, c0, weights_of_loop, packing):
-    """Through time; ``query`` (M, K) and ``gates`` (M, 4H) hold what the words add, and are filled.
+    """Through time; query (M, K) and gates (4, M, H) hold what the words add, and are filled.
 
     In the order of the packing; so are features and keys, but not h0 and c0.
     """
@@ -559,7 +563,7 @@ def _attention_loop_forward(query, gates, features, keys, h0, c0, weights_of_loo
     for now, before in packing.steps:
         n = now.stop - now.start
         step = look_and_read(
-            query[now], gates[now], features[:n], keys[:n],
+            query[now], gates[:, now], features[:n], keys[:n],
             h_states[before], c_states[before], weights_of_loop,
         )  # fmt: skip
         for array, new in zip(found, step, strict=True):
@@ -574,7 +578,8 @@ def _attention_loop_backward(dh: Array, dgated: Array, dweights: Array, cache: t
     packing, features, keys, weights_of_loop, *states, weights = cache
     query, gates, gate, context, gated, h_states, c_states, tanh_c = states
     Wq, v, Wg, _, Wx, Wh = weights_of_loop
-    dquery, dgates, dgate, dcontext = map(np.empty_like, (query, gates, gate, context))
+    dquery, dgate, dcontext = map(np.empty_like, (query, gate, context))
+    dgates = np.empty((len(dh), Wh.shape[1]), dtype=dh.dtype)
     dkeys, dv = np.zeros_like(keys), np.zeros_like(v)
     dprev_h = dprev_c = np.zeros((0, len(Wh)), dtype=dh.dtype)
     for now, before in reversed(packing.steps):
@@ -583,7 +588,7 @@ def _attention_loop_backward(dh: Array, dgated: Array, dweights: Array, cache: t
         dnow = dh[now].copy()
         dnow[: len(dprev_h)] += dprev_h
         dprev_c = lstm_cell_backward(
-            dnow, dprev_c, gates[now], c_states[before], tanh_c[now], out=dgates[now]
+            dnow, dprev_c, gates[:, now], c_states[before], tanh_c[now], by_gate(dgates[now])
         )
         # gates = read + prev_h @ Wh + gated @ Wx
         dread = dgated[now] + back_through(dgates[now], Wx)

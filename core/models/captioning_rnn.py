@@ -18,7 +18,9 @@ from core.rnn_layers import (
     affine_backward,
     affine_forward,
     affine_weights_backward,
+    by_gate,
     log_softmax,
+    look_up_gates,
     lstm_cell,
     lstm_packed_backward,
     lstm_packed_forward,
@@ -122,13 +124,14 @@ class CaptioningRNN(CaptioningModel):
         p = self.params
         prev_h, prev_c = state
         vectors, which, _ = self._word_vectors(tokens, rng=None)
-        a = (vectors @ p["Wx"] + p["b"])[which]
-        a += prev_h @ p["Wh"]
+        inputs, _ = affine_forward(vectors, p["Wx"], p["b"])
         if self.cell_type == "rnn":
-            h, c = np.tanh(a), prev_c
+            h, c = np.tanh(inputs[which] + prev_h @ p["Wh"]), prev_c
         else:
+            gates = look_up_gates(inputs, which)
+            gates += by_gate(prev_h @ p["Wh"])
             h, c, tanh_c = (np.empty_like(prev_c) for _ in range(3))
-            lstm_cell(a, prev_c, c, tanh_c, h)
+            lstm_cell(gates, prev_c, c, tanh_c, h)
         scores, _ = affine_forward(h, *self._vocabulary())
         return log_softmax(scores), (h, c)
 

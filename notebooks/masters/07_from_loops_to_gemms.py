@@ -41,6 +41,8 @@ from core.parallel import in_parallel, number_of_threads
 from core.rnn_layers import (
     affine_backward,
     affine_forward,
+    by_gate,
+    look_up_gates,
     lstm_cell,
     lstm_packed_backward,
     lstm_packed_forward,
@@ -191,6 +193,9 @@ def race(seconds=0.4, threads=1, **contestants):
     """The median time of each in milliseconds; they take turns, and the first is free."""
     times = {name: [] for name in contestants}
     with threadpool_limits(threads, user_api="blas"):
+        if threads > 1:
+            # Longer turns, with pauses: threads wait for more work awake, on a core.
+            return side_by_side.in_turn(contestants, seconds)
         for function in contestants.values():
             function()
         end, turns = perf_counter() + seconds, 0
@@ -640,14 +645,15 @@ gain(
 )
 
 # %% [markdown]
-# ## Idea 6 · One tanh for all gates
+# ## Idea 6 · One tanh for all gates, each in one piece
 #
 # From lesson 6: $\sigma(a) = \frac{1}{2}(1 + \tanh \frac{a}{2})$. So halve the three blocks of the gates, take
 # **one** tanh of all four blocks, in place, and stretch the three blocks again. Few long calls instead of many
-# short ones, and no new arrays:
+# short ones, and no new arrays. The product hands the gates over as four blocks of columns, `(N, 4H)`; here they
+# stand one behind the other, `(4, N, H)`. Why, the race will tell:
 
 # %%
-show_source(lstm_cell)
+show_source(by_gate, look_up_gates, lstm_cell)
 
 # %%
 a_64, c_64 = np.random.default_rng(3).standard_normal((2, N, 4 * H))
@@ -664,7 +670,7 @@ def plain_cell(a, prev_c):
 
 
 filled = [np.empty((N, H)) for _ in range(3)]
-lstm_cell(a_64.copy(), c_64, *filled)
+lstm_cell(by_gate(a_64.copy()), c_64, *filled)
 for ours, plain in zip(filled, plain_cell(a_64, c_64), strict=True):
     assert relative_error(ours, plain) < 1e-12
 
@@ -683,7 +689,8 @@ assert relative_error(sigmoid(a_64), sigmoid_masked(a_64)) < 1e-12
 # %% tags=["measured"]
 a_32, c_32 = a_64.astype(np.float32), c_64.astype(np.float32)
 room = [np.empty((N, H), np.float32) for _ in range(3)]
-work = a_32.copy()
+in_columns, in_pieces = by_gate(a_32.copy()), np.ascontiguousarray(by_gate(a_32))
+assert in_columns.shape == in_pieces.shape == (4, N, H)
 print("the gates' sigmoid:")
 gain(
     "sigmoid without a mask",
@@ -693,17 +700,21 @@ gain(
 )
 print("\nthe whole cell:")
 gain(
-    "gates in place",
+    "gates in one piece, one tanh",
     from_the_formulas=lambda: plain_cell(a_32, c_32),
-    in_place=lambda: lstm_cell(work, c_32, *room),
+    in_place_in_columns=lambda: lstm_cell(in_columns, c_32, *room),
+    in_place_in_one_piece=lambda: lstm_cell(in_pieces, c_32, *room),
 )
 
 # %% [markdown]
 # The first race has a clear winner: a boolean mask makes NumPy count, gather and scatter, entry by entry. The
-# second is close, and which side wins depends on the machine. Arrays of 64 x 512 numbers are small enough to stay
-# in a core's cache, and the memory that one of them gives back is the memory that the next one gets; a new array
-# costs next to nothing then. **An idea that sounds fast has to be measured like any other.** In place pays where
-# arrays are large, which is the next question.
+# second holds a surprise. One tanh, in place, but on blocks of columns: no faster than the formulas. The lines of
+# code are the same for columns and for pieces, even the shape is; what differs is where the numbers lie. A block
+# of columns has a gap after each of its rows. NumPy's inner loop wants many entries without a gap, so it copies
+# row after row into a buffer, computes there, and copies back. A gate in one piece it goes through as it is.
+# Therefore `core` looks the gates up in that shape once, before the loop, and only the product still comes in
+# columns. **An idea that sounds fast has to be measured like any other**, and where it disappoints, ask how the
+# numbers lie in memory.
 #
 # ## Idea 7 · Copy or view
 #
@@ -731,8 +742,9 @@ for text, result in {
 assert np.shares_memory(a, a.T) and not np.shares_memory(a, a.T.reshape(-1))
 
 # %% [markdown]
-# This is why the gates of `core` stand side by side in one array, and why packed steps are slices: blocks and
-# steps are views, and `np.tanh(view, out=view)` works on them where they lie.
+# This is why packed steps are slices, and why the gates of `core` come first in their array: `gates[:, now]` and
+# `a[:3]` are views, and `np.tanh(view, out=view)` works on them where they lie. A view is made for nothing; idea 6
+# showed that walking over one can cost something, where it has gaps.
 #
 # A new array costs more than its arithmetic as soon as it is large: the memory comes fresh from the operating
 # system, which has to hand over (and wipe) every page of it when it is first touched, and it is not in any cache.
@@ -1075,7 +1087,7 @@ for n in intensity:
     left, out = normal((n, H), dtype=np.float32), np.empty((n, 4 * H), np.float32)
     contestants[f"$h W_h$, {n}"] = lambda a=left, out=out: np.matmul(a, p["Wh"], out=out)
     points[f"$h W_h$, {n}"] = 2 * n * H * 4 * H, intensity[n]
-contestants["LSTM cell"] = lambda: lstm_cell(work, c_32, *room)
+contestants["LSTM cell"] = lambda: lstm_cell(in_pieces, c_32, *room)
 # Operations of the formulas, as benchmarks/roofline.py counts them.
 points["LSTM cell"] = 17 * N * H, 17 / (4 * (4 + 4 + 4))
 contestants["softmax"] = lambda: softmax_loss(scores_32, y_, weights_)
