@@ -111,7 +111,12 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
     if not captions:
         raise ValueError(f"{root}: its caption file holds no captions")
     image_folder = _find_images(root, captions)
-    splits = splits or _read_split_lists(root, captions) or _random_splits(captions, seed)
+    splits = splits or _read_split_lists(root, captions)
+    if not splits and len(captions) < 2:
+        raise ValueError(
+            f"{root}: found one photo with captions, expected one to train on and more"
+        )
+    splits = splits or _random_splits(captions, seed)
     if not splits.get("train"):
         raise ValueError(f"{root}: its lists name no training image")
     return PhotoFolder(captions, splits, image_folder)
@@ -137,7 +142,13 @@ def _read_csv(path: Path) -> dict[str, list[str]]:
         header = next(rows, None)
         if header is None or [field.strip() for field in header] != ["image", "caption"]:
             raise ValueError(f"{path}: line 1 is {header}, expected the header image,caption")
-        for row in filter(None, rows):
+        last = rows.line_num
+        for row in rows:
+            first, last = last + 1, rows.line_num
+            if not row:
+                continue
+            if any("\n" in field for field in row):  # up to the next mark, over other captions
+                raise ValueError(f"{path}: line {first}: a quotation mark is not closed there")
             if len(row) < 2:
                 raise ValueError(f"{path}: line {rows.line_num} has no caption")
             # Commas outside of quotes are part of the caption.

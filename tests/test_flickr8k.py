@@ -300,6 +300,12 @@ def test_attention_is_trained_on_a_grid_of_photos(root, tmp_path, command):
     assert str(photo) in text
 
 
+def only_one_photo(root):
+    for path in root.glob("*.txt"):  # the captions, and the lists of the splits
+        path.unlink()
+    (root / "captions.txt").write_text("image,caption\n000.jpg,A dog\n")
+
+
 DAMAGE = {
     "no folder": (lambda r: os.rename(r, r.with_name("gone")), "no such folder"),
     "no captions": (lambda r: (r / "captions.txt").unlink(), "has none of captions.txt"),
@@ -319,6 +325,17 @@ DAMAGE = {
         lambda r: (r / "captions.txt").write_text('image,caption\n000.jpg,"' + "a\n" * 140_000),
         "a quote left open",
     ),
+    "a quote that is closed further down": (
+        lambda r: (r / "captions.txt").write_text(
+            'image,caption\n000.jpg,"A dog\n001.jpg,A "big" cat\n002.jpg,A bird\n'
+        ),
+        "line 2: a quotation mark is not closed there",
+    ),
+    "a quote that is never closed": (
+        lambda r: (r / "captions.txt").write_text('image,caption\n000.jpg,A\n001.jpg,"A dog\n'),
+        "line 3: a quotation mark is not closed there",
+    ),
+    "one photo": (only_one_photo, "found one photo with captions"),
     "another encoding": (
         lambda r: (r / "captions.txt").write_bytes(
             "image,caption\n000.jpg,caf\xe9\n".encode("latin-1")
