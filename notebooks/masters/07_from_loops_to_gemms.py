@@ -1184,7 +1184,7 @@ for verdict, chosen in (
 # fused in blocks that fit a cache. The larger the batch, the more words repeat, and the more rows the products
 # have.
 #
-# **Where ours loses**, in the table as we know it, are recurrent models with small batches, whose products have
+# **Where ours loses**, in the tables that we have seen, is mostly with small batches, whose products have
 # few rows. Then it matters how GEMM treats the weights. OpenBLAS, which NumPy brings along, copies blocks of both
 # matrices into the order that its inner loop wants (*packing*; Goto and van de Geijn, 2008), and does so at every
 # call: with many rows that is soon earned back, with few rows copying the 4 MB of $W_h$ is a large part of the
