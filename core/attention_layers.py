@@ -465,8 +465,7 @@ def attention_lstm_packed_forward(
     """
     features = packing.first(features)
     keys, key_cache = temporal_affine_forward(features, Wf, bf)
-    asked, read, weights_of_loop = words_apart(vectors, Wq, v, Wg, bg, Wx, Wh, b)
-    query, gates = asked[which], look_up_gates(read, which)
+    query, gates, weights_of_loop = words_apart(vectors, which, Wq, v, Wg, bg, Wx, Wh, b)
     *outputs, loop_cache = _attention_loop_forward(
         query, gates, features, keys, h0, c0, weights_of_loop, packing
     )
@@ -510,13 +509,16 @@ def attention_lstm_packed_backward(
     return dvectors, dfeatures, dh0, dc0, dWf, dWq, dbf, dv, dWg, dbg, dWx, dWh, db
 
 
-def words_apart(vectors: Array, Wq, v, Wg, bg, Wx, Wh, b):
-    """What ``vectors`` (U, W) of words add to the questions (U, K) and to the LSTM's gates (U, 4H).
+def words_apart(vectors: Array, which: Array, Wq, v, Wg, bg, Wx, Wh, b):
+    """What words add to the questions (M, K) and to the LSTM's gates (4, M, H).
 
-    And what ``look_and_read`` then needs of the weights of ``attention_lstm_forward``.
+    Each different word is multiplied once: ``vectors`` (U, W), of which entry m reads row
+    ``which[m]``. Returns as well what ``look_and_read`` then needs of the weights of
+    ``attention_lstm_forward``.
     """
     H, W = len(Wh), vectors.shape[1]
-    return vectors @ Wq[H:], vectors @ Wx[:W] + b, (Wq[:H], v, Wg, bg, Wx[W:], Wh)
+    asked, read = vectors @ Wq[H:], vectors @ Wx[:W] + b
+    return asked[which], look_up_gates(read, which), (Wq[:H], v, Wg, bg, Wx[W:], Wh)
 
 
 def look_and_read(query, gates, features, keys, prev_h, prev_c, weights_of_loop):

@@ -111,12 +111,7 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
     if not captions:
         raise ValueError(f"{root}: its caption file holds no captions")
     image_folder = _find_images(root, captions)
-    splits = splits or _read_split_lists(root, captions)
-    if not splits and len(captions) < 2:
-        raise ValueError(
-            f"{root}: found one photo with captions, expected one to train on and more"
-        )
-    splits = splits or _random_splits(captions, seed)
+    splits = splits or _read_split_lists(root, captions) or _random_splits(root, captions, seed)
     if not splits.get("train"):
         raise ValueError(f"{root}: its lists name no training image")
     return PhotoFolder(captions, splits, image_folder)
@@ -185,8 +180,12 @@ def _read_split_lists(root: Path, captions: Mapping) -> dict[str, list[str]]:
     return splits
 
 
-def _random_splits(captions: Mapping, seed: int) -> dict[str, list[str]]:
+def _random_splits(root: Path, captions: Mapping, seed: int) -> dict[str, list[str]]:
     names = sorted(captions)
+    if len(names) < 2:
+        raise ValueError(
+            f"{root}: found one photo with captions, expected one to train on and more"
+        )
     order = np.random.default_rng(seed).permutation(len(names))
     held_out = max(1, len(names) // 10)
     return {

@@ -125,11 +125,12 @@ def draw_graph(
         steep = abs(y1 - y0) > abs(x1 - x0)
         rise = np.sign((y1 - y0) * (x1 - x0))  # a label clears a slanted arrow on one side of it
         for label, colour, side in zip(labels, (BLUE, ORANGE), (1, -1), strict=False):
+            left = side * (rise or 1) > 0  # of a slanted or a steep arrow
             axes.annotate(
                 label, ((x0 + x1) / 2, (y0 + y1) / 2), color=colour, fontsize=10, zorder=2,
-                ha=("right" if side * (rise or 1) > 0 else "left") if steep or rise else "center",
+                ha=("right" if left else "left") if steep or rise else "center",
                 va="center" if steep else ("bottom" if side > 0 else "top"),
-                xytext=(-5 * side * (rise or 1), 0) if steep else (0, 3 * side),
+                xytext=(-5 if left else 5, 0) if steep else (0, 3 * side),
                 textcoords="offset points",
                 bbox={"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none"},
             )  # fmt: skip
@@ -275,12 +276,10 @@ def _difference(got, expected, tolerance: float) -> str | None:
     except ValueError:
         numbers = False
     arrays = isinstance(got, Array) and isinstance(expected, Array)
-    if arrays and got.shape != expected.shape:
-        return f"returned shape {got.shape}, expected {expected.shape}"
+    if (numbers or arrays) and a.shape != b.shape:
+        return f"returned shape {a.shape}, expected {b.shape}"
     if not numbers:
         return None if np.all(got == expected) else f"returned {got!r}, expected {expected!r}"
-    if a.shape != b.shape:
-        return f"returned shape {a.shape}, expected {b.shape}"
     error = relative_error(a, b)
     if not error <= tolerance:  # NaN as well
         if a.ndim == 0:

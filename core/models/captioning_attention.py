@@ -26,7 +26,6 @@ from core.rnn_layers import (
     affine_forward,
     affine_weights_backward,
     log_softmax,
-    look_up_gates,
     sums_of_rows,
     temporal_affine_forward,
     word_embedding_forward,
@@ -205,8 +204,7 @@ class CaptioningAttention(CaptioningModel):
         (features, keys), _ = state.images.grouped()
         vectors, which, _ = self._word_vectors(tokens, rng=None)
         recurrent = (p[name] for name in _RECURRENT if name not in ("W_features", "b_attend"))
-        asked, read, weights_of_loop = words_apart(vectors, *recurrent)
-        query, gates = asked[which], look_up_gates(read, which)
+        query, gates, weights_of_loop = words_apart(vectors, which, *recurrent)
         h, c, _, _, _, z, _ = look_and_read(
             query, gates, features, keys, state.h, state.c, weights_of_loop
         )
