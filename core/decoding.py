@@ -9,7 +9,6 @@ A decoder is all that this file knows of a model:
     model.select(state, rows)  -> state                     reorders or repeats rows, for beams
     model.null, .start, .end, .unknown                      ids of the special words, or None
     model.max_length                                        words it has positions for; None: any
-    model.thread_safe                                       whether threads may call it at once
 
 No caption ever holds <NULL> before its end, <START>, or, unless asked for, <UNK>.
 """
@@ -21,12 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.parallel import in_parallel, number_of_threads
-from core.rnn_layers import check_word_ids
+from core.layers import check_word_ids
 
 Array = np.ndarray
-
-_IMAGES_OF_A_PART = 16  # at least, when images are shared out between threads
 
 
 def greedy(model, features: Array, max_length: int = 30, allow_unknown: bool = False) -> Array:
@@ -42,13 +38,9 @@ def greedy(model, features: Array, max_length: int = 30, allow_unknown: bool = F
 
     Raises ValueError when the vocabulary has no <START> or no <END>, or max_length is below 1.
     """
-
-    def search(features):
-        return _word_by_word(
-            model, features, max_length, allow_unknown, lambda log_probs: log_probs.argmax(axis=1)
-        )
-
-    return np.concatenate(_in_parts(model, search, features))
+    return _word_by_word(
+        model, features, max_length, allow_unknown, lambda log_probs: log_probs.argmax(axis=1)
+    )
 
 
 def sample(
@@ -136,27 +128,7 @@ def beam_search(
     _check("beam_size", beam_size, beam_size >= 1, "at least 1")
     _check("length_penalty", length_penalty, 0 <= length_penalty < np.inf, "at least 0 and finite")
     _check("n_best", n_best, 1 <= n_best <= beam_size, f"1 to beam_size = {beam_size}")
-    limits = _limits(model, max_length, allow_unknown)
-
-    def search(features):
-        return _beam_search(model, features, beam_size, max_length, length_penalty, n_best, limits)
-
-    parts = _in_parts(model, search, features)
-    captions, scores = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return captions, scores
-
-
-def _beam_search(
-    model,
-    features: Array,
-    beam_size: int,
-    max_length: int,
-    length_penalty: float,
-    n_best: int,
-    limits: tuple[int, list[int]],
-) -> tuple[Array, Array]:
-    """``beam_search``, of some of the images."""
-    steps, never = limits
+    steps, never = _limits(model, max_length, allow_unknown)
     N, K = len(features), beam_size
     captions = np.full((N, n_best, max_length), model.null, dtype=np.int64)
     scores = np.full((N, n_best), -np.inf)
@@ -319,15 +291,6 @@ def _word_by_word(
     return captions
 
 
-def _in_parts(model, search: Callable, features: Array) -> list:
-    """What ``search`` finds for some images at a time, on several threads where the model can."""
-    count = min(number_of_threads(), len(features) // _IMAGES_OF_A_PART)
-    if count < 2 or not getattr(model, "thread_safe", False):
-        return [search(features)]
-    bounds = np.linspace(0, len(features), count + 1).astype(int)
-    return in_parallel(lambda part: search(features[bounds[part] : bounds[part + 1]]), range(count))
-
-
 def _limits(model, max_length: int, allow_unknown: bool) -> tuple[int, list[int]]:
     """How many steps to take, and the words that are never chosen."""
     if model.start is None or model.end is None:
@@ -344,10 +307,27 @@ def never_said(model, allow_unknown: bool = False) -> list[int]:
     return [word for word in never if word is not None]
 
 
+def without_undrawn(model, scores: Array, targets: Array, top_k: int) -> Array:
+    """A copy of scores (..., V) with -inf for the words that ``sample`` with top_k does not draw.
+
+    For the loss of captions that were drawn (``core/recipes/self_critical.py``): with all words in
+    it, what is taken from a bad caption would go to words that are never drawn, and never punished.
+
+    ``targets`` (...) are the words that were drawn; their scores stay.
+    """
+    never = never_said(model)
+    kept = _without(scores, never)
+    worst = scores.shape[-1] - min(top_k, scores.shape[-1])  # that is kept, when sorted
+    drawn = kept >= np.partition(kept, worst, axis=-1)[..., worst, None]
+    drawn[..., never] = False  # where there are fewer than top_k others
+    np.put_along_axis(drawn, targets[..., None], True, axis=-1)
+    return np.where(drawn, scores, -np.inf)
+
+
 def _without(log_probs: Array, never: list[int]) -> Array:
     """A copy with -inf for the words that must not be chosen; not renormalised."""
     log_probs = log_probs.copy()
-    log_probs[:, never] = -np.inf
+    log_probs[..., never] = -np.inf
     return log_probs
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from core.parallel import in_parallel, number_of_threads
+from core.fast.threads import in_parallel, number_of_threads
 
 Array = np.ndarray
 

@@ -1,8 +1,8 @@
 """The layers of a Transformer decoder, each as a forward and a backward function in NumPy.
 
-Reads top to bottom: layer norm, dropout, feed-forward, attention with many heads, positions, and
-the decoder block that joins them in a residual stream. Same conventions as
-``core/rnn_layers.py``, whose affine layer it uses: the dtype kept, no argument written to.
+Reads top to bottom: layer norm, feed-forward, attention with many heads, positions, and the decoder
+block that joins them in a residual stream. Builds on ``core/layers.py`` and follows its
+conventions.
 
 Letters: N batch, T time steps (queries), S source length (keys), E model width, F inner width of
 the feed-forward layer, h number of heads, d = E / h width of a head.
@@ -12,13 +12,15 @@ Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from core.attention_layers import softmax, softmax_backward
-from core.rnn_layers import (
-    affine_weights_backward,
+from core.layers import (
+    dropout_backward,
+    dropout_forward,
+    softmax,
+    softmax_backward,
     temporal_affine_backward,
     temporal_affine_forward,
 )
@@ -48,22 +50,14 @@ def layer_norm_forward(x: Array, gamma: Array, beta: Array, eps: float = 1e-5):
     - out: (..., E)
     - cache: (normal, 1 / sqrt(var + eps) (..., 1), gamma)
     """
-    normal = x - _mean(x)
-    scale = 1 / np.sqrt(_mean(normal, normal) + eps)
-    normal *= scale
-    out = gamma * normal
-    out += beta
-    return out, (normal, scale, gamma)
-
-
-def _mean(x: Array, y: Array | None = None) -> Array:
-    """(..., E) -> (..., 1): the mean of x over a row, or of x y."""
-    total = np.add.reduce(x, axis=-1) if y is None else np.einsum("...e,...e->...", x, y)
-    return total[..., None] / x.dtype.type(x.shape[-1])
+    normal = x - x.mean(axis=-1, keepdims=True)
+    scale = 1 / np.sqrt((normal**2).mean(axis=-1, keepdims=True) + eps)
+    normal = normal * scale
+    return gamma * normal + beta, (normal, scale, gamma)
 
 
 def layer_norm_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]:
-    """Undoes ``layer_norm_forward``.
+    """Gradients of ``layer_norm_forward``.
 
     Mean and variance depend on every entry of a row: what reaches ``normal`` loses its mean, and
     its part along ``normal`` itself, since no change of x can move the row in these directions.
@@ -84,57 +78,10 @@ def layer_norm_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]
     dbeta = dout.sum(axis=rows)
     dnormal = dout * gamma
     # normal = (x - mean) * scale, where scale = 1 / sqrt(var + eps)
-    along_mean, along_normal = _mean(dnormal), _mean(dnormal, normal)
-    dx = dnormal
-    dx -= along_mean
-    dx -= normal * along_normal
-    dx *= scale
+    along_mean = dnormal.mean(axis=-1, keepdims=True)
+    along_normal = (dnormal * normal).mean(axis=-1, keepdims=True)
+    dx = scale * (dnormal - along_mean - along_normal * normal)
     return dx, dgamma, dbeta
-
-
-# ---------------------------------------------------------------------------------------------
-# Dropout
-# ---------------------------------------------------------------------------------------------
-
-
-def dropout_forward(x: Array, p: float, rng: np.random.Generator, train: bool = True):
-    """Inverted dropout (Srivastava et al., JMLR 2014): zeroes entries, scales up the others.
-
-    Inputs:
-    - x: array of any shape
-    - p: probability to DROP an entry, 0 <= p < 1
-    - rng: draws the mask: an entry is dropped where ``rng.random(x.shape, dtype=np.float32) < p``;
-      untouched when nothing is dropped
-    - train: False (inference) passes x through
-
-    Returns:
-    - out: the shape of x; its expected value is x
-    - cache: the mask, 0 or 1 / (1 - p) for each entry, or None when nothing was dropped
-
-    Raises ValueError when p is not in [0, 1).
-    """
-    if not 0 <= p < 1:
-        raise ValueError(f"p: found {p}, expected a probability to drop, 0 <= p < 1")
-    if not train or p == 0:
-        return x.copy(), None
-    mask = (rng.random(x.shape, dtype=np.float32) >= p).astype(x.dtype)
-    mask /= 1 - p
-    return x * mask, mask
-
-
-def dropout_backward(dout: Array, cache: Array | None) -> Array:
-    """Undoes ``dropout_forward``: the same entries pass, with the same scale.
-
-    Inputs:
-    - dout: the shape of x
-    - cache: from ``dropout_forward``
-
-    Returns:
-    - dx: the shape of x
-    """
-    mask = cache
-    # out = x * mask
-    return dout.copy() if mask is None else dout * mask
 
 
 # ---------------------------------------------------------------------------------------------
@@ -148,7 +95,7 @@ def relu_forward(x: Array) -> tuple[Array, Array]:
 
 
 def relu_backward(dout: Array, cache: Array) -> Array:
-    """Undoes ``relu_forward``; the derivative at 0 is taken to be 0."""
+    """Gradients of ``relu_forward``; the derivative at 0 is taken to be 0."""
     # out = max(x, 0)
     return dout * (cache > 0)
 
@@ -165,7 +112,7 @@ def gelu_forward(x: Array) -> tuple[Array, tuple]:
 
 
 def gelu_backward(dout: Array, cache: tuple) -> Array:
-    """Undoes ``gelu_forward``: ``Phi' = exp(-x^2 / 2) / sqrt(2 pi)``, the normal density."""
+    """Gradients of ``gelu_forward``: ``Phi' = exp(-x^2 / 2) / sqrt(2 pi)``, the normal density."""
     x, phi = cache
     # out = x * Phi(x)
     return dout * (phi + x * np.exp(-0.5 * x**2) * (2 * np.pi) ** -0.5)
@@ -203,7 +150,7 @@ def feed_forward_forward(
 
 
 def feed_forward_backward(dout: Array, cache: tuple):
-    """Undoes ``feed_forward_forward``.
+    """Gradients of ``feed_forward_forward``.
 
     Inputs:
     - dout: (N, T, E)
@@ -236,7 +183,7 @@ def split_heads(x: Array, num_heads: int) -> Array:
 
 
 def merge_heads(x: Array) -> Array:
-    """(N, h, T, d) -> (N, T, E); undoes ``split_heads``, and is its backward."""
+    """(N, h, T, d) -> (N, T, E): the inverse of ``split_heads``, and its backward."""
     N, h, T, d = x.shape
     return x.swapaxes(1, 2).reshape(N, T, h * d)
 
@@ -257,16 +204,15 @@ def scaled_dot_product_attention_forward(q: Array, k: Array, v: Array, mask: Arr
     - out: (N, h, T, d); a query that may attend to nothing gets zeros
     - cache: (q, k, v, weights (N, h, T, S))
     """
-    scores = q @ k.swapaxes(-1, -2)
-    scores *= q.shape[-1] ** -0.5
+    scores = q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5
     if mask is not None:
-        np.copyto(scores, -np.inf, where=~mask)
+        scores = np.where(mask, scores, -np.inf)
     weights = softmax(scores)
     return weights @ v, (q, k, v, weights)
 
 
 def scaled_dot_product_attention_backward(dout: Array, cache: tuple):
-    """Undoes ``scaled_dot_product_attention_forward``.
+    """Gradients of ``scaled_dot_product_attention_forward``.
 
     Where the mask is False the weight is 0, and with it the gradient of the score.
 
@@ -283,9 +229,8 @@ def scaled_dot_product_attention_backward(dout: Array, cache: tuple):
     dweights = dout @ v.swapaxes(-1, -2)
     dv = weights.swapaxes(-1, -2) @ dout
     # weights = softmax(scores)
-    dscores = softmax_backward(dweights, weights)
+    dscores = softmax_backward(dweights, weights) * q.shape[-1] ** -0.5
     # scores = q @ k.T / sqrt(d)
-    dscores *= q.shape[-1] ** -0.5
     dq = dscores @ k
     dk = dscores.swapaxes(-1, -2) @ q
     return dq, dk, dv
@@ -349,7 +294,7 @@ def multi_head_attention_forward(
 
 
 def multi_head_attention_backward(dout: Array, cache: tuple):
-    """Undoes ``multi_head_attention_forward``.
+    """Gradients of ``multi_head_attention_forward``.
 
     Inputs:
     - dout: (N, T, E)
@@ -371,111 +316,6 @@ def multi_head_attention_backward(dout: Array, cache: tuple):
     dkey, dWk, dbk = temporal_affine_backward(merge_heads(dk), k_cache)
     dvalue, dWv, dbv = temporal_affine_backward(merge_heads(dv), v_cache)
     return dquery, dkey, dvalue, dWq, dbq, dWk, dbk, dWv, dbv, dWo, dbo
-
-
-def memory_attention_forward(
-    query: Array,
-    memory: Array,
-    Wq: Array,
-    bq: Array,
-    Wk: Array,
-    Wv: Array,
-    bv: Array,
-    Wo: Array,
-    bo: Array,
-    num_heads: int,
-):
-    """``multi_head_attention_forward(query, memory, memory, ...)``, without making keys and values.
-
-    A caption has fewer words than its image has locations: so each question is carried to where
-    the memory is, not the memory to where the questions are, and what is read there is carried
-    back::
-
-        q_i . (memory Wk_i)   = (q_i Wk_i^T) . memory                 for head i
-        weights (memory Wv_i) = (weights memory) Wv_i
-
-    Inputs:
-    - query: (N, T, E)
-    - memory: (N, S, E)
-    - Wq, Wk, Wv, Wo: (E, E), bq, bv, bo: (E,); a bias of the keys would change nothing
-    - num_heads: h, divides E
-
-    Returns:
-    - out: (N, T, E)
-    - cache: (..., weights (N, T h, S)), the heads of a word together
-    """
-    (N, T, E), h = query.shape, num_heads
-    q, _ = temporal_affine_forward(query, Wq, bq)
-    q *= (E // h) ** -0.5
-    q = q.reshape(N * T, h, E // h)
-    asked = _by_head(q, Wk, transposed=True)  # (N T, h, E)
-    weights = softmax(asked.reshape(N, T * h, E) @ memory.swapaxes(1, 2))
-    seen = (weights @ memory).reshape(N * T, h, E)
-    heads = _by_head(seen, Wv).reshape(N * T, E)
-    heads += bv  # the weights of a head sum to 1
-    out = heads @ Wo
-    out += bo
-    return out.reshape(N, T, E), (query, memory, Wq, Wk, Wv, Wo, q, asked, seen, heads, weights)
-
-
-def memory_attention_backward(dout: Array, cache: tuple):
-    """Undoes ``memory_attention_forward``.
-
-    Inputs:
-    - dout: (N, T, E)
-    - cache: from ``memory_attention_forward``
-
-    Returns dquery, dmemory, dWq, dbq, dWk, dWv, dbv, dWo, dbo, each of the shape of its namesake.
-    """
-    query, memory, Wq, Wk, Wv, Wo, q, asked, seen, heads, weights = cache
-    (N, T, E), h = query.shape, q.shape[1]
-    # out = heads @ Wo + bo
-    dout = dout.reshape(N * T, E)
-    dWo, dbo = affine_weights_backward(dout, heads)
-    dheads = dout @ Wo.T
-    # heads = seen Wv, head by head, + bv
-    dbv = dheads.sum(axis=0)
-    dheads = dheads.reshape(N * T, h, E // h)
-    dWv = _by_head_weights(seen, dheads)
-    dseen = _by_head(dheads, Wv, transposed=True).reshape(N, T * h, E)
-    # seen = weights @ memory
-    dweights = dseen @ memory.swapaxes(1, 2)
-    dmemory = weights.swapaxes(1, 2) @ dseen
-    # weights = softmax(asked @ memory.T)
-    dscores = softmax_backward(dweights, weights)
-    dasked = (dscores @ memory).reshape(N * T, h, E)
-    dmemory += dscores.swapaxes(1, 2) @ asked.reshape(N, T * h, E)
-    # asked = q Wk^T, head by head
-    dWk = _by_head_weights(dasked, q)
-    dq = _by_head(dasked, Wk).reshape(N * T, E)
-    # q = (query @ Wq + bq) / sqrt(d)
-    dq *= (E // h) ** -0.5
-    dWq, dbq = affine_weights_backward(dq, query)
-    dquery = (dq @ Wq.T).reshape(N, T, E)
-    return dquery, dmemory, dWq, dbq, dWk, dWv, dbv, dWo, dbo
-
-
-def _by_head(x: Array, W: Array, transposed: bool = False) -> Array:
-    """(M, h, E) -> (M, h, d): each head's row times its block of columns of W (E, E).
-
-    Transposed, (M, h, d) -> (M, h, E): times the transpose of that block.
-    """
-    M, h, _ = x.shape
-    blocks = W.reshape(len(W), h, -1).swapaxes(0, 1)  # (h, E, d)
-    if transposed:
-        blocks = blocks.swapaxes(1, 2)
-    out = np.empty((M, h, blocks.shape[2]), dtype=x.dtype)
-    np.matmul(x.swapaxes(0, 1), blocks, out=out.swapaxes(0, 1))
-    return out
-
-
-def _by_head_weights(x: Array, dout: Array) -> Array:
-    """The gradient of W (E, E) in ``dout = _by_head(x, W)``: x (M, h, E), dout (M, h, d)."""
-    _, h, E = x.shape
-    dW = np.empty((E, E), dtype=x.dtype)
-    blocks = dW.reshape(E, h, -1).swapaxes(0, 1)  # (h, E, d), views
-    np.matmul(x.transpose(1, 2, 0), dout.swapaxes(0, 1), out=blocks)
-    return dW
 
 
 # ---------------------------------------------------------------------------------------------
@@ -504,7 +344,56 @@ def positional_encoding(length: int, width: int) -> Array:
 
 
 # ---------------------------------------------------------------------------------------------
-# The decoder block        (section 3.1, figure 1, right)
+# Around a sublayer: the residual stream, dropout, and the norm before or after
+# ---------------------------------------------------------------------------------------------
+#
+#     x = x + dropout(sublayer(norm(x)))     pre-norm, norm_first (Xiong et al., ICML 2020)
+#     x = norm(x + dropout(sublayer(x)))     post-norm, the original
+
+
+def enter_forward(x: Array, gamma: Array, beta: Array, norm_first: bool):
+    """What a sublayer reads of the stream x (N, T, E): its norm, or x itself if that comes after.
+
+    Returns the input of the sublayer (N, T, E), and a cache.
+    """
+    return layer_norm_forward(x, gamma, beta) if norm_first else (x, None)
+
+
+def enter_backward(dy: Array, cache: tuple | None):
+    """Gradients of ``enter_forward``: dx, dgamma, dbeta; those of a norm that is not here are 0."""
+    return (dy, 0, 0) if cache is None else layer_norm_backward(dy, cache)
+
+
+def leave_forward(
+    x: Array,
+    y: Array,
+    gamma: Array,
+    beta: Array,
+    norm_first: bool,
+    dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
+    train: bool = True,
+):
+    """Adds what a sublayer found, y, to the stream x, both (N, T, E); returns that, and a cache."""
+    y, drop_cache = dropout_forward(y, dropout, rng, train)
+    out, norm_cache = x + y, None
+    if not norm_first:
+        out, norm_cache = layer_norm_forward(out, gamma, beta)
+    return out, (drop_cache, norm_cache)
+
+
+def leave_backward(dout: Array, cache: tuple):
+    """Gradients of ``leave_forward``: dx, dy, dgamma, dbeta."""
+    drop_cache, norm_cache = cache
+    dgamma = dbeta = 0
+    if norm_cache is not None:
+        dout, dgamma, dbeta = layer_norm_backward(dout, norm_cache)
+    # out = x + dropout(y): dout goes both ways
+    return dout, dropout_backward(dout, drop_cache), dgamma, dbeta
+
+
+# ---------------------------------------------------------------------------------------------
+# The three sublayers of a decoder block        (section 3.1, figure 1, right)
 # ---------------------------------------------------------------------------------------------
 
 # The parameters of a block: name -> shape, in units of the widths. No key has a bias, since its
@@ -522,6 +411,111 @@ BLOCK_SHAPES = {
 }  # fmt: skip
 
 
+def self_attention_forward(
+    x: Array,
+    params: Mapping[str, Array],
+    num_heads: int,
+    mask: Array | None,
+    norm_first: bool,
+    *drop,
+):
+    """The first sublayer: each word attends to the words that the mask allows.
+
+    Arguments as for ``decoder_block_forward``, which calls it; ``drop`` is dropout, rng, train.
+    """
+    p = params
+    y, enter_cache = enter_forward(x, p["norm1.gamma"], p["norm1.beta"], norm_first)
+    no_bias = np.zeros_like(p["self.bq"])
+    y, attention_cache = multi_head_attention_forward(
+        y, y, y, p["self.Wq"], p["self.bq"], p["self.Wk"], no_bias,
+        p["self.Wv"], p["self.bv"], p["self.Wo"], p["self.bo"], num_heads, mask,
+    )  # fmt: skip
+    out, leave_cache = leave_forward(x, y, p["norm1.gamma"], p["norm1.beta"], norm_first, *drop)
+    return out, (enter_cache, attention_cache, leave_cache)
+
+
+def self_attention_backward(dout: Array, cache: tuple):
+    """Gradients of ``self_attention_forward``: dx (N, T, E), and those of its params, by name."""
+    enter_cache, attention_cache, leave_cache = cache
+    grads = {}
+    dx, dy, dgamma_after, dbeta_after = leave_backward(dout, leave_cache)
+    dquery, dkey, dvalue, *dweights = multi_head_attention_backward(dy, attention_cache)
+    grads["self.Wq"], grads["self.bq"], grads["self.Wk"], _, *dweights = dweights
+    grads["self.Wv"], grads["self.bv"], grads["self.Wo"], grads["self.bo"] = dweights
+    # y is query, key and value
+    dx_entering, dgamma, dbeta = enter_backward(dquery + dkey + dvalue, enter_cache)
+    # the norm is at one of both places
+    grads["norm1.gamma"], grads["norm1.beta"] = dgamma + dgamma_after, dbeta + dbeta_after
+    return dx + dx_entering, grads
+
+
+def cross_attention_forward(
+    x: Array, memory: Array, params: Mapping[str, Array], num_heads: int, norm_first: bool, *drop
+):
+    """The second sublayer: each word attends to the locations of the image, memory (N, S, E).
+
+    Arguments as for ``decoder_block_forward``, which calls it; ``drop`` is dropout, rng, train.
+    """
+    p = params
+    y, enter_cache = enter_forward(x, p["norm2.gamma"], p["norm2.beta"], norm_first)
+    no_bias = np.zeros_like(p["cross.bq"])
+    y, attention_cache = multi_head_attention_forward(
+        y, memory, memory, p["cross.Wq"], p["cross.bq"], p["cross.Wk"], no_bias,
+        p["cross.Wv"], p["cross.bv"], p["cross.Wo"], p["cross.bo"], num_heads,
+    )  # fmt: skip
+    out, leave_cache = leave_forward(x, y, p["norm2.gamma"], p["norm2.beta"], norm_first, *drop)
+    return out, (enter_cache, attention_cache, leave_cache)
+
+
+def cross_attention_backward(dout: Array, cache: tuple):
+    """Gradients of ``cross_attention_forward``: dx (N, T, E), dmemory (N, S, E), and by name."""
+    enter_cache, attention_cache, leave_cache = cache
+    grads = {}
+    dx, dy, dgamma_after, dbeta_after = leave_backward(dout, leave_cache)
+    dquery, dkey, dvalue, *dweights = multi_head_attention_backward(dy, attention_cache)
+    grads["cross.Wq"], grads["cross.bq"], grads["cross.Wk"], _, *dweights = dweights
+    grads["cross.Wv"], grads["cross.bv"], grads["cross.Wo"], grads["cross.bo"] = dweights
+    dx_entering, dgamma, dbeta = enter_backward(dquery, enter_cache)
+    grads["norm2.gamma"], grads["norm2.beta"] = dgamma + dgamma_after, dbeta + dbeta_after
+    # memory is key and value
+    return dx + dx_entering, dkey + dvalue, grads
+
+
+def feed_forward_sublayer_forward(
+    x: Array, params: Mapping[str, Array], activation: str, norm_first: bool, *drop
+):
+    """The third sublayer: each word by itself.
+
+    Arguments as for ``decoder_block_forward``, which calls it; ``drop`` is dropout, rng, train.
+    """
+    p = params
+    y, enter_cache = enter_forward(x, p["norm3.gamma"], p["norm3.beta"], norm_first)
+    y, inner_cache = feed_forward_forward(
+        y, p["feed_forward.W1"], p["feed_forward.b1"], p["feed_forward.W2"], p["feed_forward.b2"],
+        activation,
+    )  # fmt: skip
+    out, leave_cache = leave_forward(x, y, p["norm3.gamma"], p["norm3.beta"], norm_first, *drop)
+    return out, (enter_cache, inner_cache, leave_cache)
+
+
+def feed_forward_sublayer_backward(dout: Array, cache: tuple):
+    """Gradients of ``feed_forward_sublayer_forward``: dx (N, T, E), and by name."""
+    enter_cache, inner_cache, leave_cache = cache
+    grads = {}
+    dx, dy, dgamma_after, dbeta_after = leave_backward(dout, leave_cache)
+    dy, *dweights = feed_forward_backward(dy, inner_cache)
+    grads["feed_forward.W1"], grads["feed_forward.b1"], *dweights = dweights
+    grads["feed_forward.W2"], grads["feed_forward.b2"] = dweights
+    dx_entering, dgamma, dbeta = enter_backward(dy, enter_cache)
+    grads["norm3.gamma"], grads["norm3.beta"] = dgamma + dgamma_after, dbeta + dbeta_after
+    return dx + dx_entering, grads
+
+
+# ---------------------------------------------------------------------------------------------
+# The decoder block
+# ---------------------------------------------------------------------------------------------
+
+
 def decoder_block_forward(
     x: Array,
     memory: Array,
@@ -536,11 +530,6 @@ def decoder_block_forward(
 ):
     """Self-attention, cross-attention, feed-forward; each adds to a residual stream.
 
-    ::
-
-        x = x + dropout(sublayer(norm(x)))     pre-norm (Xiong et al., ICML 2020), norm_first
-        x = norm(x + dropout(sublayer(x)))     post-norm, the original
-
     Inputs:
     - x: (N, T, E)
     - memory: (N, S, E) what cross-attention reads
@@ -549,34 +538,21 @@ def decoder_block_forward(
     - mask: of self-attention, see ``multi_head_attention_forward``
     - norm_first: pre-norm or post-norm
     - activation: of the feed-forward layer, 'relu' or 'gelu'
-    - dropout, rng, train: see ``dropout_forward``
+    - dropout, rng, train: of what each sublayer adds, see ``dropout_forward``
 
     Returns:
     - out: (N, T, E)
     - cache: those of the three sublayers
     """
-
-    def attend_to_words(y):
-        weights = _attention_parameters(params, "self")
-        return multi_head_attention_forward(y, y, y, *weights, num_heads, mask)
-
-    def attend_to_image(y):
-        weights = (params[f"cross.{name}"] for name in _MEMORY_PARAMETERS)
-        return memory_attention_forward(y, memory, *weights, num_heads)
-
-    def feed_forward(y):
-        return feed_forward_forward(y, *_feed_forward_parameters(params), activation)
-
-    caches = []
-    for i, sublayer in enumerate((attend_to_words, attend_to_image, feed_forward), start=1):
-        norm = params[f"norm{i}.gamma"], params[f"norm{i}.beta"]
-        x, cache = residual_forward(x, sublayer, *norm, norm_first, dropout, rng, train)
-        caches.append(cache)
-    return x, tuple(caches)
+    drop = dropout, rng, train
+    x, words_cache = self_attention_forward(x, params, num_heads, mask, norm_first, *drop)
+    x, image_cache = cross_attention_forward(x, memory, params, num_heads, norm_first, *drop)
+    x, inner_cache = feed_forward_sublayer_forward(x, params, activation, norm_first, *drop)
+    return x, (words_cache, image_cache, inner_cache)
 
 
 def decoder_block_backward(dout: Array, cache: tuple):
-    """Undoes ``decoder_block_forward``.
+    """Gradients of ``decoder_block_forward``.
 
     Inputs:
     - dout: (N, T, E)
@@ -587,113 +563,17 @@ def decoder_block_backward(dout: Array, cache: tuple):
     - dmemory: (N, S, E)
     - grads: the gradient of each entry of params
     """
-    grads, dmemory = {}, None
-    names = ("Wq", "bq", "Wk", "bk", "Wv", "bv", "Wo", "bo")
-
-    def feed_forward(dy, cache):
-        dy, *dweights = feed_forward_backward(dy, cache)
-        for name, gradient in zip(("W1", "b1", "W2", "b2"), dweights, strict=True):
-            grads[f"feed_forward.{name}"] = gradient
-        return dy
-
-    def attend_to_image(dy, cache):
-        nonlocal dmemory
-        dy, dmemory, *dweights = memory_attention_backward(dy, cache)
-        for name, gradient in zip(_MEMORY_PARAMETERS, dweights, strict=True):
-            grads[f"cross.{name}"] = gradient
-        return dy
-
-    def attend_to_words(dy, cache):
-        dquery, dkey, dvalue, *dweights = multi_head_attention_backward(dy, cache)
-        grads.update((f"self.{n}", g) for n, g in zip(names, dweights, strict=True) if n != "bk")
-        # y is query, key and value
-        return dquery + dkey + dvalue
-
-    dx = dout
-    backwards = (attend_to_words, attend_to_image, feed_forward)
-    for i in (3, 2, 1):
-        dx, dgamma, dbeta = residual_backward(dx, backwards[i - 1], cache[i - 1])
-        grads[f"norm{i}.gamma"], grads[f"norm{i}.beta"] = dgamma, dbeta
-    return dx, dmemory, grads
+    words_cache, image_cache, inner_cache = cache
+    dx, inner_grads = feed_forward_sublayer_backward(dout, inner_cache)
+    dx, dmemory, image_grads = cross_attention_backward(dx, image_cache)
+    dx, words_grads = self_attention_backward(dx, words_cache)
+    return dx, dmemory, words_grads | image_grads | inner_grads
 
 
 def cross_attention_weights(cache: tuple) -> Array:
     """Where each position looked in the memory, (N, h, T, S), out of a block's cache."""
-    _, (image_cache, *_), _ = cache
-    query, _, _, _, _, _, q, *_, weights = image_cache
-    N, T, _ = query.shape
-    return weights.reshape(N, T, q.shape[1], -1).swapaxes(1, 2)
-
-
-# What ``memory_attention_forward`` takes of a block, in its order.
-_MEMORY_PARAMETERS = ("Wq", "bq", "Wk", "Wv", "bv", "Wo", "bo")
-
-
-def _attention_parameters(params: Mapping[str, Array], which: str) -> tuple[Array, ...]:
-    """The eight arrays that ``multi_head_attention_forward`` takes; a key bias of zeros."""
-    p = {name: params[f"{which}.{name}"] for name in _MEMORY_PARAMETERS}
-    no_bias = np.zeros_like(p["bq"])
-    return p["Wq"], p["bq"], p["Wk"], no_bias, p["Wv"], p["bv"], p["Wo"], p["bo"]
-
-
-def _feed_forward_parameters(params: Mapping[str, Array]) -> tuple[Array, ...]:
-    return tuple(params[f"feed_forward.{name}"] for name in ("W1", "b1", "W2", "b2"))
-
-
-def residual_forward(
-    x: Array,
-    sublayer: Callable,
-    gamma: Array,
-    beta: Array,
-    norm_first: bool,
-    dropout: float = 0.0,
-    rng: np.random.Generator | None = None,
-    train: bool = True,
-):
-    """A sublayer in the residual stream, pre-norm or post-norm; see ``decoder_block_forward``.
-
-    Inputs:
-    - x: (N, T, E)
-    - sublayer: (N, T, E) -> (N, T, E), its cache
-    - gamma, beta: (E,) of the layer norm
-
-    Returns:
-    - out: (N, T, E)
-    - cache: those of the parts; the first is that of the sublayer
-    """
-    y = x
-    if norm_first:
-        y, norm_cache = layer_norm_forward(y, gamma, beta)
-    y, sublayer_cache = sublayer(y)
-    y, drop_cache = dropout_forward(y, dropout, rng, train)
-    out = x + y
-    if not norm_first:
-        out, norm_cache = layer_norm_forward(out, gamma, beta)
-    return out, (sublayer_cache, drop_cache, norm_cache, norm_first)
-
-
-def residual_backward(dout: Array, sublayer_backward: Callable, cache: tuple):
-    """Undoes ``residual_forward``.
-
-    Inputs:
-    - dout: (N, T, E)
-    - sublayer_backward: (dy, cache of the sublayer) -> gradient of the sublayer's input
-    - cache: from ``residual_forward``
-
-    Returns:
-    - dx: (N, T, E)
-    - dgamma, dbeta: (E,)
-    """
-    sublayer_cache, drop_cache, norm_cache, norm_first = cache
-    if not norm_first:
-        # out = norm(x + y)
-        dout, dgamma, dbeta = layer_norm_backward(dout, norm_cache)
-    # out = x + dropout(sublayer(y)): dout goes both ways
-    dy = sublayer_backward(dropout_backward(dout, drop_cache), sublayer_cache)
-    if norm_first:
-        # y = norm(x)
-        dy, dgamma, dbeta = layer_norm_backward(dy, norm_cache)
-    return dout + dy, dgamma, dbeta
+    _, (_, (_, attention_cache), _), _ = cache
+    return attention_cache[-1]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -702,21 +582,56 @@ def residual_backward(dout: Array, sublayer_backward: Callable, cache: tuple):
 
 
 def keys_and_values(
-    x: Array, params: Mapping[str, Array], which: str, num_heads: int
+    x: Array, params: Mapping[str, Array], name: str, num_heads: int
 ) -> tuple[Array, Array]:
-    """What one attention of a block reads from x: for memory ('cross') the same for every word.
+    """What one attention of a block reads from x: for the memory the same for every word.
 
     Inputs:
     - x: (N, S, E)
     - params: the arrays of ``BLOCK_SHAPES``
-    - which: 'self' or 'cross'
+    - name: of the attention, 'self' or 'cross'
 
     Returns k, v, each (N, h, S, d).
     """
-    _, _, Wk, bk, Wv, bv, _, _ = _attention_parameters(params, which)
-    k, _ = temporal_affine_forward(x, Wk, bk)
-    v, _ = temporal_affine_forward(x, Wv, bv)
+    k = x @ params[f"{name}.Wk"]
+    v, _ = temporal_affine_forward(x, params[f"{name}.Wv"], params[f"{name}.bv"])
     return split_heads(k, num_heads), split_heads(v, num_heads)
+
+
+def attend_to_kept(y: Array, kept: tuple[Array, Array], params: Mapping[str, Array], name: str):
+    """``multi_head_attention_forward`` of y (N, T, E) over kept keys and values (N, h, S, d)."""
+    k, v = kept
+    q, _ = temporal_affine_forward(y, params[f"{name}.Wq"], params[f"{name}.bq"])
+    heads, _ = scaled_dot_product_attention_forward(split_heads(q, k.shape[1]), k, v)
+    out, _ = temporal_affine_forward(merge_heads(heads), params[f"{name}.Wo"], params[f"{name}.bo"])
+    return out
+
+
+def self_attention_step(
+    x: Array,
+    words: tuple[Array, ...],
+    params: Mapping[str, Array],
+    num_heads: int,
+    norm_first: bool,
+):
+    """The first sublayer for one new word; arguments and returns as ``decoder_block_step``."""
+    gamma, beta = params["norm1.gamma"], params["norm1.beta"]
+    y, _ = enter_forward(x, gamma, beta, norm_first)
+    kept = keys_and_values(y, params, "self", num_heads)
+    if words:
+        kept = tuple(np.concatenate(pair, axis=2) for pair in zip(words, kept, strict=True))
+    y = attend_to_kept(y, kept, params, "self")
+    return leave_forward(x, y, gamma, beta, norm_first, train=False)[0], kept
+
+
+def cross_attention_step(
+    x: Array, image: tuple[Array, Array], params: Mapping[str, Array], norm_first: bool
+) -> Array:
+    """The second sublayer for new words x (N, T, E); ``image`` as for ``decoder_block_step``."""
+    gamma, beta = params["norm2.gamma"], params["norm2.beta"]
+    y, _ = enter_forward(x, gamma, beta, norm_first)
+    y = attend_to_kept(y, image, params, "cross")
+    return leave_forward(x, y, gamma, beta, norm_first, train=False)[0]
 
 
 def decoder_block_step(
@@ -733,38 +648,14 @@ def decoder_block_step(
     Inputs:
     - x: (N, 1, E) the new word
     - words: keys and values (N, h, t, d) of the words before; () at the first
-    - image: keys and values (G, h, S, d) of the memory; row n of x reads those of n // (N / G), so
-      that the beams of one image share them
+    - image: keys and values (N, h, S, d) of the memory
     - params, num_heads, norm_first, activation: as for ``decoder_block_forward``
 
     Returns:
     - out: (N, 1, E)
     - words: keys and values (N, h, t + 1, d), the new word's among them
     """
-
-    def attend(y, k, v, which):
-        Wq, bq, _, _, _, _, Wo, bo = _attention_parameters(params, which)
-        q, _ = temporal_affine_forward(y, Wq, bq)
-        heads, _ = scaled_dot_product_attention_forward(split_heads(q, num_heads), k, v)
-        return temporal_affine_forward(merge_heads(heads), Wo, bo)[0]
-
-    def attend_to_words(y):
-        grown = new = keys_and_values(y, params, "self", num_heads)
-        if words:
-            grown = tuple(np.concatenate(pair, axis=2) for pair in zip(words, new, strict=True))
-        return attend(y, *grown, "self"), grown
-
-    def attend_to_image(y):
-        # The rows about one image are queries of one sequence: its keys are read once for all.
-        queries = y.reshape(len(image[0]), -1, y.shape[2])
-        return attend(queries, *image, "cross").reshape(y.shape), None
-
-    def feed_forward(y):
-        return feed_forward_forward(y, *_feed_forward_parameters(params), activation)
-
-    grown = None
-    for i, sublayer in enumerate((attend_to_words, attend_to_image, feed_forward), start=1):
-        norm = params[f"norm{i}.gamma"], params[f"norm{i}.beta"]
-        x, (kept, *_) = residual_forward(x, sublayer, *norm, norm_first, train=False)
-        grown = grown or kept
-    return x, grown
+    x, words = self_attention_step(x, words, params, num_heads, norm_first)
+    x = cross_attention_step(x, image, params, norm_first)
+    x, _ = feed_forward_sublayer_forward(x, params, activation, norm_first)
+    return x, words

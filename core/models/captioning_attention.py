@@ -7,35 +7,32 @@ et al., ICML 2015.) Builds on the layers of ``core/attention_layers.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from core.attention_layers import (
+    attention_lstm_backward,
     attention_lstm_forward,
-    attention_lstm_packed_backward,
-    attention_lstm_packed_forward,
+    attention_lstm_step_forward,
     doubly_stochastic_loss,
-    look_and_read,
-    words_apart,
 )
-from core.models.base import CaptioningModel, Images
-from core.packing import Packing
-from core.rnn_layers import (
+from core.layers import (
     affine_backward,
     affine_forward,
-    affine_weights_backward,
+    dropout_backward,
+    dropout_forward,
     log_softmax,
-    sums_of_rows,
+    temporal_affine_backward,
     temporal_affine_forward,
+    word_embedding_backward,
     word_embedding_forward,
 )
-from core.transformer_layers import dropout_backward, dropout_forward
+from core.models.base import CaptioningModel
 
 Array = np.ndarray
 
-# What the recurrent layer takes after words, features, h0 and c0, in its order.
-_RECURRENT = (
+# The parameters of the recurrent layer, in the order of its arguments.
+RECURRENT = (
     "W_features", "W_query", "b_attend", "v_attend", "W_gate", "b_gate", "Wx", "Wh", "b"
 )  # fmt: skip
 
@@ -110,62 +107,59 @@ class CaptioningAttention(CaptioningModel):
     def needs_a_grid(self) -> list[str]:
         return ["W_features", "W_query", "b_attend", "v_attend"]
 
-    def _forward(self, features, words, mask, packing: Packing, share: float, rng):
-        p = self.params
+    def _forward(self, features, words, mask, rng):
+        p, train = self.params, rng is not None
         h0, c0, begin_cache = self._first_state(features)
-        vectors, which, word_cache = self._word_vectors(packing.pack(words), rng)
-        h, z, weights, sequence_cache = attention_lstm_packed_forward(
-            vectors, which, features, h0, c0, packing, *(p[name] for name in _RECURRENT)
+        vectors, word_cache = word_embedding_forward(words, p["W_embed"])
+        vectors, word_drop = dropout_forward(vectors, self.dropout, rng, train)
+        h, z, weights, sequence_cache = attention_lstm_forward(
+            vectors, features, h0, c0, *(p[name] for name in RECURRENT)
         )
-        deep, joined = self._deep(vectors, which, h, z)
-        dropped, deep_drop = dropout_forward(deep, self.dropout, rng, rng is not None)
-        penalty, dweights = doubly_stochastic_loss(
-            packing.unpack(weights), mask, share * self.double_stochastic
-        )
-        cache = (begin_cache, which, word_cache, sequence_cache, packing.pack(dweights))
-        return dropped, penalty, (*cache, vectors, joined, deep, deep_drop)
+        penalty, dweights = doubly_stochastic_loss(weights, mask, self.double_stochastic)
+        joined = np.concatenate([vectors, h, z], axis=2)
+        deep, deep_cache = temporal_affine_forward(joined, p["W_deep"], p["b_deep"])
+        deep = np.tanh(deep)
+        dropped, deep_drop = dropout_forward(deep, self.dropout, rng, train)
+        recurrent_cache = (begin_cache, word_cache, word_drop, sequence_cache, dweights)
+        return dropped, penalty, (recurrent_cache, deep_cache, deep, deep_drop)
 
-    def _deep(self, vectors: Array, which: Array, h: Array, z: Array) -> tuple[Array, Array]:
-        """tanh([words, h, z] W_deep + b_deep), each row of vectors multiplied once; and [h, z]."""
-        W = vectors.shape[1]
-        W_words, W_joined = np.split(self.params["W_deep"], [W])
-        joined = np.concatenate([h, z], axis=1)
-        deep = joined @ W_joined
-        deep += (vectors @ W_words + self.params["b_deep"])[which]
-        return np.tanh(deep, out=deep), joined
-
-    def _backward(self, ddeep: Array, cache: tuple) -> dict[str, Array]:
-        begin_cache, which, word_cache, sequence_cache, dweights, *cache = cache
-        vectors, joined, deep, deep_drop = cache
-        W, H = vectors.shape[1], self.params["Wh"].shape[0]
-        W_words, W_joined = np.split(self.params["W_deep"], [W])
+    def _backward(self, dh: Array, cache: tuple) -> dict[str, Array]:
+        recurrent_cache, deep_cache, deep, deep_drop = cache
+        begin_cache, word_cache, word_drop, sequence_cache, dweights = recurrent_cache
+        W, H = self.params["W_embed"].shape[1], self.params["Wh"].shape[0]
         grads = {}
-        # deep = tanh((vectors @ W_words + b_deep)[which] + [h, z] @ W_joined)
-        ddeep = dropout_backward(ddeep, deep_drop) * (1 - deep**2)
-        djoined = ddeep @ W_joined.T
-        dvectors, dW_words, grads["b_deep"] = affine_backward(
-            sums_of_rows(ddeep, which, len(vectors)), (vectors, W_words)
-        )
-        grads["W_deep"] = np.concatenate([dW_words, joined.T @ ddeep])
+        # deep = dropout(tanh([vectors, h, z] @ W_deep + b_deep))
+        ddeep = dropout_backward(dh, deep_drop) * (1 - deep**2)
+        djoined, grads["W_deep"], grads["b_deep"] = temporal_affine_backward(ddeep, deep_cache)
+        dvectors, dh, dz = np.split(djoined, [W, W + H], axis=2)
         # h, z, weights = attention_lstm(vectors, features, h0, c0), where the penalty reads weights
-        dvectors_lstm, _, dh0, dc0, *drecurrent = attention_lstm_packed_backward(
-            djoined[:, :H], djoined[:, H:], dweights, sequence_cache, wants_features=False
+        dvectors_lstm, _, dh0, dc0, *drecurrent = attention_lstm_backward(
+            dh, dz, dweights, sequence_cache
         )
-        grads.update(zip(_RECURRENT, drecurrent, strict=True))
-        # the vectors are read by the LSTM and by the deep output
-        grads["W_embed"] = self._word_vectors_backward(dvectors + dvectors_lstm, word_cache)
-        # h0, c0 = tanh(mean @ W_h0 + b_h0), tanh(mean @ W_c0 + b_c0)
-        h0, c0, mean = begin_cache
-        grads["W_h0"], grads["b_h0"] = affine_weights_backward(dh0 * (1 - h0**2), mean)
-        grads["W_c0"], grads["b_c0"] = affine_weights_backward(dc0 * (1 - c0**2), mean)
+        grads.update(zip(RECURRENT, drecurrent, strict=True))
+        # vectors = dropout(W_embed[words]), read by the LSTM and by the deep output
+        dvectors = dropout_backward(dvectors + dvectors_lstm, word_drop)
+        grads["W_embed"] = word_embedding_backward(dvectors, word_cache)
+        grads.update(self._first_state_backward(dh0, dc0, begin_cache))
         return grads
 
     def _first_state(self, features: Array) -> tuple[Array, Array, tuple]:
+        """h0 and c0, each (N, H), from the mean of the locations; and the cache."""
         p = self.params
         mean = features.mean(axis=1)
-        h0 = np.tanh(mean @ p["W_h0"] + p["b_h0"])
-        c0 = np.tanh(mean @ p["W_c0"] + p["b_c0"])
-        return h0, c0, (h0, c0, mean)
+        h0, h_cache = affine_forward(mean, p["W_h0"], p["b_h0"])
+        c0, c_cache = affine_forward(mean, p["W_c0"], p["b_c0"])
+        h0, c0 = np.tanh(h0), np.tanh(c0)
+        return h0, c0, (h0, c0, h_cache, c_cache)
+
+    def _first_state_backward(self, dh0: Array, dc0: Array, cache: tuple) -> dict[str, Array]:
+        """Gradients of ``_first_state``, by name."""
+        h0, c0, h_cache, c_cache = cache
+        grads = {}
+        # h0, c0 = tanh(mean @ W_h0 + b_h0), tanh(mean @ W_c0 + b_c0)
+        _, grads["W_h0"], grads["b_h0"] = affine_backward(dh0 * (1 - h0**2), h_cache)
+        _, grads["W_c0"], grads["b_c0"] = affine_backward(dc0 * (1 - c0**2), c_cache)
+        return grads
 
     def attention_weights(self, features: Array, captions: Array) -> Array:
         """Where the model looks for each word of given captions, without dropout.
@@ -179,7 +173,7 @@ class CaptioningAttention(CaptioningModel):
         features, words, _, _ = self._checked(features, captions)
         h0, c0, _ = self._first_state(features)
         vectors, _ = word_embedding_forward(words, self.params["W_embed"])
-        recurrent = (self.params[name] for name in _RECURRENT)
+        recurrent = (self.params[name] for name in RECURRENT)
         _, _, weights, _ = attention_lstm_forward(vectors, features, h0, c0, *recurrent)
         return weights[:, :, None]
 
@@ -189,38 +183,28 @@ class CaptioningAttention(CaptioningModel):
 
     # -- one word at a time, for core/decoding.py ---------------------------------------------
 
-    def begin(self, features: Array) -> _State:
-        """Encodes images: (N, L, C) features -> the first state, and the keys of the attention."""
+    def begin(self, features: Array) -> tuple[Array, ...]:
+        """Encodes images: (N, L, C) features -> the state h, c (N, H), features, keys (N, L, K)."""
         features = self._checked_features(features)
         h, c, _ = self._first_state(features)
         keys, _ = temporal_affine_forward(
             features, self.params["W_features"], self.params["b_attend"]
         )
-        return _State(h, c, Images([features, keys]))
+        return h, c, features, keys
 
-    def step(self, state: _State, tokens: Array) -> tuple[Array, _State]:
+    def step(self, state: tuple[Array, ...], tokens: Array) -> tuple[Array, tuple[Array, ...]]:
         """Reads one word a row: (N,) ids -> log-probabilities (N, V) of the next, and the state."""
         p = self.params
-        (features, keys), _ = state.images.grouped()
-        vectors, which, _ = self._word_vectors(tokens, rng=None)
-        recurrent = (p[name] for name in _RECURRENT if name not in ("W_features", "b_attend"))
-        query, gates, weights_of_loop = words_apart(vectors, which, *recurrent)
-        h, c, _, _, _, z, _ = look_and_read(
-            query, gates, features, keys, state.h, state.c, weights_of_loop
-        )
-        deep, _ = self._deep(vectors, which, h, z)
-        scores, _ = affine_forward(deep, *self._vocabulary())
-        return log_softmax(scores), _State(h, c, state.images)
+        h, c, features, keys = state
+        vectors, _ = word_embedding_forward(tokens, p["W_embed"])
+        h, c, z, _, _ = attention_lstm_step_forward(
+            vectors, features, keys, h, c, p["W_query"], p["v_attend"], p["W_gate"], p["b_gate"],
+            p["Wx"], p["Wh"], p["b"],
+        )  # fmt: skip
+        deep, _ = affine_forward(np.concatenate([vectors, h, z], axis=1), p["W_deep"], p["b_deep"])
+        scores, _ = affine_forward(np.tanh(deep), *self._vocabulary())
+        return log_softmax(scores), (h, c, features, keys)
 
-    def select(self, state: _State, rows: Array) -> _State:
+    def select(self, state: tuple[Array, ...], rows: Array) -> tuple[Array, ...]:
         """The state of the given rows, in that order; a row may be repeated."""
-        return _State(state.h[rows], state.c[rows], state.images.select(rows))
-
-
-@dataclass(frozen=True)
-class _State:
-    """(N, H) states of the LSTM, and the images' features and keys."""
-
-    h: Array
-    c: Array
-    images: Images
+        return tuple(x[rows] for x in state)

@@ -12,22 +12,24 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from core.models.base import CaptioningModel
-from core.packing import Packing
-from core.rnn_layers import (
+from core.layers import (
     affine_backward,
     affine_forward,
-    affine_weights_backward,
-    by_gate,
+    dropout_backward,
+    dropout_forward,
     log_softmax,
-    look_up_gates,
-    lstm_cell,
-    lstm_packed_backward,
-    lstm_packed_forward,
-    rnn_packed_backward,
-    rnn_packed_forward,
+    word_embedding_backward,
+    word_embedding_forward,
 )
-from core.transformer_layers import dropout_backward, dropout_forward
+from core.models.base import CaptioningModel
+from core.rnn_layers import (
+    lstm_backward,
+    lstm_forward,
+    lstm_step_forward,
+    rnn_backward,
+    rnn_forward,
+    rnn_step_forward,
+)
 
 Array = np.ndarray
 
@@ -87,28 +89,29 @@ class CaptioningRNN(CaptioningModel):
             # (Jozefowicz, Zaremba and Sutskever, ICML 2015).
             self.params["b"][H : 2 * H] = 1
 
-    def _forward(self, features, words, mask, packing: Packing, share: float, rng):
-        p = self.params
-        packed_forward = {"rnn": rnn_packed_forward, "lstm": lstm_packed_forward}[self.cell_type]
-        h0, _ = affine_forward(features, p["W_proj"], p["b_proj"])
-        vectors, which, word_cache = self._word_vectors(packing.pack(words), rng)
-        inputs, input_cache = affine_forward(vectors, p["Wx"], p["b"])
-        h, sequence_cache = packed_forward(inputs, which, h0, p["Wh"], packing)
-        h, h_drop = dropout_forward(h, self.dropout, rng, rng is not None)
-        return h, 0, (features, word_cache, input_cache, sequence_cache, h_drop)
+    def _forward(self, features, words, mask, rng):
+        p, train = self.params, rng is not None
+        h0, image_cache = affine_forward(features, p["W_proj"], p["b_proj"])
+        vectors, word_cache = word_embedding_forward(words, p["W_embed"])
+        vectors, word_drop = dropout_forward(vectors, self.dropout, rng, train)
+        sequence_forward = {"rnn": rnn_forward, "lstm": lstm_forward}[self.cell_type]
+        h, sequence_cache = sequence_forward(vectors, h0, p["Wx"], p["Wh"], p["b"])
+        h, h_drop = dropout_forward(h, self.dropout, rng, train)
+        return h, 0, (image_cache, word_cache, word_drop, sequence_cache, h_drop)
 
     def _backward(self, dh: Array, cache: tuple) -> dict[str, Array]:
-        features, word_cache, input_cache, sequence_cache, h_drop = cache
-        packed_backward = {"rnn": rnn_packed_backward, "lstm": lstm_packed_backward}[self.cell_type]
+        image_cache, word_cache, word_drop, sequence_cache, h_drop = cache
         grads = {}
-        # h = dropout(rnn or lstm (inputs[which], h0))
+        # h = dropout(rnn or lstm (vectors, h0; Wx, Wh, b))
         dh = dropout_backward(dh, h_drop)
-        dinputs, dh0, grads["Wh"] = packed_backward(dh, sequence_cache)
-        # inputs = vectors @ Wx + b
-        dvectors, grads["Wx"], grads["b"] = affine_backward(dinputs, input_cache)
-        grads["W_embed"] = self._word_vectors_backward(dvectors, word_cache)
+        sequence_backward = {"rnn": rnn_backward, "lstm": lstm_backward}[self.cell_type]
+        dvectors, dh0, *dweights = sequence_backward(dh, sequence_cache)
+        grads["Wx"], grads["Wh"], grads["b"] = dweights
+        # vectors = dropout(W_embed[words])
+        dvectors = dropout_backward(dvectors, word_drop)
+        grads["W_embed"] = word_embedding_backward(dvectors, word_cache)
         # h0 = features @ W_proj + b_proj
-        grads["W_proj"], grads["b_proj"] = affine_weights_backward(dh0, features)
+        _, grads["W_proj"], grads["b_proj"] = affine_backward(dh0, image_cache)
         return grads
 
     # -- one word at a time, for core/decoding.py ---------------------------------------------
@@ -122,16 +125,12 @@ class CaptioningRNN(CaptioningModel):
     def step(self, state: tuple[Array, Array], tokens: Array) -> tuple[Array, tuple[Array, Array]]:
         """Reads one word a row: (N,) ids -> log-probabilities (N, V) of the next, and the state."""
         p = self.params
-        prev_h, prev_c = state
-        vectors, which, _ = self._word_vectors(tokens, rng=None)
-        inputs, _ = affine_forward(vectors, p["Wx"], p["b"])
+        h, c = state
+        vectors, _ = word_embedding_forward(tokens, p["W_embed"])
         if self.cell_type == "rnn":
-            h, c = np.tanh(inputs[which] + prev_h @ p["Wh"]), prev_c
+            h, _ = rnn_step_forward(vectors, h, p["Wx"], p["Wh"], p["b"])
         else:
-            gates = look_up_gates(inputs, which)
-            gates += by_gate(prev_h @ p["Wh"])
-            h, c, tanh_c = (np.empty_like(prev_c) for _ in range(3))
-            lstm_cell(gates, prev_c, c, tanh_c, h)
+            h, c, _ = lstm_step_forward(vectors, h, c, p["Wx"], p["Wh"], p["b"])
         scores, _ = affine_forward(h, *self._vocabulary())
         return log_softmax(scores), (h, c)
 

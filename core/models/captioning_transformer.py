@@ -7,20 +7,20 @@ NeurIPS 2017, the decoder half.) Builds on the layers of ``core/transformer_laye
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from core.models.base import CaptioningModel, Images
-from core.packing import Packing, lengths_of
-from core.rnn_layers import (
+from core.layers import (
     affine_forward,
-    affine_weights_backward,
+    dropout_backward,
+    dropout_forward,
     log_softmax,
+    temporal_affine_backward,
     temporal_affine_forward,
     word_embedding_backward,
     word_embedding_forward,
 )
+from core.models.base import CaptioningModel
 from core.transformer_layers import (
     ACTIVATIONS,
     BLOCK_SHAPES,
@@ -28,8 +28,6 @@ from core.transformer_layers import (
     decoder_block_backward,
     decoder_block_forward,
     decoder_block_step,
-    dropout_backward,
-    dropout_forward,
     keys_and_values,
     layer_norm_backward,
     layer_norm_forward,
@@ -68,7 +66,6 @@ class CaptioningTransformer(CaptioningModel):
     """
 
     grid = True
-    rows_of_a_part = 12, 32  # all words of a part go through its products at once
 
     def __init__(
         self,
@@ -142,43 +139,30 @@ class CaptioningTransformer(CaptioningModel):
         """(max_length, E)"""
         return self.params["W_position"] if self.learned_positions else self._sinusoids
 
-    def _forward(self, features, words, mask, packing: Packing, share: float, rng):
-        p = self.params
-        T, E = words.shape[1], p["W_embed"].shape[1]
-        memory, _ = temporal_affine_forward(features, p["W_proj"], p["b_proj"])
+    def _forward(self, features, words, mask, rng):
+        p, T, E = self.params, words.shape[1], self.params["W_embed"].shape[1]
+        drop = self.dropout, rng, rng is not None
+        memory, memory_cache = temporal_affine_forward(features, p["W_proj"], p["b_proj"])
         vectors, word_cache = word_embedding_forward(words, p["W_embed"])
-        x = E**0.5 * vectors + self._positions()[:T]
-        x, word_drop = dropout_forward(x, self.dropout, rng, rng is not None)
+        x, word_drop = dropout_forward(E**0.5 * vectors + self._positions()[:T], *drop)
         causal = np.tri(T, dtype=bool)  # a word may attend to itself and to those before it
-        block_caches = []
+        block_caches, norm_cache = [], None
         for layer in range(self.num_layers):
             x, cache = decoder_block_forward(
-                x,
-                memory,
-                self._block(layer),
-                self.num_heads,
-                causal,
-                self.norm_first,
-                self.activation,
-                self.dropout,
-                rng,
-                rng is not None,
-            )
+                x, memory, self._block(layer), self.num_heads, causal, self.norm_first,
+                self.activation, *drop,
+            )  # fmt: skip
             block_caches.append(cache)
-        h, norm_cache = packing.pack(x), None
         if self.norm_first:
-            h, norm_cache = layer_norm_forward(h, p["norm.gamma"], p["norm.beta"])
-        return h, 0, (features, word_cache, word_drop, block_caches, packing, norm_cache)
+            x, norm_cache = layer_norm_forward(x, p["norm.gamma"], p["norm.beta"])
+        return x, 0, (memory_cache, word_cache, word_drop, block_caches, norm_cache)
 
     def _backward(self, dh: Array, cache: tuple) -> dict[str, Array]:
-        features, word_cache, word_drop, block_caches, packing, norm_cache = cache
-        grads = {}
-        # h = norm(x) where the packing has entries
+        memory_cache, word_cache, word_drop, block_caches, norm_cache = cache
+        grads, dx, dmemory = {}, dh, 0
         if self.norm_first:
-            dh, grads["norm.gamma"], grads["norm.beta"] = layer_norm_backward(dh, norm_cache)
-        dx = packing.unpack(dh)
+            dx, grads["norm.gamma"], grads["norm.beta"] = layer_norm_backward(dx, norm_cache)
         # x = block(x, memory), block by block: all of them read the memory
-        dmemory = 0
         for layer in reversed(range(self.num_layers)):
             dx, dmemory_block, block_grads = decoder_block_backward(dx, block_caches[layer])
             dmemory = dmemory + dmemory_block
@@ -190,7 +174,7 @@ class CaptioningTransformer(CaptioningModel):
             grads["W_position"][: dx.shape[1]] = dx.sum(axis=0)
         grads["W_embed"] = word_embedding_backward(dx.shape[2] ** 0.5 * dx, word_cache)
         # memory = features @ W_proj + b_proj
-        grads["W_proj"], grads["b_proj"] = affine_weights_backward(dmemory, features)
+        _, grads["W_proj"], grads["b_proj"] = temporal_affine_backward(dmemory, memory_cache)
         return grads
 
     def attention_weights(self, features: Array, captions: Array) -> Array:
@@ -204,10 +188,7 @@ class CaptioningTransformer(CaptioningModel):
         every head of every block, the first block first; their mean over the heads is one map.
         """
         features, words, _, mask = self._checked(features, captions)
-        packing = Packing(lengths_of(mask), mask.shape[1])
-        _, _, (_, _, _, block_caches, _, _) = self._forward(
-            features, words, mask, packing, share=1, rng=None
-        )
+        _, _, (_, _, _, block_caches, _) = self._forward(features, words, mask, rng=None)
         maps = [cross_attention_weights(cache) for cache in block_caches]  # (N, h, T, L) each
         return np.concatenate(maps, axis=1).swapaxes(1, 2)
 
@@ -221,56 +202,56 @@ class CaptioningTransformer(CaptioningModel):
 
     # -- one word at a time, for core/decoding.py ---------------------------------------------
 
-    def begin(self, features: Array) -> _State:
-        """Encodes images: (N, L, C) features -> each block's keys and values of the image."""
+    def begin(self, features: Array) -> tuple[list, list]:
+        """Encodes images: (N, L, C) features -> the state, as ``step`` takes it.
+
+        The state: for each block the keys and values (N, h, t, d) of the words so far, () before
+        the first; and for each block those of the image, (N, h, L, d).
+        """
         features = self._checked_features(features)
         memory, _ = temporal_affine_forward(features, self.params["W_proj"], self.params["b_proj"])
-        images = []
-        for layer in range(self.num_layers):
-            images += keys_and_values(memory, self._block(layer), "cross", self.num_heads)
-        return _State((), Images(images))
+        images = [
+            keys_and_values(memory, self._block(layer), "cross", self.num_heads)
+            for layer in range(self.num_layers)
+        ]
+        return [()] * self.num_layers, images
 
-    def step(self, state: _State, tokens: Array) -> tuple[Array, _State]:
+    def step(self, state: tuple[list, list], tokens: Array) -> tuple[Array, tuple[list, list]]:
         """Reads one word a row: (N,) ids -> log-probabilities (N, V) of the next, and the state.
 
-        Only the new word goes through the blocks; keys and values of the earlier words, and of the
-        image, are in the state.
+        Only the new word goes through the blocks: what they need of the earlier words, and of the
+        image, is in the state.
 
         Raises ValueError when there is no position left.
         """
-        p = self.params
-        t = state.words[0].shape[2] if state.words else 0
-        if t == self.max_length:
-            raise ValueError(f"the model has {t} positions, and all are taken; build it with more")
-        vectors, _ = word_embedding_forward(tokens[:, None], p["W_embed"])
-        x = vectors.shape[2] ** 0.5 * vectors + self._positions()[t]
-        images, _ = state.images.grouped()
-        words = []
+        words, images = state
+        x = self._new_word(tokens, position=words[0][0].shape[2] if words[0] else 0)
+        grown = []
         for layer in range(self.num_layers):
-            pair = slice(2 * layer, 2 * layer + 2)
-            x, grown = decoder_block_step(
-                x,
-                state.words[pair],
-                images[pair],
-                self._block(layer),
-                self.num_heads,
-                self.norm_first,
-                self.activation,
+            x, kept = decoder_block_step(
+                x, words[layer], images[layer], self._block(layer), self.num_heads,
+                self.norm_first, self.activation,
+            )  # fmt: skip
+            grown.append(kept)
+        return self._log_probabilities(x), (grown, images)
+
+    def _new_word(self, tokens: Array, position: int) -> Array:
+        """(N,) ids -> (N, 1, E), what the first block reads."""
+        if position == self.max_length:
+            raise ValueError(
+                f"the model has {position} positions, and all are taken; build it with more"
             )
-            words += grown
+        vectors, _ = word_embedding_forward(tokens[:, None], self.params["W_embed"])
+        return vectors.shape[2] ** 0.5 * vectors + self._positions()[position]
+
+    def _log_probabilities(self, x: Array) -> Array:
+        """What the last block says of the new word, (N, 1, E) -> (N, V)."""
         if self.norm_first:
-            x, _ = layer_norm_forward(x, p["norm.gamma"], p["norm.beta"])
+            x, _ = layer_norm_forward(x, self.params["norm.gamma"], self.params["norm.beta"])
         scores, _ = affine_forward(x[:, 0], *self._vocabulary())
-        return log_softmax(scores), _State(tuple(words), state.images)
+        return log_softmax(scores)
 
-    def select(self, state: _State, rows: Array) -> _State:
+    def select(self, state: tuple[list, list], rows: Array) -> tuple[list, list]:
         """The state of the given rows, in that order; a row may be repeated."""
-        return _State(tuple(x[rows] for x in state.words), state.images.select(rows))
-
-
-@dataclass(frozen=True)
-class _State:
-    """Keys and values (N, h, t, d), block by block: of the words so far, and of the images."""
-
-    words: tuple[Array, ...]
-    images: Images
+        words, images = ([tuple(x[rows] for x in pair) for pair in part] for part in state)
+        return words, images

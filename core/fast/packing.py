@@ -1,6 +1,8 @@
 """Sequences of different lengths with the padding left out: what nobody asks for is not computed.
 
-Used by the recurrent layers and by the models. Builds on nothing but NumPy.
+What the definitions compute for (N, T), the fast twins compute for M entries in the order of a
+packing. GAIN_PACKING
+Builds on nothing but NumPy.
 
 Letters: N batch, T time steps, M entries: the words of all sequences, but not what follows them.
 """
@@ -68,14 +70,14 @@ class Packing:
         out[self.entries] = x
         return out.reshape(N, T, *x.shape[1:])
 
-    def first(self, x: Array) -> Array:
+    def by_length(self, x: Array) -> Array:
         """(N, ...) by row -> the same in ``order``, which is that of the first step."""
         return x[self.order]
 
-    def unsorted(self, x: Array) -> Array:
-        """Undoes ``first``."""
-        out = np.empty_like(x)
-        out[self.order] = x
+    def by_row(self, x: Array) -> Array:
+        """(n, ...) of the first rows in ``order`` -> (N, ...) by row, 0 for the other rows."""
+        out = np.zeros((len(self.order), *x.shape[1:]), dtype=x.dtype)
+        out[self.order[: len(x)]] = x
         return out
 
 

@@ -1,0 +1,5 @@
+"""The captioning models once more, made fast: the same parameters, arguments and numbers."""
+
+from core.fast.models import FAST_MODELS, build_fast_model
+
+__all__ = ["FAST_MODELS", "build_fast_model"]

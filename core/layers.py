@@ -1,0 +1,293 @@
+"""The layers that every captioner stands on, each as a forward and a backward function in NumPy.
+
+Reads top to bottom: affine, word embedding, dropout, softmax, then the scores and the loss of a
+sequence. Builds on nothing but NumPy.
+
+Letters: N batch, T time steps, D input width, W word-vector width, M output width, V vocabulary.
+
+Every ``*_forward`` returns its outputs and a ``cache``. The matching ``*_backward`` takes the
+gradient of the loss with respect to those outputs, and the cache; it returns one gradient per array
+argument, in the order in which ``forward`` took them. No function writes into what it is given, and
+each keeps the dtype it is given.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+Array = np.ndarray
+
+
+# ---------------------------------------------------------------------------------------------
+# Affine
+# ---------------------------------------------------------------------------------------------
+
+
+def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, tuple]:
+    """A fully connected layer: ``out = x w + b``, with each x[n] flattened to a row.
+
+    Inputs:
+    - x: (N, d_1, ..., d_k), where d_1 * ... * d_k = D
+    - w: (D, M) weights
+    - b: (M,) bias
+
+    Returns:
+    - out: (N, M)
+    - cache: (x, w)
+    """
+    return x.reshape(len(x), len(w)) @ w + b, (x, w)
+
+
+def affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]:
+    """Gradients of ``affine_forward``.
+
+    Inputs:
+    - dout: (N, M) gradient of the loss with respect to out
+    - cache: from ``affine_forward``
+
+    Returns:
+    - dx: (N, d_1, ..., d_k)
+    - dw: (D, M)
+    - db: (M,)
+    """
+    x, w = cache
+    # out = x.reshape(N, D) @ w + b
+    dx = (dout @ w.T).reshape(x.shape)
+    dw = x.reshape(len(x), len(w)).T @ dout
+    db = dout.sum(axis=0)
+    return dx, dw, db
+
+
+def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, tuple]:
+    """The same affine layer at every time step: ``out[n, t] = x[n, t] w + b``.
+
+    Inputs:
+    - x: (N, T, D)
+    - w: (D, M)
+    - b: (M,)
+
+    Returns:
+    - out: (N, T, M)
+    - cache: (x, w)
+    """
+    N, T, D = x.shape
+    out = x.reshape(N * T, D) @ w + b
+    return out.reshape(N, T, len(b)), (x, w)
+
+
+def temporal_affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]:
+    """Gradients of ``temporal_affine_forward``.
+
+    Inputs:
+    - dout: (N, T, M)
+    - cache: from ``temporal_affine_forward``
+
+    Returns:
+    - dx: (N, T, D)
+    - dw: (D, M)
+    - db: (M,)
+    """
+    x, w = cache
+    N, T, D = x.shape
+    # out = x.reshape(N * T, D) @ w + b
+    dout = dout.reshape(N * T, w.shape[1])
+    dx = (dout @ w.T).reshape(N, T, D)
+    dw = x.reshape(N * T, D).T @ dout
+    db = dout.sum(axis=0)
+    return dx, dw, db
+
+
+# ---------------------------------------------------------------------------------------------
+# Word embedding
+# ---------------------------------------------------------------------------------------------
+
+
+def word_embedding_forward(x: Array, W: Array) -> tuple[Array, tuple]:
+    """Looks up the vector of each word: ``out[n, t] = W[x[n, t]]``.
+
+    Inputs:
+    - x: (N, T), or any shape, of integer word ids in 0 .. V-1
+    - W: (V, D) one vector per word
+
+    Returns:
+    - out: (N, T, D), the shape of x and D
+    - cache: (x, W)
+
+    Raises ValueError for an id outside 0 .. V-1 (NumPy would read -1 as the last word) and
+    for ids that are not integers.
+    """
+    x = np.asarray(x)
+    check_word_ids(x, len(W), "x")
+    return W[x], (x, W)
+
+
+def word_embedding_backward(dout: Array, cache: tuple) -> Array:
+    """Gradient of ``word_embedding_forward``: each word collects the gradient of all its uses.
+
+    Inputs:
+    - dout: (N, T, D), the shape of out
+    - cache: from ``word_embedding_forward``
+
+    Returns:
+    - dW: (V, D)
+    """
+    x, W = cache
+    # out[n, t] = W[x[n, t]]. With ``dW[x] += dout`` a word that is used twice would count once.
+    dW = np.zeros(W.shape, dtype=dout.dtype)
+    np.add.at(dW, x, dout)
+    return dW
+
+
+def check_word_ids(ids: Array, vocabulary_size: int, name: str) -> None:
+    """Raises ValueError, with the name, unless ids are integers in 0 .. vocabulary_size - 1."""
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"{name}: word ids must be integers, found {ids.dtype}")
+    if ids.size and (ids.min() < 0 or ids.max() >= vocabulary_size):
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise ValueError(
+            f"{name}: word id {wrong} is outside the vocabulary of {vocabulary_size} words "
+            f"(0 .. {vocabulary_size - 1}); was it made with another vocabulary?"
+        )
+
+
+# ---------------------------------------------------------------------------------------------
+# Dropout
+# ---------------------------------------------------------------------------------------------
+
+
+def dropout_forward(x: Array, p: float, rng: np.random.Generator | None, train: bool = True):
+    """Inverted dropout (Srivastava et al., JMLR 2014): zeroes entries, scales up the others.
+
+    Inputs:
+    - x: array of any shape
+    - p: probability to DROP an entry, 0 <= p < 1
+    - rng: draws the mask: an entry is dropped where ``rng.random(x.shape, dtype=np.float32) < p``;
+      untouched when nothing is dropped
+    - train: False (inference) passes x through
+
+    Returns:
+    - out: the shape of x; its expected value is x
+    - cache: the mask, 0 or 1 / (1 - p) for each entry, or None when nothing was dropped
+
+    Raises ValueError when p is not in [0, 1).
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"p: found {p}, expected a probability to drop, 0 <= p < 1")
+    if not train or p == 0:
+        return x.copy(), None
+    mask = (rng.random(x.shape, dtype=np.float32) >= p).astype(x.dtype)
+    mask /= 1 - p
+    return x * mask, mask
+
+
+def dropout_backward(dout: Array, cache: Array | None) -> Array:
+    """Gradient of ``dropout_forward``: the same entries pass, with the same scale.
+
+    Inputs:
+    - dout: the shape of x
+    - cache: from ``dropout_forward``
+
+    Returns:
+    - dx: the shape of x
+    """
+    mask = cache
+    # out = x * mask
+    return dout.copy() if mask is None else dout * mask
+
+
+# ---------------------------------------------------------------------------------------------
+# Sigmoid and softmax
+# ---------------------------------------------------------------------------------------------
+
+
+def sigmoid(x: Array) -> Array:
+    """``1 / (1 + exp(-x))``, written as ``0.5 (1 + tanh(x / 2))``: it cannot overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def softmax(scores: Array) -> Array:
+    """``exp(scores) / sum exp(scores)`` over the last axis; a row of -inf alone becomes zeros.
+
+    The largest score is subtracted first, so no exponential overflows.
+    """
+    largest = scores.max(axis=-1, keepdims=True)
+    largest[np.isneginf(largest)] = 0  # -inf - -inf would be NaN
+    out = np.exp(scores - largest)
+    total = out.sum(axis=-1, keepdims=True)
+    total[total == 0] = 1
+    return out / total
+
+
+def softmax_backward(dweights: Array, weights: Array) -> Array:
+    """Gradient of ``weights = softmax(scores)``: the Jacobian is ``diag(w) - w w^T``.
+
+    Inputs:
+    - dweights, weights: (..., L)
+
+    Returns:
+    - dscores: (..., L); it sums to 0, and is 0 where a weight is 0
+    """
+    return weights * (dweights - (weights * dweights).sum(axis=-1, keepdims=True))
+
+
+def log_softmax(scores: Array) -> Array:
+    """``log(softmax(scores))`` over the last axis.
+
+    The largest score is subtracted first, so no exponential overflows, and no probability of 0
+    meets a logarithm.
+    """
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+# ---------------------------------------------------------------------------------------------
+# The loss of a sequence
+# ---------------------------------------------------------------------------------------------
+
+
+def temporal_softmax_loss(
+    x: Array, y: Array, mask: Array, verbose: bool = False, smoothing: float = 0.0
+):
+    """Softmax cross-entropy of a batch of sequences, summed over time, averaged over the batch::
+
+        loss = -1/N  sum over n, t of  mask[n, t] * log softmax(x[n, t])[y[n, t]]
+
+    Inputs:
+    - x: (N, T, V) scores, one per word of the vocabulary
+    - y: (N, T) integer ids of the right words
+    - mask: (N, T) booleans, or weights: positions that are False add nothing to the loss, get no
+      gradient, and may hold any score and any id
+    - verbose: print the shape of dx
+    - smoothing: this share of the target's probability is spread evenly over all words, so that a
+      model is not driven to certainty (Szegedy et al., CVPR 2016, section 7)
+
+    Returns:
+    - loss: a scalar, in nats
+    - dx: (N, T, V) gradient of the loss with respect to x
+
+    Raises ValueError when an id that counts lies outside 0 .. V-1.
+
+    The gradient of the pair is ``softmax(x) - target``, where the target is ``onehot(y)`` but for
+    the smoothing (Bishop, PRML 2006, section 4.3.4).
+    """
+    N, _, V = x.shape
+    mask = np.asarray(mask)
+    counts = np.nonzero(mask)  # M places; what is scored elsewhere is never looked at
+    weights = mask[counts].astype(x.dtype) / N
+    words = np.asarray(y)[counts]
+    check_word_ids(words, V, "y")
+    right = np.arange(len(words)), words
+
+    log_p = log_softmax(x[counts])  # (M, V)
+    expected = (1 - smoothing) * log_p[right]
+    if smoothing:
+        expected = expected + smoothing * log_p.mean(axis=1)
+    loss = x.dtype.type(-np.sum(weights * expected))
+
+    dscores = np.exp(log_p) - smoothing / V
+    dscores[right] -= 1 - smoothing
+    dx = np.zeros_like(x)
+    dx[counts] = weights[:, None] * dscores
+    if verbose:
+        print(f"dx: {dx.shape}")
+    return loss, dx
