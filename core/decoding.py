@@ -212,7 +212,6 @@ class Ensemble:
                 raise ValueError(f"ensemble: its models disagree on {name}: {found}")
             setattr(self, name, found.pop())
         self.models = models
-        self.thread_safe = all(model.thread_safe for model in models)
         positions = [m.max_length for m in models if m.max_length is not None]
         self.max_length = min(positions, default=None)
 

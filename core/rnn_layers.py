@@ -13,6 +13,7 @@ import numpy as np
 from core.layers import (  # noqa: F401  what moved to core/layers.py can be had here as well
     affine_backward,
     affine_forward,
+    check_word_ids,
     log_softmax,
     sigmoid,
     temporal_affine_backward,
@@ -78,25 +79,25 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array):
     """A vanilla RNN over a whole sequence: a step for each word.
 
     Inputs:
-    - x: (N, T, D) input sequence, T at least 1
+    - x: (N, T, D) input sequence
     - h0: (N, H) hidden state before the first step
     - Wx: (D, H), Wh: (H, H), b: (H,)
 
     Returns:
     - h: (N, T, H) hidden state after each step
-    - cache: those of the T steps
+    - cache: (x, h0, Wx, Wh, the caches of the T steps)
     """
     N, T, _ = x.shape
-    h, cache = np.empty((N, T, len(Wh)), dtype=x.dtype), []
+    h, step_caches = np.empty((N, T, len(Wh)), dtype=x.dtype), []
     prev_h = h0
     for t in range(T):
         prev_h, step_cache = rnn_step_forward(x[:, t], prev_h, Wx, Wh, b)
         h[:, t] = prev_h
-        cache.append(step_cache)
-    return h, cache
+        step_caches.append(step_cache)
+    return h, (x, h0, Wx, Wh, step_caches)
 
 
-def rnn_backward(dh: Array, cache: list[tuple]):
+def rnn_backward(dh: Array, cache: tuple):
     """Gradients of ``rnn_forward``: back-propagation through time (Werbos, Proc. IEEE 1990).
 
     Inputs:
@@ -111,14 +112,14 @@ def rnn_backward(dh: Array, cache: list[tuple]):
     - dWh: (H, H)
     - db: (H,)
     """
-    N, T, _ = dh.shape
-    _, _, Wx, Wh, _ = cache[0]
-    dx = np.empty((N, T, len(Wx)), dtype=dh.dtype)
-    dWx, dWh, db = np.zeros_like(Wx), np.zeros_like(Wh), np.zeros_like(Wh[0])
-    dprev_h = np.zeros_like(dh[:, 0])
-    for t in reversed(range(T)):
+    x, h0, Wx, Wh, step_caches = cache
+    dx, dWx, dWh, db = (np.zeros_like(array) for array in (x, Wx, Wh, Wh[0]))
+    dprev_h = np.zeros_like(h0)
+    for t in reversed(range(x.shape[1])):
         # h[:, t] is read from above and by the step after
-        dx[:, t], dprev_h, dWx_t, dWh_t, db_t = rnn_step_backward(dh[:, t] + dprev_h, cache[t])
+        dx[:, t], dprev_h, dWx_t, dWh_t, db_t = rnn_step_backward(
+            dh[:, t] + dprev_h, step_caches[t]
+        )
         # every step shares the weights, so their gradients sum over time
         dWx += dWx_t
         dWh += dWh_t
@@ -200,25 +201,25 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array):
     """An LSTM over a whole sequence, from cell state 0: a step for each word.
 
     Inputs:
-    - x: (N, T, D) input sequence, T at least 1
+    - x: (N, T, D) input sequence
     - h0: (N, H) hidden state before the first step
     - Wx: (D, 4H), Wh: (H, 4H), b: (4H,), blocks in the order i, f, o, g
 
     Returns:
     - h: (N, T, H) hidden state after each step
-    - cache: those of the T steps
+    - cache: (x, h0, Wx, Wh, the caches of the T steps)
     """
     N, T, _ = x.shape
-    h, cache = np.empty((N, T, len(Wh)), dtype=x.dtype), []
+    h, step_caches = np.empty((N, T, len(Wh)), dtype=x.dtype), []
     prev_h, prev_c = h0, np.zeros_like(h0)
     for t in range(T):
         prev_h, prev_c, step_cache = lstm_step_forward(x[:, t], prev_h, prev_c, Wx, Wh, b)
         h[:, t] = prev_h
-        cache.append(step_cache)
-    return h, cache
+        step_caches.append(step_cache)
+    return h, (x, h0, Wx, Wh, step_caches)
 
 
-def lstm_backward(dh: Array, cache: list[tuple]):
+def lstm_backward(dh: Array, cache: tuple):
     """Gradients of ``lstm_forward``: back-propagation through time.
 
     Inputs:
@@ -232,15 +233,13 @@ def lstm_backward(dh: Array, cache: list[tuple]):
     - dWh: (H, 4H)
     - db: (4H,)
     """
-    N, T, _ = dh.shape
-    _, _, _, Wx, Wh, *_ = cache[0]
-    dx = np.empty((N, T, len(Wx)), dtype=dh.dtype)
-    dWx, dWh, db = np.zeros_like(Wx), np.zeros_like(Wh), np.zeros_like(Wh[0])
-    dprev_h = dprev_c = np.zeros_like(dh[:, 0])
-    for t in reversed(range(T)):
+    x, h0, Wx, Wh, step_caches = cache
+    dx, dWx, dWh, db = (np.zeros_like(array) for array in (x, Wx, Wh, Wh[0]))
+    dprev_h = dprev_c = np.zeros_like(h0)
+    for t in reversed(range(x.shape[1])):
         # h[:, t] is read from above and by the step after, the cell state by that alone
         dx[:, t], dprev_h, dprev_c, dWx_t, dWh_t, db_t = lstm_step_backward(
-            dh[:, t] + dprev_h, dprev_c, cache[t]
+            dh[:, t] + dprev_h, dprev_c, step_caches[t]
         )
         # every step shares the weights, so their gradients sum over time
         dWx += dWx_t

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from core import attention_layers, decoding, transformer_layers
+from core.fast import build_fast_model
+from core.fast.images import SharedImages
 from core.models import build_model
-from core.models.base import Images
 
 VOCABULARY = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "cat", "dog", "runs", "sits"]
 N, T, L, C, V = 3, 5, 8, 4, len(VOCABULARY)
@@ -36,17 +37,19 @@ MODELS = {
 ON_A_GRID = [case for case in MODELS if case not in ("rnn", "lstm")]
 every_model = pytest.mark.parametrize("case", MODELS)
 every_grid_model = pytest.mark.parametrize("case", ON_A_GRID)
+plain_and_fast = pytest.mark.parametrize("builder", [build_model, build_fast_model])
 
 
-def build(case, seed=0, **more):
+def build(case, seed=0, builder=build_model, **more):
     """A model none of whose parameters is 0 or 1, biases and gains included."""
     name, config = MODELS[case]
     rng = np.random.default_rng(seed)
     config = {"input_dim": C, "dtype": np.float64, **config, **more}
-    model = build_model(name, config, VOCABULARY, rng=rng)
-    for key, value in model.params.items():
-        noise = 0.3 * rng.standard_normal(value.shape)
-        model.params[key] = (value + noise).astype(model.dtype)
+    model = builder(name, config, VOCABULARY, rng=rng)
+    model.params = {
+        key: (value + 0.3 * rng.standard_normal(value.shape)).astype(model.dtype)
+        for key, value in model.params.items()
+    }
     return model
 
 
@@ -80,12 +83,13 @@ def record(monkeypatch, module, name, of):
 # -- the loss ----------------------------------------------------------------------------------
 
 
+@plain_and_fast
 @every_model
 @pytest.mark.parametrize(
     "captions", [CAPTIONS, CAPTIONS[:1], CAPTIONS[:, :2]], ids=["captions", "one image", "one word"]
 )
-def test_the_loss_is_the_sum_of_the_steps(case, captions):
-    model = build(case)
+def test_the_loss_is_the_sum_of_the_steps(builder, case, captions):
+    model = build(case, builder=builder)
     features = images_for(model, len(captions))
     words, targets = captions[:, :-1], captions[:, 1:]
     log_probs = step_by_step(model, features, words)
@@ -100,9 +104,10 @@ def test_the_loss_is_the_sum_of_the_steps(case, captions):
     )
 
 
+@plain_and_fast
 @every_model
-def test_the_penalty_is_in_the_training_loss_alone(case):
-    model = build(case)
+def test_the_penalty_is_in_the_training_loss_alone(builder, case):
+    model = build(case, builder=builder)
     features, penalty = images_for(model), 0
     if case == "attention":
         maps = model.attention_weights(features, CAPTIONS)[:, :, 0]
@@ -113,10 +118,11 @@ def test_the_penalty_is_in_the_training_loss_alone(case):
     assert loss == pytest.approx(model.evaluate(features, CAPTIONS) + penalty, rel=1e-12)
 
 
+@plain_and_fast
 @every_model
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_everything_has_the_dtype_of_the_model(case, dtype):
-    model = build(case, dtype=dtype, dropout=0.5)
+def test_everything_has_the_dtype_of_the_model(builder, case, dtype):
+    model = build(case, builder=builder, dtype=dtype, dropout=0.5)
     features = images_for(model).astype(np.float64 if dtype == np.float32 else np.float32)
     loss, grads = model.loss(features, CAPTIONS)
     assert {key: (value.shape, value.dtype) for key, value in grads.items()} == {
@@ -128,9 +134,10 @@ def test_everything_has_the_dtype_of_the_model(case, dtype):
         assert model.attention_weights(features, CAPTIONS).dtype == dtype
 
 
+@plain_and_fast
 @every_model
-def test_parameters_put_in_by_the_caller_are_the_ones_used(case):
-    model, other = build(case), build(case, seed=1)
+def test_parameters_put_in_by_the_caller_are_the_ones_used(builder, case):
+    model, other = build(case, builder=builder), build(case, builder=builder, seed=1)
     features = images_for(model)
     expected, grads = model.loss(features, CAPTIONS)
     assert other.loss(features, CAPTIONS)[0] != pytest.approx(expected, rel=1e-3)
@@ -181,9 +188,10 @@ def test_one_location_leaves_without_gradient_what_needs_a_grid_and_says_so(case
 # -- dropout -----------------------------------------------------------------------------------
 
 
+@plain_and_fast
 @every_model
-def test_only_training_drops_out(case):
-    model, quiet = build(case, dropout=0.5), build(case)
+def test_only_training_drops_out(builder, case):
+    model, quiet = build(case, builder=builder, dropout=0.5), build(case, builder=builder)
     features, words = images_for(model), CAPTIONS[:, :-1]
     losses = [model.loss(features, CAPTIONS)[0] for _ in range(2)]
     assert losses[0] != losses[1]
@@ -200,14 +208,15 @@ def test_only_training_drops_out(case):
             np.testing.assert_array_equal(run(model), expected)
 
 
+@plain_and_fast
 @every_model
-def test_gradients_with_dropout_equal_differences(case):
+def test_gradients_with_dropout_equal_differences(builder, case):
     """Each call draws the same masks, and every mask of a call is another."""
-    model = build(case, dropout=0.5)
+    model = build(case, builder=builder, dropout=0.5)
     features = images_for(model)
 
     def loss_and_gradients():
-        model.rng = np.random.default_rng(7)
+        model.rng = np.random.default_rng(8)
         return model.loss(features, CAPTIONS)
 
     _, grads = loss_and_gradients()
@@ -229,6 +238,7 @@ def test_gradients_with_dropout_equal_differences(case):
 # -- one word at a time ------------------------------------------------------------------------
 
 
+@plain_and_fast
 @every_model
 @pytest.mark.parametrize(
     "selections",
@@ -241,8 +251,8 @@ def test_gradients_with_dropout_equal_differences(case):
     ],
     ids=str,
 )
-def test_selected_rows_go_on_as_if_they_had_been_read_from_the_start(case, selections):
-    model = build(case)
+def test_selected_rows_go_on_as_if_they_had_been_read_from_the_start(builder, case, selections):
+    model = build(case, builder=builder)
     features, rng = images_for(model), np.random.default_rng(2)
     images, words = np.arange(N), np.empty((N, 0), int)
     state = model.begin(features)
@@ -271,7 +281,7 @@ def test_selected_rows_go_on_as_if_they_had_been_read_from_the_start(case, selec
 )
 def test_rows_share_the_arrays_of_their_image(rows, size, entries, shared):
     kept = [np.arange(6.0).reshape(3, 2), np.arange(3.0)]
-    images = Images(kept).select(np.array(rows))
+    images = SharedImages(kept).select(np.array(rows))
     arrays, found = images.grouped()
     assert found == size
     assert len(images.arrays[0]) == len(set(rows))  # the others are dropped
@@ -282,19 +292,19 @@ def test_rows_share_the_arrays_of_their_image(rows, size, entries, shared):
 
 def test_a_step_of_the_transformer_computes_nothing_but_the_new_word(monkeypatch):
     model = build("transformer")
-    rows = record(
+    asked = record(
         monkeypatch,
         transformer_layers,
-        "temporal_affine_forward",
-        lambda arguments, _: arguments[0].shape[0] * arguments[0].shape[1],
+        "scaled_dot_product_attention_forward",
+        lambda arguments, _: (arguments[0].shape[2], arguments[1].shape[2]),
     )
     state = model.begin(images_for(model))
-    assert rows == 2 * 2 * [N * L]  # keys and values of each block
+    assert asked == []
     for t in range(T):
-        rows.clear()
+        asked.clear()
         _, state = model.step(state, CAPTIONS[:, t])
-        # query, key, value and out; query and out; two layers of feed-forward
-        assert rows == 2 * (4 + 2 + 2) * [N]
+        # in each block one word asks the words so far, and then the locations
+        assert asked == 2 * [(1, t + 1), (1, L)]
 
 
 @every_grid_model
@@ -318,9 +328,10 @@ def test_attention_weights_are_those_of_the_steps(case, monkeypatch):
 # -- limits and errors -------------------------------------------------------------------------
 
 
+@plain_and_fast
 @pytest.mark.parametrize("case", ["transformer", "sinusoidal"])
-def test_a_model_reads_no_more_words_than_it_has_positions(case):
-    model = build(case)  # 7 positions
+def test_a_model_reads_no_more_words_than_it_has_positions(builder, case):
+    model = build(case, builder=builder)  # 7 positions
     features, words = images_for(model), np.full((N, 9), 4)
     assert np.isfinite(model.loss(features, words[:, :8])[0])
     for method in (model.loss, model.evaluate, model.attention_weights):
@@ -379,6 +390,7 @@ def test_features_that_do_not_fit_are_refused(case):
                 method(array)
 
 
+@plain_and_fast
 @every_model
 @pytest.mark.parametrize(
     ("captions", "message"),
@@ -390,8 +402,8 @@ def test_features_that_do_not_fit_are_refused(case):
         (np.where(CAPTIONS == 7, -1, CAPTIONS), "word id -1 is outside"),
     ],
 )
-def test_captions_that_do_not_fit_are_refused(case, captions, message):
-    model = build(case)
+def test_captions_that_do_not_fit_are_refused(builder, case, captions, message):
+    model = build(case, builder=builder)
     for method in (model.loss, model.evaluate):
         with pytest.raises(ValueError, match=message):
             method(images_for(model), captions)

@@ -10,6 +10,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from core.packing import Packing, lengths_of
 from test_models import (
     CAPTIONS,
     MODELS,
@@ -25,7 +26,6 @@ from test_models import (
 
 from core import decoding, optim
 from core.models import build_model
-from core.packing import Packing, lengths_of
 from core.torch_models import build_torch_model
 from core.torch_models.convert import to_numpy, to_torch
 from core.torch_models.optim import TorchOptimizer

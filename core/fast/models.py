@@ -47,9 +47,10 @@ Array = np.ndarray
 class FastCaptioningRNN(FastCaptioner, CaptioningRNN):
     """``CaptioningRNN``, made fast."""
 
-    @property
-    def rows_of_a_part(self):
-        return (None if self.cell_type == "rnn" else 128), None
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        if self.cell_type == "lstm":  # the gates of an RNN are too little work for two threads
+            self.rows_of_a_part = 128, None
 
     def _packed_forward(self, features, words, mask, packing: Packing, share: float, rng):
         p = self.params

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.decoding import never_said
+from core.layers import check_word_ids
 from core.models.base import CaptioningModel
 from core.processes import rank
-from core.rnn_layers import check_word_ids
 from core.torch_models.convert import to_numpy, to_torch
 
 Array = np.ndarray
@@ -39,7 +39,6 @@ class TorchCaptioner(nn.Module, CaptioningModel):
     """
 
     twin_of: type[CaptioningModel]
-    thread_safe = False  # PyTorch makes threads of its own
 
     def __init__(self, *arguments, device: str | torch.device = "cpu", **options):
         super().__init__()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.fast.images import SharedImages
 from core.models import CaptioningAttention
-from core.models.base import Images
 from core.torch_models.base import Array, Drop, TorchCaptioner, log_probabilities, with_one_bias
 
 
@@ -100,7 +100,7 @@ class TorchCaptioningAttention(TorchCaptioner):
     @torch.no_grad()
     def begin(self, features: Array | Tensor) -> _State:
         features = self._checked_features(features)
-        return _State(*self._first_state(features), Images([features, self.key(features)]))
+        return _State(*self._first_state(features), SharedImages([features, self.key(features)]))
 
     @torch.no_grad()
     def step(self, state: _State, tokens: Array) -> tuple[Array, _State]:
@@ -123,4 +123,4 @@ class _State:
 
     h: Tensor
     c: Tensor
-    images: Images
+    images: SharedImages

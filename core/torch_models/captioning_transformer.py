@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.fast.images import SharedImages
 from core.models import CaptioningTransformer
-from core.models.base import Images
 from core.torch_models.base import Array, Drop, TorchCaptioner, log_probabilities
 
 _KeysAndValues = tuple[Tensor, ...]  # (N, h, S, d) each; () when there are none
@@ -183,7 +183,7 @@ class TorchCaptioningTransformer(TorchCaptioner):
 
     @torch.no_grad()
     def begin(self, features: Array | Tensor) -> _State:
-        return _State((), Images(self._keys_and_values(self._checked_features(features))))
+        return _State((), SharedImages(self._keys_and_values(self._checked_features(features))))
 
     @torch.no_grad()
     def step(self, state: _State, tokens: Array) -> tuple[Array, _State]:
@@ -209,4 +209,4 @@ class _State:
     """Keys and values (N, h, t, d), block by block: of the words so far, and of the images."""
 
     words: _KeysAndValues
-    images: Images
+    images: SharedImages

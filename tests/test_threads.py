@@ -12,35 +12,34 @@ import pytest
 from test_models import CAPTIONS, build, every_model, images_for
 from threadpoolctl import threadpool_limits
 
-from core import decoding, parallel
+from core.fast import build_fast_model, threads
 
 
 @pytest.fixture
 def three_threads(monkeypatch):
-    monkeypatch.setattr(parallel, "number_of_threads", lambda: 3)
-    monkeypatch.setattr(decoding, "number_of_threads", lambda: 3)
+    monkeypatch.setattr(threads, "number_of_threads", lambda: 3)
 
 
 def test_in_order_and_on_other_threads(three_threads):
-    found = parallel.in_parallel(lambda n: (n, threading.current_thread().name), range(20))
+    found = threads.in_parallel(lambda n: (n, threading.current_thread().name), range(20))
     assert [n for n, _ in found] == list(range(20))
     assert all(name.startswith("part") for _, name in found)
 
 
 def test_products_stay_on_one_core_meanwhile_and_an_error_gives_the_others_back(monkeypatch):
     with threadpool_limits(2, "blas"):
-        before = parallel.number_of_threads()
+        before = threads.number_of_threads()
         if before < 2:
             pytest.skip("this BLAS has one thread")
-        inside = parallel.in_parallel(lambda _: parallel.number_of_threads(), range(2))
+        inside = threads.in_parallel(lambda _: threads.number_of_threads(), range(2))
         assert inside == [1, 1]
 
         def fail(part):
             raise ValueError(f"part {part}")
 
         with pytest.raises(ValueError, match="part 0"):
-            parallel.in_parallel(fail, range(2))
-        assert parallel.number_of_threads() == before
+            threads.in_parallel(fail, range(2))
+        assert threads.number_of_threads() == before
 
 
 def test_an_error_waits_for_the_other_parts(three_threads):
@@ -53,7 +52,7 @@ def test_an_error_waits_for_the_other_parts(three_threads):
         done.append(part)
 
     with pytest.raises(ValueError, match="part 0"):
-        parallel.in_parallel(work, range(3))
+        threads.in_parallel(work, range(3))
     assert sorted(done) == [1, 2]
 
 
@@ -62,9 +61,9 @@ def test_parts_of_a_part_are_computed_where_they_are(three_threads):
 
     def outer(_):
         name = threading.current_thread().name
-        return parallel.in_parallel(lambda _: threading.current_thread().name == name, range(3))
+        return threads.in_parallel(lambda _: threading.current_thread().name == name, range(3))
 
-    assert parallel.in_parallel(outer, range(3)) == [[True] * 3] * 3
+    assert threads.in_parallel(outer, range(3)) == [[True] * 3] * 3
 
 
 def test_what_numpy_does_about_an_overflow_is_the_same_in_parts(three_threads):
@@ -72,18 +71,18 @@ def test_what_numpy_does_about_an_overflow_is_the_same_in_parts(three_threads):
         return np.exp(np.float32(1000))
 
     with np.errstate(over="ignore"):
-        parallel.in_parallel(overflow, range(2))
+        threads.in_parallel(overflow, range(2))
     with np.errstate(over="raise"), pytest.raises(FloatingPointError):
-        parallel.in_parallel(overflow, range(2))
+        threads.in_parallel(overflow, range(2))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_process_makes_threads_of_its_own(three_threads):
-    parallel.in_parallel(abs, range(3))
+    threads.in_parallel(abs, range(3))
     child = os.fork()
     if child == 0:
-        os._exit(parallel.in_parallel(abs, range(3)) != [0, 1, 2])
+        os._exit(threads.in_parallel(abs, range(3)) != [0, 1, 2])
     for _ in range(100):
         finished, status = os.waitpid(child, os.WNOHANG)
         if finished:
@@ -99,7 +98,7 @@ def test_a_forked_process_makes_threads_of_its_own(three_threads):
 @pytest.mark.parametrize("case", ["rnn", "transformer"])
 def test_one_caption_much_longer_than_all_others(case):
     """A part that would have no row is none."""
-    model = build(case)
+    model = build(case, builder=build_fast_model)
     captions = np.zeros((70, 7), dtype=int)
     captions[:, 0] = 1
     captions[3] = [1, 4, 5, 4, 5, 6, 2]
@@ -112,7 +111,7 @@ def test_one_caption_much_longer_than_all_others(case):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_parts_of_a_batch_add_up_to_the_batch(case, weighted, three_threads, monkeypatch):
     """Rows of all lengths, gaps, rows without a word; the penalty of the attention as well."""
-    model = build(case)
+    model = build(case, builder=build_fast_model)
     captions = np.concatenate([CAPTIONS] * 3)
     features = images_for(model, len(captions))
     weights = np.random.default_rng(0).standard_normal(len(captions)) if weighted else None
@@ -130,7 +129,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(case, weighted, three_threads, mon
 
 @every_model
 def test_what_parts_drop_out_depends_on_the_generator_alone(case, three_threads, monkeypatch):
-    model = build(case, dropout=0.5)
+    model = build(case, builder=build_fast_model, dropout=0.5)
     captions = np.concatenate([CAPTIONS] * 3)
     features = images_for(model, len(captions))
     monkeypatch.setattr(model, "rows_of_a_part", (3, None))
@@ -140,14 +139,3 @@ def test_what_parts_drop_out_depends_on_the_generator_alone(case, three_threads,
         losses.append([model.loss(features, captions)[0] for _ in range(2)])
     assert losses[0] == losses[1] == losses[2]
     assert losses[0][0] != losses[0][1]
-
-
-@every_model
-def test_images_shared_out_between_threads_get_the_same_captions(case, three_threads, monkeypatch):
-    model = build(case)
-    features = images_for(model, 50)
-    expected = decoding.greedy(model, features, 6), *decoding.beam_search(model, features, 3, 6)
-    monkeypatch.setattr(decoding, "number_of_threads", lambda: 1)
-    alone = decoding.greedy(model, features, 6), *decoding.beam_search(model, features, 3, 6)
-    for got, want in zip(expected, alone, strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-12)
