@@ -18,17 +18,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from core.command_line import (
-    DEVICES,
-    ArgumentParser,
-    fraction,
-    non_negative_float,
-    non_negative_int,
-    positive_float,
-    positive_int,
-    progress,
-    run_command,
-)
 from core.run_data import (
     extractor_of,
     load_data_of,
@@ -39,6 +28,17 @@ from core.runs import (
     MODEL_NAMES,
     check_engine_options,
     find_checkpoint,
+)
+from core.support.choices import DEVICES
+from core.support.command_line import (
+    ArgumentParser,
+    fraction,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    progress,
+    run_command,
 )
 
 _BATCH = 256
@@ -470,14 +470,14 @@ def main() -> None:
 
     from core.checkpoint import load_checkpoint
     from core.decoding import Ensemble
-    from core.files import write_json
     from core.models import build_model
+    from core.support.files import write_json
 
     checkpoint = load_checkpoint(path)
     options = decoder_options(arguments)
     build, device = build_model, "cpu"
     if arguments.engine == "torch":
-        from core.processes import choose_device
+        from core.support.processes import choose_device
         from core.torch_models import build_torch_model
 
         device = choose_device(arguments.device or "auto")

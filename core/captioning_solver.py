@@ -22,7 +22,7 @@ from tqdm import tqdm
 from core import optim
 from core.checkpoint import Checkpoint, save_checkpoint
 from core.coco_utils import minibatches
-from core.files import write_text
+from core.support.files import write_text
 
 _EVALUATION_BATCH = 256
 LOSSES = ("val_loss", "train_loss")

@@ -26,7 +26,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from core.files import atomic_folder, read_json, read_text, write_json, write_text
+from core.support.files import atomic_folder, read_json, read_text, write_json, write_text
 from core.tables import HOW_TO_MEND as _HOW_TO_MEND
 from core.tables import Blocks, open_features, open_h5, write_features
 

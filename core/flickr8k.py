@@ -27,21 +27,21 @@ from pathlib import Path
 
 import numpy as np
 
-from core import processes
-from core.command_line import (
-    ArgumentParser,
-    fraction,
-    non_negative_int,
-    positive_int,
-    run_command,
-)
 from core.encoders.extract import (
     add_encoder_options,
     extract,
     refuse_unreadable,
     require_space,
 )
-from core.files import read_json, read_text, require_free
+from core.support import processes
+from core.support.command_line import (
+    ArgumentParser,
+    fraction,
+    non_negative_int,
+    positive_int,
+    run_command,
+)
+from core.support.files import read_json, read_text, require_free
 
 Array = np.ndarray
 
@@ -281,7 +281,7 @@ def prepare(
     Inputs:
     - root: the photo folder
     - out: the data folder to make
-    - encoder: one of ``core.command_line.ENCODERS``
+    - encoder: one of ``core.support.choices.ENCODERS``
     - weights: a state dict of the encoder, 'download' or 'random'
     - pca: number of components of the pooled features, fitted on the training photos; 0 keeps the
       features as they are

@@ -32,8 +32,8 @@ from pathlib import Path
 
 import numpy as np
 
-from core.command_line import ArgumentParser, non_negative_int, run_command
 from core.gradient_cases import CASES, SIZES, Case, our_function
+from core.support.command_line import ArgumentParser, non_negative_int, run_command
 
 Array = np.ndarray
 

@@ -24,9 +24,9 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 import numpy as np
 
 from core.caption_files import match, read_candidates, read_references
-from core.command_line import ArgumentParser, run_command
 from core.flickr8k import tokenize as plain_words
 from core.ptb import tokenize
+from core.support.command_line import ArgumentParser, run_command
 
 Words = Sequence[str]
 Candidates = Mapping[Hashable, Words]

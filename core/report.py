@@ -23,7 +23,7 @@ from core import metrics
 from core.caption_files import rare_words_apart
 from core.coco_utils import SPECIAL_WORDS
 from core.decoding import word_log_probabilities
-from core.files import write_text
+from core.support.files import write_text
 
 Array = np.ndarray
 

@@ -57,7 +57,8 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
 def _folder_of(name: str) -> Path:
     if name != "shapes":
         return Path(name)
-    from core import processes, shapes
+    from core import shapes
+    from core.support import processes
 
     if processes.rank() == 0:
         shapes.prepare()

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from core.command_line import ArgumentParser, non_negative_int, progress, run_command
-from core.files import read_json, require_free
 from core.scenes import COLOURS, KINDS, RADII, Shape, draw_scene, relations, render
+from core.support.command_line import ArgumentParser, non_negative_int, progress, run_command
+from core.support.files import read_json, require_free
 
 Array = np.ndarray
 

@@ -14,7 +14,7 @@ import pytest
 
 from core import shapes
 from core.coco_utils import save_coco_data
-from core.command_line import run_command
+from core.support.command_line import run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 # Real photos, weights and the COCO vocabulary, for the tests that are skipped without them.

@@ -112,7 +112,7 @@ def test_a_photo_that_cannot_be_read_is_looked_at_again_once_it_can(photos, tmp_
 
 def test_each_process_takes_its_parts(photos, tmp_path, monkeypatch):
     """The second of two processes first, then the first, which finds its parts."""
-    monkeypatch.setattr("core.processes.wait_for_all", lambda: None)
+    monkeypatch.setattr("core.support.processes.wait_for_all", lambda: None)
     monkeypatch.setenv("WORLD_SIZE", "2")
     seen = []
     (tmp_path / "parts").mkdir()

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from make_golden_metrics import GOLDEN, coco_scores, coco_tokens, random_corpus
 
 from core.coco_utils import save_coco_data
-from core.files import read_json, write_json
 from core.metrics import (
     METRICS,
     CIDErD,
@@ -33,6 +32,7 @@ from core.metrics import (
     score_words,
     tokenize,
 )
+from core.support.files import read_json, write_json
 
 golden = read_json(GOLDEN)
 with_coco_tools = pytest.mark.skipif(

@@ -24,21 +24,13 @@ import numpy as np
 
 from core.encoders.pca import PCA
 from core.image_utils import normalise, resize_and_crop
+from core.support.choices import ENCODERS
 
 Array = np.ndarray
 
 _IMAGENET = {"size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 # encoder -> what it computes for a picture: first one vector (D,), then a grid (L, C)
-_RESNET = {"pooled": (2048,), "grid": (7 * 7, 2048)}
-OUTPUTS = {
-    "fixed_cnn": {"strips": (665,), "grid": (8 * 8, 47)},
-    "squeezenet1_1": {"pooled": (512,), "grid": (13 * 13, 512)},
-    "vgg16": {"fc7": (4096,), "grid": (14 * 14, 512)},
-    "resnet50": _RESNET,
-    "resnet101": _RESNET,
-    "resnet152": _RESNET,
-    "tiny_cnn": {"pooled": (128,), "grid": (8 * 8, 140)},
-}
+OUTPUTS = {"fixed_cnn": {"strips": (665,), "grid": (8 * 8, 47)}, **ENCODERS}
 PREPROCESSING = {name: _IMAGENET for name in OUTPUTS} | {
     "fixed_cnn": {"size": 64},
     "tiny_cnn": {"size": 64, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},

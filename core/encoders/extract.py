@@ -21,17 +21,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from core import processes
-from core.command_line import (
-    DEVICES,
-    ENCODERS,
+from core.support import processes
+from core.support.choices import DEVICES, ENCODERS
+from core.support.command_line import (
     ArgumentParser,
     non_negative_int,
     positive_int,
     progress,
     run_command,
 )
-from core.files import atomic_file, read_json, write_json
+from core.support.files import atomic_file, read_json, write_json
 from core.tables import Blocks, write_features
 
 Array = np.ndarray

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from core.decoding import never_said
 from core.models.base import CaptioningModel
-from core.processes import rank
 from core.rnn_layers import check_word_ids
+from core.support.processes import rank
 from core.torch_models.convert import to_numpy, to_torch
 
 Array = np.ndarray

@@ -23,7 +23,7 @@ from core.encoders.weights import (
     put_state_of_stages,
     state_of_stages,
 )
-from core.processes import rank
+from core.support.processes import rank
 from core.torch_models.base import TorchCaptioner
 
 Array = np.ndarray
