@@ -118,8 +118,8 @@ def _add_mirrored(data: dict, extractor) -> None:
     import numpy as np
 
     from core.coco_utils import picture_paths
+    from core.coco_utils.tables import Stacked
     from core.encoders.pictures import kept_features
-    from core.tables import Stacked
 
     name = f"{data['source']['folder'].name}_train_mirrored"
     mirrored = kept_features(picture_paths(data, "train"), extractor.mirrored(), name)

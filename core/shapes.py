@@ -1,8 +1,8 @@
 """The embedded data set: pictures of one to three coloured shapes, with five captions each.
 
 Drawn and described by this file from a seed, so nothing is downloaded, and every caption can be
-checked against its picture. Written in the layout of ``core/coco_utils.py``, with features of the
-fixed CNN of ``core/encoders/fixed_cnn.py``.
+checked against its picture. Written in the layout of ``core/coco_utils/folder.py``, with features
+of the fixed CNN of ``core/encoders/fixed_cnn.py``.
 
     python -m core.shapes --out datasets/shapes
 """
@@ -170,7 +170,7 @@ def prepare(
     - seed: the same seed gives the same bytes
     - sizes: number of pictures in each split; at least 512 in train, for the PCA
 
-    Returns the folder. Besides the layout of ``core/coco_utils.py`` it holds ``images/`` and
+    Returns the folder. Besides the layout of ``core/coco_utils/folder.py`` it holds ``images/`` and
     ``scenes.json``: for each split and picture its ``shapes`` (kind, colour, size) and their
     ``boxes`` (left, top, right, bottom, in pixels).
 

@@ -12,12 +12,12 @@ import pytest
 from conftest import torchrun
 from PIL import Image
 
+from core.coco_utils.tables import Blocks, open_features, write_features
 from core.encoders import Extractor
 from core.encoders.extract import _PART, extract
 from core.encoders.pca import fit_pca
 from core.encoders.pictures import LookedAt, Pictures, kept_features
 from core.image_utils import load_image
-from core.tables import Blocks, open_features, write_features
 
 COUNT = 2 * _PART + 30
 DTYPES = {"pooled": np.float32, "grid": np.float16}

@@ -21,6 +21,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from core.coco_utils.tables import Blocks, write_features
 from core.support import processes
 from core.support.choices import DEVICES, ENCODERS
 from core.support.command_line import (
@@ -31,7 +32,6 @@ from core.support.command_line import (
     run_command,
 )
 from core.support.files import atomic_file, read_json, write_json
-from core.tables import Blocks, write_features
 
 Array = np.ndarray
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from core.coco_utils.tables import open_features, write_features
 from core.encoders import Extractor, prepare
 from core.encoders.extract import digest, extract, require_space
 from core.image_utils import load_image
 from core.support import processes
 from core.support.command_line import progress
 from core.support.files import atomic_file
-from core.tables import open_features, write_features
 
 Array = np.ndarray
 
