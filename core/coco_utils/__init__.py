@@ -13,6 +13,7 @@ from core.coco_utils.folder import (
     picture_paths,
     save_coco_data,
 )
+from core.coco_utils.tables import Blocks, open_features, write_features
 from core.coco_utils.words import (
     SPECIAL_WORDS,
     build_vocabulary,
@@ -27,6 +28,7 @@ __all__ = [
     "SPECIAL_WORDS",
     "SPLITS",
     "VOCABULARY_FILE",
+    "Blocks",
     "build_vocabulary",
     "decode_captions",
     "encode_captions",
@@ -34,8 +36,10 @@ __all__ = [
     "image_path",
     "load_coco_data",
     "minibatches",
+    "open_features",
     "picture_paths",
     "sample_coco_minibatch",
     "save_coco_data",
     "take_samples",
+    "write_features",
 ]
