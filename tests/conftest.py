@@ -79,11 +79,18 @@ def command(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
-            run_command(importlib.import_module(name.removesuffix(".py")).main)
+            run_command(main_of(name.removesuffix(".py")))
         printed = capsys.readouterr()
         return int(stop.value.code or 0), printed.out, printed.err
 
     return run
+
+
+def main_of(name):
+    """The ``main`` of a module, or of what ``python -m`` runs of a package."""
+    if hasattr(importlib.import_module(name), "__path__"):
+        name += ".__main__"
+    return importlib.import_module(name).main
 
 
 @pytest.fixture

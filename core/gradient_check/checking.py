@@ -7,7 +7,7 @@
 and in a notebook ``check("lstm_step_backward", my_function)``.
 
 This file measures and reports; what is checked, and PyTorch's version of it, stands in
-``core/gradient_cases.py``. Exit code 0 when every gradient holds, 1 when one does not.
+``core/gradient_check/cases.py``. Exit code 0 when every gradient holds, 1 when one does not.
 
 The objective is ``sum(out * dout)`` for a random ``dout``. Upstream gradients of ones would let
 wrong code pass: the gradient of a softmax under ones is 0, whatever the backward does. Errors are
@@ -32,8 +32,8 @@ from pathlib import Path
 
 import numpy as np
 
-from core.gradient_cases import CASES, SIZES, Case, our_function
-from core.support.command_line import ArgumentParser, non_negative_int, run_command
+from core.gradient_check.cases import CASES, SIZES, Case, our_function
+from core.support.command_line import ArgumentParser, non_negative_int
 
 Array = np.ndarray
 
@@ -140,7 +140,7 @@ def check_case(
     """Checks every output and gradient of one case on random inputs.
 
     Inputs:
-    - case: from ``core.gradient_cases``
+    - case: from ``core.gradient_check.cases``
     - rng: draws the inputs and the upstream gradients
     - functions: hand-written functions by name; those missing are ours
     - differences: (f, x) -> numerical gradient; whoever checks many backwards of one forward may
@@ -481,7 +481,7 @@ class _Functions(dict):
 
 def _sentence(error: BaseException) -> str:
     """The error with its line of the learner's file, on one line."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]  # core
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -744,7 +744,3 @@ def _print_rows(rows: list[Row], cases: Sequence[Case], header: bool) -> None:
             for error in (row.difference_error, row.torch_error)
         )
         line(row.layer, row.quantity, *errors, "ok" if row.passed else "WRONG")
-
-
-if __name__ == "__main__":
-    run_command(main)
