@@ -2,20 +2,19 @@
 
 from core.gradient_check.checking import (
     DIFFERENCE_TOLERANCE,
-    HINTS,
     TORCH_TOLERANCE,
-    ImplementationError,
     Report,
     Row,
     check,
     check_case,
-    diagnose,
+)
+from core.gradient_check.diagnosis import HINTS, diagnose, hints
+from core.gradient_check.differences import (
     eval_numerical_gradient,
     eval_numerical_gradient_array,
-    hints,
-    load_implementation,
     relative_error,
 )
+from core.gradient_check.learner import ImplementationError, load_implementation
 
 __all__ = [
     "DIFFERENCE_TOLERANCE",

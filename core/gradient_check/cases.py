@@ -19,7 +19,6 @@ Array = np.ndarray
 
 _MODULES = (rnn_layers, attention_layers, transformer_layers, models)
 
-
 # What dimension letters are drawn from: all different, so that no axis can pass for another.
 SIZES = (3, 4, 5, 7, 8, 9, 10, 11)
 
