@@ -13,13 +13,12 @@ from collections.abc import Callable
 import numpy as np
 
 from core import decoding
-from core.caption_files import reference_captions
 from core.checkpoint import load_checkpoint
 from core.coco_utils import decode_captions, picture_paths
 from core.encoders.pictures import LookedAt
-from core.flickr8k import read_photo_folder
-from core.flickr8k import tokenize as plain_words
+from core.flickr8k import plain_words, read_photo_folder
 from core.metrics import bleu, cider_d, tokenize
+from core.metrics.caption_files import reference_captions
 from core.neighbours import Neighbours
 from core.run_data import extractor_of, load_data_of
 from core.runs import find_checkpoint

@@ -76,7 +76,7 @@ class PhotoFolder:
 # ---------------------------------------------------------------------------------------------
 
 
-def tokenize(caption: str) -> list[str]:
+def plain_words(caption: str) -> list[str]:
     """A caption as words: runs of letters and digits, in lower case; punctuation dropped.
 
     As the COCO tools do (PTB tokens without punctuation), but that contractions stay whole
@@ -220,7 +220,7 @@ def captions_in_words(
         split: [
             (i, words)
             for i, name in enumerate(names)
-            for words in map(tokenize, source.captions[name])
+            for words in map(plain_words, source.captions[name])
             if words
         ]
         for split, names in splits.items()

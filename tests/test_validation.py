@@ -9,9 +9,9 @@ import pytest
 from conftest import WORDS, make_tiny_folder
 
 from core import decoding, metrics
-from core.caption_files import reference_captions
 from core.coco_utils import decode_captions, load_coco_data
 from core.decoding import Ensemble, Several
+from core.metrics.caption_files import reference_captions
 from core.models import build_model
 from core.validation import CaptionScores
 

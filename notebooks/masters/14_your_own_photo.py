@@ -113,8 +113,8 @@ print({split: len(names) for split, names in source.splits.items()}, "drawn at r
 # Captions become words like this, as the scorers take them apart (lower case, no punctuation):
 
 # %%
-show_source(flickr8k.tokenize, docstring=False)
-print(flickr8k.tokenize("A man's t-shirt, 2 dogs & a RED ball."))
+show_source(flickr8k.plain_words, docstring=False)
+print(flickr8k.plain_words("A man's t-shirt, 2 dogs & a RED ball."))
 
 # %% [markdown]
 # ## Errors, on purpose
