@@ -208,7 +208,7 @@ def train(
 
     from core.captioning_solver import LOSSES, CaptioningSolver
     from core.checkpoint import Checkpoint, load_checkpoint
-    from core.self_critical import TOP_K, SelfCritical
+    from core.recipes.self_critical import TOP_K, SelfCritical
     from core.support import processes
     from core.support.files import write_json
 

@@ -19,7 +19,7 @@ from core.encoders.pictures import LookedAt
 from core.flickr8k import plain_words, read_photo_folder
 from core.metrics import bleu, cider_d, tokenize
 from core.metrics.caption_files import reference_captions
-from core.neighbours import Neighbours
+from core.recipes.neighbours import Neighbours
 from core.run_data import extractor_of, load_data_of
 from core.runs import find_checkpoint
 from core.support.choices import DEVICES

@@ -326,7 +326,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, help="these parts (default: all)")
     options = parser.parse_args()
 
-    from core.plots import plot_runs
+    from core.show.plots import plot_runs
 
     out = Path(options.out)
     splits = [s for s in ("val", "test") if read_photo_folder(options.data).splits.get(s)]

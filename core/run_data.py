@@ -261,6 +261,6 @@ def caption_scores(settings: dict, data: dict):
             f"--select {settings['select']}: scores captions of validation images, which this run "
             "does not look at; leave it out"
         )
-    from core.validation import CaptionScores
+    from core.recipes.validation import CaptionScores
 
     return CaptionScores(data)

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_golden_metrics import GOLDEN, coco_scores, coco_tokens, random_corpus
 
+from core import metrics
 from core.coco_utils import save_coco_data
 from core.metrics import (
     METRICS,
@@ -48,6 +49,10 @@ with_coco_tools = pytest.mark.skipif(
 @pytest.mark.parametrize(("caption", "words"), golden["tokens"])
 def test_words_are_those_of_the_coco_tools(caption, words):
     assert ptb_tokenize(caption) == words
+
+
+def test_the_short_name_goes_on_working():
+    assert metrics.tokenize is ptb_tokenize
 
 
 @with_coco_tools

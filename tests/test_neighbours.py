@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from core import neighbours as module
 from core.coco_utils import decode_captions, encode_captions, load_coco_data
 from core.metrics import CIDErD, ptb_tokenize
 from core.metrics.caption_files import reference_captions
-from core.neighbours import WEIGHT, Neighbours, ridge_regression, words_said
+from core.recipes import neighbours as module
+from core.recipes.neighbours import WEIGHT, Neighbours, ridge_regression, words_said
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ from core.decoding import beam_search, greedy, never_said, sample
 from core.lessons import compare, confirm, show_source
 from core.metrics import CIDErD, bleu, cider_d, ngrams, rouge_l
 from core.metrics.ptb import ptb_tokenize
-from core.plots import BLUE, GREY, ORANGE
 from core.scenes import COLOURS, relations
 from core.shapes import (
     DEFAULT_FOLDER,
@@ -35,6 +34,7 @@ from core.shapes import (
     caption_is_true,
     load_scenes,
 )
+from core.show.plots import BLUE, GREY, ORANGE
 
 lessons.style()
 

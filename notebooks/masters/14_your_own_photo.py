@@ -36,8 +36,8 @@ from core.encoders import Extractor, fixed_cnn
 from core.image_utils import load_image, resize_and_crop
 from core.lessons import compare, show_source
 from core.models import CaptioningRNN, build_model
-from core.plots import upsample
 from core.shapes import caption_is_true, load_scenes
+from core.show.plots import upsample
 
 lessons.style()
 

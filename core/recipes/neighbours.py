@@ -14,9 +14,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from core.coco_utils import SPECIAL_WORDS, decode_captions
-from core.decoding import Several, beam_search
+from core.decoding import beam_search
 from core.metrics import CIDErD, ptb_tokenize
 from core.metrics.caption_files import reference_captions
+from core.recipes.ensemble import FeaturesOfEach
 
 Array = np.ndarray
 
@@ -69,7 +70,7 @@ class Neighbours:
         An ensemble's images are found by what its first model sees of them.
         """
         found = beam_search(model, features, beam_size, n_best=beam_size, **options)
-        seen = features.of_model[0] if isinstance(features, Several) else features
+        seen = features.of_model[0] if isinstance(features, FeaturesOfEach) else features
         captions, scores = self.rank(seen, *found)
         return captions[:, :n_best], scores[:, :n_best]
 
