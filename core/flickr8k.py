@@ -230,7 +230,7 @@ def captions_in_words(
 def load_photo_data(root: str | Path, min_count: int = 5, seed: int = 0) -> dict:
     """A photo folder as it is, in the form of ``core.coco_utils.load_coco_data``, without features.
 
-    Inputs: as for ``prepare``. Raises as ``read_photo_folder`` does.
+    Inputs: as for ``prepare_photos``. Raises as ``read_photo_folder`` does.
     """
     from core.coco_utils import build_vocabulary, encode_captions
 
@@ -260,7 +260,7 @@ def take_fraction(splits: Mapping[str, Sequence[str]], share: float) -> dict[str
     return taken
 
 
-def prepare(
+def prepare_photos(
     root: str | Path,
     out: str | Path,
     encoder: str,
@@ -377,7 +377,7 @@ def main() -> None:
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of a random split")
     options = parser.parse_args()
     with processes.joined(options.device) as device:
-        done = prepare(
+        done = prepare_photos(
             options.root,
             options.out,
             options.encoder,

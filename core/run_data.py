@@ -61,7 +61,7 @@ def _folder_of(name: str) -> Path:
     from core.support import processes
 
     if processes.rank() == 0:
-        shapes.prepare()
+        shapes.prepare_shapes()
     processes.wait_for_all()
     return shapes.DEFAULT_FOLDER
 

@@ -160,7 +160,7 @@ def _holds(said: dict, shapes: dict[str, Shape]) -> bool:
 # ---------------------------------------------------------------------------------------------
 
 
-def prepare(
+def prepare_shapes(
     folder: str | Path = DEFAULT_FOLDER, seed: int = 0, sizes: Mapping[str, int] = SPLIT_SIZES
 ) -> Path:
     """Draws the data set and writes it to a folder, whole or not at all; about half a minute.
@@ -281,7 +281,7 @@ def _as_json(scene: Sequence[Shape]) -> dict:
 
 
 def load_scenes(folder: str | Path, split: str) -> list[tuple[Shape, ...]]:
-    """The scenes of a split, as ``prepare`` drew them (positions to a hundredth of a pixel)."""
+    """The scenes of a split, as ``prepare_shapes`` drew them (to a hundredth of a pixel)."""
     scenes = []
     for picture in read_json(Path(folder) / "scenes.json")[split]:
         shapes = []
@@ -301,7 +301,7 @@ def main() -> None:
         "--seed", type=non_negative_int, default=0, help="another seed, other pictures"
     )
     arguments = parser.parse_args()
-    print(f"pictures and captions of shapes: {prepare(arguments.out, arguments.seed)}")
+    print(f"pictures and captions of shapes: {prepare_shapes(arguments.out, arguments.seed)}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ REAL_DATA = Path(os.environ.get("CAPTION_REAL_DATA", ROOT.parent / "shared"))
 @pytest.fixture(scope="session")
 def shapes_folder() -> Path:
     """The embedded data set, made once and kept."""
-    return shapes.prepare()
+    return shapes.prepare_shapes()
 
 
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "cat", "dog", "runs", "sits"]

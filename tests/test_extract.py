@@ -45,7 +45,7 @@ class Numbers:
     def __init__(self, width=1, stop_after=None):
         self.shape, self.seen, self.stop_after = (width,), 0, stop_after
 
-    def look(self, pictures):
+    def encode(self, pictures):
         self.seen += len(pictures)
         if self.stop_after is not None and self.seen > self.stop_after:
             raise KeyboardInterrupt
@@ -55,7 +55,7 @@ class Numbers:
         return np.broadcast_to(outputs[:, None], (len(outputs), *self.shape))
 
     def __call__(self, pictures):
-        return self.finish(self.look(pictures)).astype(np.float32)
+        return self.finish(self.encode(pictures)).astype(np.float32)
 
 
 def run(photos, extractor, folder):

@@ -18,7 +18,7 @@ from core.encoders import Extractor
 from core.flickr8k import (
     SPLIT_LISTS,
     plain_words,
-    prepare,
+    prepare_photos,
     read_photo_folder,
     take_fraction,
 )
@@ -83,7 +83,7 @@ def root(tmp_path) -> Path:
 
 def prepare_small(root, out, **options):
     options = {"pca": 4, "min_count": 2, **options}
-    return prepare(root, out, "squeezenet1_1", "random", **options)
+    return prepare_photos(root, out, "squeezenet1_1", "random", **options)
 
 
 @pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
@@ -405,7 +405,7 @@ def test_the_real_captions():
 @pytest.mark.skipif(not REAL.is_dir(), reason="Flickr8k is not here")
 def test_some_real_photos(tmp_path):
     weights = REAL_DATA / "weights" / "squeezenet1_1_features.pth"
-    done = prepare(
+    done = prepare_photos(
         REAL, tmp_path / "data", "squeezenet1_1", str(weights), pca=16, share=0.005, grid=0
     )
     assert done["images"] == {"train": 30, "val": 5}

@@ -122,7 +122,7 @@ def _extract_part(paths: Sequence[Path], extractors, file: Path, dtypes, bar) ->
             except (OSError, ValueError) as error:
                 skipped.append(str(error))
         if photos:
-            outputs = next(iter(extractors.values())).look(photos)
+            outputs = next(iter(extractors.values())).encode(photos)
             for kind, extractor in extractors.items():
                 rows[kind].append(extractor.finish(outputs).astype(dtypes[kind]))
         bar.update(len(batch))
