@@ -18,17 +18,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from core.command_line import (
-    DEVICES,
-    ArgumentParser,
-    fraction,
-    non_negative_float,
-    non_negative_int,
-    positive_float,
-    positive_int,
-    progress,
-    run_command,
-)
 from core.run_data import (
     extractor_of,
     load_data_of,
@@ -39,6 +28,17 @@ from core.runs import (
     MODEL_NAMES,
     check_engine_options,
     find_checkpoint,
+)
+from core.support.choices import DEVICES
+from core.support.command_line import (
+    ArgumentParser,
+    fraction,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    progress,
+    run_command,
 )
 
 _BATCH = 256
@@ -229,7 +229,7 @@ def _reference(item: Item) -> str:
 
 def draw(items: list[Item], path: str) -> None:
     from core.image_utils import load_image
-    from core.plots import plot_captions
+    from core.show.plots import plot_captions
 
     shown = items[:_IN_FIGURE]
     pictures = [None if item.path is None else load_image(item.path) for item in shown]
@@ -342,7 +342,7 @@ def draw_attention(arguments, model, checkpoint, items: list[Item], features, id
     import numpy as np
 
     from core.image_utils import load_image, resize_and_crop
-    from core.plots import plot_attention
+    from core.show.plots import plot_attention
 
     pictures, words, maps, labels = [], [], [], []
     for n, item in enumerate(items[:_IN_ATTENTION_FIGURE]):
@@ -364,7 +364,7 @@ def draw_attention(arguments, model, checkpoint, items: list[Item], features, id
 
 def features_of_all(arguments, checkpoints: list, items: list[Item], features, device: str):
     """The features of the same images as each of an ensemble reads them, the first's given."""
-    from core.decoding import Several
+    from core.recipes.ensemble import FeaturesOfEach
 
     first, *more = checkpoints
     tables = [features]
@@ -377,7 +377,7 @@ def features_of_all(arguments, checkpoints: list, items: list[Item], features, d
         if [item.file_name for item in theirs] != [item.file_name for item in items]:
             raise ValueError(f"--ensemble {run}: knows other images; take runs of one data set")
         tables.append(table)
-    return Several(tables)
+    return FeaturesOfEach(tables)
 
 
 def others(arguments, checkpoint) -> list:
@@ -427,7 +427,7 @@ def draw_report(
 
     from core.coco_utils import decode_captions
     from core.image_utils import load_image, resize_and_crop
-    from core.report import PICTURE_SIZE, Entry, read_words, score_captions, write_report
+    from core.show.report import PICTURE_SIZE, Entry, read_words, score_captions, write_report
 
     shown, idx_to_word = items[:_IN_REPORT], checkpoint.idx_to_word
     features = np.asarray(features[: len(shown)])
@@ -469,15 +469,15 @@ def main() -> None:
     path = find_checkpoint(arguments.model, arguments.checkpoint)
 
     from core.checkpoint import load_checkpoint
-    from core.decoding import Ensemble
-    from core.files import write_json
     from core.models import build_model
+    from core.recipes.ensemble import Ensemble
+    from core.support.files import write_json
 
     checkpoint = load_checkpoint(path)
     options = decoder_options(arguments)
     build, device = build_model, "cpu"
     if arguments.engine == "torch":
-        from core.processes import choose_device
+        from core.support.processes import choose_device
         from core.torch_models import build_torch_model
 
         device = choose_device(arguments.device or "auto")
@@ -503,7 +503,7 @@ def main() -> None:
         features = features_of_all(arguments, checkpoints, items, features, device)
     neighbours = None
     if count := options["beam"]["neighbours"]:
-        from core.neighbours import Neighbours
+        from core.recipes.neighbours import Neighbours
 
         neighbours = Neighbours(data or data_of(arguments, checkpoint, device), count)
     decode = decoder(arguments.decode, options[arguments.decode], neighbours)

@@ -18,18 +18,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from core.command_line import (
-    DEVICES,
-    ENCODERS,
-    ArgumentParser,
-    dropout_rate,
-    fraction,
-    non_negative_float,
-    non_negative_int,
-    positive_float,
-    positive_int,
-    run_command,
-)
 from core.run_data import (
     caption_scores,
     check_same_data,
@@ -54,6 +42,17 @@ from core.runs import (
     make_room,
     optim_config,
     resolve_settings,
+)
+from core.support.choices import DEVICES, ENCODERS
+from core.support.command_line import (
+    ArgumentParser,
+    dropout_rate,
+    fraction,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    run_command,
 )
 
 
@@ -175,7 +174,7 @@ def main() -> None:
         train(settings, folder, resume, NumpyEngine, build_model, extractor_of_settings(settings))
         return
 
-    from core import processes
+    from core.support import processes
     from core.torch_models import TorchEngine, build_end_to_end, build_torch_model
 
     with processes.joined(settings["device"]) as device:
@@ -207,11 +206,11 @@ def train(
     """
     import numpy as np
 
-    from core import processes
     from core.captioning_solver import LOSSES, CaptioningSolver
     from core.checkpoint import Checkpoint, load_checkpoint
-    from core.files import write_json
-    from core.self_critical import TOP_K, SelfCritical
+    from core.recipes.self_critical import TOP_K, SelfCritical
+    from core.support import processes
+    from core.support.files import write_json
 
     first = processes.rank() == 0
 

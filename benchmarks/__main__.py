@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks import data, decode, memory, one_at_a_time, roofline, start, train_step
 from benchmarks.side_by_side import machine, table
-from core.files import write_text
+from core.support.files import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 TEXT = """# Speed

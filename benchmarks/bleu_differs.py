@@ -13,18 +13,18 @@ from collections.abc import Callable
 import numpy as np
 
 from core import decoding
-from core.caption_files import reference_captions
 from core.checkpoint import load_checkpoint
 from core.coco_utils import decode_captions, picture_paths
-from core.command_line import DEVICES, ArgumentParser, progress, run_command
 from core.encoders.pictures import LookedAt
-from core.flickr8k import read_photo_folder
-from core.flickr8k import tokenize as plain_words
+from core.flickr8k import plain_words, read_photo_folder
 from core.metrics import bleu, cider_d, tokenize
-from core.neighbours import Neighbours
-from core.processes import choose_device
+from core.metrics.caption_files import reference_captions
+from core.recipes.neighbours import Neighbours
 from core.run_data import extractor_of, load_data_of
 from core.runs import find_checkpoint
+from core.support.choices import DEVICES
+from core.support.command_line import ArgumentParser, progress, run_command
+from core.support.processes import choose_device
 from core.torch_models import build_torch_model
 
 Array = np.ndarray

@@ -26,7 +26,7 @@ def measure_all(seconds: float) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder) / "shapes"
         before = time.perf_counter()
-        shapes.prepare(folder)
+        shapes.prepare_shapes(folder)
         rows = [row("prepare the embedded data", 1e3 * (time.perf_counter() - before))]
         return rows + loading(folder, seconds)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from core.packing import Packing, lengths_of
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -32,7 +33,6 @@ from benchmarks.side_by_side import (
 )
 from core.captioning_solver import NumpyEngine
 from core.models import MODELS
-from core.packing import Packing, lengths_of
 from core.rnn_layers import back_through
 from core.torch_models import TorchEngine, build_torch_model
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from core import optim
 from core.checkpoint import Checkpoint, save_checkpoint
 from core.coco_utils import minibatches
-from core.files import write_text
+from core.support.files import write_text
 
 _EVALUATION_BATCH = 256
 LOSSES = ("val_loss", "train_loss")
@@ -126,8 +126,8 @@ class CaptioningSolver:
     - workers: threads that read batches ahead; 0: none
     - scores: called with the model after each epoch; what it returns, numbers by name, higher for
       better (a metric on free-running captions), goes into the row of the epoch
-    - objective: makes the batches out of what the model says (``core.self_critical``), instead of
-      the training captions
+    - objective: makes the batches out of what the model says (``core.recipes.self_critical``),
+      instead of the training captions
     - engine: (model, update_rule, optim_config, clip_norm) -> what takes the steps
 
     After and during training:
@@ -438,7 +438,7 @@ class CaptioningSolver:
 
     def _draw(self) -> None:
         if self.run_folder is not None and self.history:
-            from core.plots import plot_losses
+            from core.show.plots import plot_losses
 
             plot_losses(self.history, self.run_folder / "loss.png")
 

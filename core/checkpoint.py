@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.files import atomic_file
+from core.support.files import atomic_file
 
 Array = np.ndarray
 

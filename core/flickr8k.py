@@ -27,21 +27,21 @@ from pathlib import Path
 
 import numpy as np
 
-from core import processes
-from core.command_line import (
-    ArgumentParser,
-    fraction,
-    non_negative_int,
-    positive_int,
-    run_command,
-)
 from core.encoders.extract import (
     add_encoder_options,
     extract,
     refuse_unreadable,
     require_space,
 )
-from core.files import read_json, read_text, require_free
+from core.support import processes
+from core.support.command_line import (
+    ArgumentParser,
+    fraction,
+    non_negative_int,
+    positive_int,
+    run_command,
+)
+from core.support.files import read_json, read_text, require_free
 
 Array = np.ndarray
 
@@ -76,7 +76,7 @@ class PhotoFolder:
 # ---------------------------------------------------------------------------------------------
 
 
-def tokenize(caption: str) -> list[str]:
+def plain_words(caption: str) -> list[str]:
     """A caption as words: runs of letters and digits, in lower case; punctuation dropped.
 
     As the COCO tools do (PTB tokens without punctuation), but that contractions stay whole
@@ -220,7 +220,7 @@ def captions_in_words(
         split: [
             (i, words)
             for i, name in enumerate(names)
-            for words in map(tokenize, source.captions[name])
+            for words in map(plain_words, source.captions[name])
             if words
         ]
         for split, names in splits.items()
@@ -230,7 +230,7 @@ def captions_in_words(
 def load_photo_data(root: str | Path, min_count: int = 5, seed: int = 0) -> dict:
     """A photo folder as it is, in the form of ``core.coco_utils.load_coco_data``, without features.
 
-    Inputs: as for ``prepare``. Raises as ``read_photo_folder`` does.
+    Inputs: as for ``prepare_photos``. Raises as ``read_photo_folder`` does.
     """
     from core.coco_utils import build_vocabulary, encode_captions
 
@@ -260,7 +260,7 @@ def take_fraction(splits: Mapping[str, Sequence[str]], share: float) -> dict[str
     return taken
 
 
-def prepare(
+def prepare_photos(
     root: str | Path,
     out: str | Path,
     encoder: str,
@@ -281,7 +281,7 @@ def prepare(
     Inputs:
     - root: the photo folder
     - out: the data folder to make
-    - encoder: one of ``core.command_line.ENCODERS``
+    - encoder: one of ``core.support.choices.ENCODERS``
     - weights: a state dict of the encoder, 'download' or 'random'
     - pca: number of components of the pooled features, fitted on the training photos; 0 keeps the
       features as they are
@@ -377,7 +377,7 @@ def main() -> None:
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of a random split")
     options = parser.parse_args()
     with processes.joined(options.device) as device:
-        done = prepare(
+        done = prepare_photos(
             options.root,
             options.out,
             options.encoder,

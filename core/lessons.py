@@ -23,7 +23,7 @@ from core.coco_utils import decode_captions, image_path
 from core.decoding import beam_search
 from core.gradient_check import relative_error
 from core.image_utils import load_image
-from core.plots import BLUE, COLOURS, GREY, ORANGE
+from core.show.plots import BLUE, COLOURS, GREY, ORANGE
 
 Array = np.ndarray
 

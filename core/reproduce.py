@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.command_line import ArgumentParser, run_command
-from core.files import read_json, write_json, write_text
 from core.flickr8k import read_photo_folder
 from core.metrics import METRICS
+from core.support.command_line import ArgumentParser, run_command
+from core.support.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -326,7 +326,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, help="these parts (default: all)")
     options = parser.parse_args()
 
-    from core.plots import plot_runs
+    from core.show.plots import plot_runs
 
     out = Path(options.out)
     splits = [s for s in ("val", "test") if read_photo_folder(options.data).splits.get(s)]

@@ -57,10 +57,11 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
 def _folder_of(name: str) -> Path:
     if name != "shapes":
         return Path(name)
-    from core import processes, shapes
+    from core import shapes
+    from core.support import processes
 
     if processes.rank() == 0:
-        shapes.prepare()
+        shapes.prepare_shapes()
     processes.wait_for_all()
     return shapes.DEFAULT_FOLDER
 
@@ -117,8 +118,8 @@ def _add_mirrored(data: dict, extractor) -> None:
     import numpy as np
 
     from core.coco_utils import picture_paths
+    from core.coco_utils.tables import Stacked
     from core.encoders.pictures import kept_features
-    from core.tables import Stacked
 
     name = f"{data['source']['folder'].name}_train_mirrored"
     mirrored = kept_features(picture_paths(data, "train"), extractor.mirrored(), name)
@@ -260,6 +261,6 @@ def caption_scores(settings: dict, data: dict):
             f"--select {settings['select']}: scores captions of validation images, which this run "
             "does not look at; leave it out"
         )
-    from core.validation import CaptionScores
+    from core.recipes.validation import CaptionScores
 
     return CaptionScores(data)

@@ -117,7 +117,7 @@ def resolve_settings(given: dict, folder: Path, resume: bool) -> dict:
         check_engine_options(given, settings["engine"])
         return settings
 
-    from core.files import read_json
+    from core.support.files import read_json
 
     path = folder / "config.json"
     if not path.is_file():

@@ -1,8 +1,8 @@
 """The embedded data set: pictures of one to three coloured shapes, with five captions each.
 
 Drawn and described by this file from a seed, so nothing is downloaded, and every caption can be
-checked against its picture. Written in the layout of ``core/coco_utils.py``, with features of the
-fixed CNN of ``core/encoders/fixed_cnn.py``.
+checked against its picture. Written in the layout of ``core/coco_utils/folder.py``, with features
+of the fixed CNN of ``core/encoders/fixed_cnn.py``.
 
     python -m core.shapes --out datasets/shapes
 """
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from core.command_line import ArgumentParser, non_negative_int, progress, run_command
-from core.files import read_json, require_free
 from core.scenes import COLOURS, KINDS, RADII, Shape, draw_scene, relations, render
+from core.support.command_line import ArgumentParser, non_negative_int, progress, run_command
+from core.support.files import read_json, require_free
 
 Array = np.ndarray
 
@@ -160,7 +160,7 @@ def _holds(said: dict, shapes: dict[str, Shape]) -> bool:
 # ---------------------------------------------------------------------------------------------
 
 
-def prepare(
+def prepare_shapes(
     folder: str | Path = DEFAULT_FOLDER, seed: int = 0, sizes: Mapping[str, int] = SPLIT_SIZES
 ) -> Path:
     """Draws the data set and writes it to a folder, whole or not at all; about half a minute.
@@ -170,7 +170,7 @@ def prepare(
     - seed: the same seed gives the same bytes
     - sizes: number of pictures in each split; at least 512 in train, for the PCA
 
-    Returns the folder. Besides the layout of ``core/coco_utils.py`` it holds ``images/`` and
+    Returns the folder. Besides the layout of ``core/coco_utils/folder.py`` it holds ``images/`` and
     ``scenes.json``: for each split and picture its ``shapes`` (kind, colour, size) and their
     ``boxes`` (left, top, right, bottom, in pixels).
 
@@ -281,7 +281,7 @@ def _as_json(scene: Sequence[Shape]) -> dict:
 
 
 def load_scenes(folder: str | Path, split: str) -> list[tuple[Shape, ...]]:
-    """The scenes of a split, as ``prepare`` drew them (positions to a hundredth of a pixel)."""
+    """The scenes of a split, as ``prepare_shapes`` drew them (to a hundredth of a pixel)."""
     scenes = []
     for picture in read_json(Path(folder) / "scenes.json")[split]:
         shapes = []
@@ -301,7 +301,7 @@ def main() -> None:
         "--seed", type=non_negative_int, default=0, help="another seed, other pictures"
     )
     arguments = parser.parse_args()
-    print(f"pictures and captions of shapes: {prepare(arguments.out, arguments.seed)}")
+    print(f"pictures and captions of shapes: {prepare_shapes(arguments.out, arguments.seed)}")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from pathlib import Path, PurePosixPath
 import h5py
 
 from core.coco_utils import CAPTIONS_FILE, DEFAULT_FOLDER, VOCABULARY_FILE
-from core.command_line import ArgumentParser, progress, run_command
-from core.files import atomic_folder, read_json, require_free
+from core.support.command_line import ArgumentParser, progress, run_command
+from core.support.files import atomic_folder, read_json, require_free
 
 URL = "http://cs231n.stanford.edu/coco_captioning.zip"
 ARCHIVE_NAME = "coco_captioning.zip"

@@ -14,7 +14,7 @@ import pytest
 
 from core import shapes
 from core.coco_utils import save_coco_data
-from core.command_line import run_command
+from core.support.command_line import run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 # Real photos, weights and the COCO vocabulary, for the tests that are skipped without them.
@@ -24,7 +24,7 @@ REAL_DATA = Path(os.environ.get("CAPTION_REAL_DATA", ROOT.parent / "shared"))
 @pytest.fixture(scope="session")
 def shapes_folder() -> Path:
     """The embedded data set, made once and kept."""
-    return shapes.prepare()
+    return shapes.prepare_shapes()
 
 
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "cat", "dog", "runs", "sits"]
@@ -79,11 +79,18 @@ def command(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
-            run_command(importlib.import_module(name.removesuffix(".py")).main)
+            run_command(main_of(name.removesuffix(".py")))
         printed = capsys.readouterr()
         return int(stop.value.code or 0), printed.out, printed.err
 
     return run
+
+
+def main_of(name):
+    """The ``main`` of a module, or of what ``python -m`` runs of a package."""
+    if hasattr(importlib.import_module(name), "__path__"):
+        name += ".__main__"
+    return importlib.import_module(name).main
 
 
 @pytest.fixture

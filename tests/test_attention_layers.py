@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from core import attention_layers as layers
-from core.gradient_cases import CASES, SIZES, Case, our_function
-from core.gradient_check import _Functions
+from core.gradient_check.cases import CASES, SIZES, Case, our_function
+from core.gradient_check.learner import Functions
 
 N, T, L, C, H, K, W = 2, 3, 4, 5, 6, 7, 8
 
@@ -187,8 +187,8 @@ def assert_float32_is_kept(case: Case, sizes):
 
     inputs = case.make(np.random.default_rng(0), **sizes)
     inputs = {name: single(value) for name, value in inputs.items()}
-    outputs, _ = case.run(_Functions(), inputs, None)
-    outputs, gradients = case.run(_Functions(), inputs, [np.ones_like(out) for out in outputs])
+    outputs, _ = case.run(Functions(), inputs, None)
+    outputs, gradients = case.run(Functions(), inputs, [np.ones_like(out) for out in outputs])
     assert len(gradients) == len(case.differentiable)
     assert {array.dtype for array in (*outputs, *gradients)} == {np.dtype(np.float32)}
     for name, gradient in zip(case.differentiable, gradients, strict=True):

@@ -121,8 +121,8 @@ def test_reading_ahead_is_bounded_ordered_and_passes_errors_on(tmp_path):
 
 def test_of_large_features_a_sample_is_checked(tmp_path, monkeypatch):
     folder = make_published(tmp_path / "coco", images=(4000, 4000))
-    monkeypatch.setattr("core.coco_utils._CHECKED_AT_ONCE", 64 * 512 * 4)
-    monkeypatch.setattr("core.coco_utils._CHECKED_WHOLE", 10 * 64 * 512 * 4)
+    monkeypatch.setattr("core.coco_utils.folder._CHECKED_AT_ONCE", 64 * 512 * 4)
+    monkeypatch.setattr("core.coco_utils.folder._CHECKED_WHOLE", 10 * 64 * 512 * 4)
     read = []
     table = open_features(folder / "train2014_vgg16_fc7_pca.h5")
 
@@ -136,7 +136,7 @@ def test_of_large_features_a_sample_is_checked(tmp_path, monkeypatch):
             read.append(rows)
             return table[rows]
 
-    monkeypatch.setattr("core.coco_utils.open_features", lambda path: Counting())
+    monkeypatch.setattr("core.coco_utils.folder.open_features", lambda path: Counting())
     load_coco_data(folder)
     starts = [rows.start for rows in read if isinstance(rows, slice)]
     assert 10 <= len(starts) / 2 <= 12
@@ -210,7 +210,7 @@ def test_the_size_of_coco_fits_in_memory(tmp_path):
 
 @pytest.mark.skipif(not (REAL_DATA / "coco").is_dir(), reason="the real vocabulary is not here")
 def test_the_real_vocabulary_is_read():
-    from core.coco_utils import _read_vocabulary
+    from core.coco_utils.folder import _read_vocabulary
 
     vocabulary = _read_vocabulary(REAL_DATA / "coco" / VOCABULARY_FILE)
     assert len(vocabulary["idx_to_word"]) == 1004

@@ -14,6 +14,14 @@ from PIL import Image
 
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.runs import MODEL_NAMES
+from core.support.command_line import fail
+
+
+def test_a_command_that_is_a_package_goes_by_its_name(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "core" / "metrics" / "__main__.py")])
+    with pytest.raises(SystemExit):
+        fail("no such file")
+    assert capsys.readouterr().err == "metrics: error: no such file\n"
 
 
 @pytest.fixture

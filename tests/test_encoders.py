@@ -16,8 +16,9 @@ from PIL import Image
 from core.encoders import OUTPUTS, Extractor, pool_grid, scale_grid
 from core.encoders.pca import fit_pca
 from core.encoders.squeezenet import SqueezeNet
-from core.encoders.weights import NETWORKS, load_network, look
+from core.encoders.weights import NETWORKS, load_network, run_network
 from core.image_utils import load_image, normalise, resize_and_crop
+from core.support.choices import ENCODERS
 
 WEIGHTS = REAL_DATA / "weights" / "squeezenet1_1_features.pth"
 
@@ -93,6 +94,10 @@ PUBLISHED = {
 }
 
 
+def test_each_encoder_that_a_command_takes_has_a_network():
+    assert NETWORKS.keys() == set(ENCODERS)
+
+
 @pytest.mark.parametrize("encoder", PUBLISHED)
 def test_the_network_is_torchvisions(encoder):
     """Names, shapes and number of parameters of the published checkpoint, classifier included."""
@@ -102,7 +107,7 @@ def test_the_network_is_torchvisions(encoder):
         network.load_state_dict({k: torch.empty(v) for k, v in published.items()}, strict=True)
         outputs = network(torch.zeros(2, 3, 224, 224))
     assert sum(parameter.numel() for parameter in network.parameters()) == count
-    grid = outputs.pop("grid").flatten(2).mT  # (N, L, C), as ``look`` gives it
+    grid = outputs.pop("grid").flatten(2).mT  # (N, L, C), as ``run_network`` gives it
     found = {name: tuple(x.shape[1:]) for name, x in [*outputs.items(), ("grid", grid)]}
     assert found == OUTPUTS[encoder]
 
@@ -159,7 +164,7 @@ def test_resnet_is_its_formula():
 @pytest.mark.parametrize("encoder", ["resnet101", "resnet152"])
 def test_the_deep_resnets_run(encoder):
     x = np.random.default_rng(0).random((1, 64, 64, 3), np.float32)
-    outputs = look(load_network(encoder, "random"), x)
+    outputs = run_network(load_network(encoder, "random"), x)
     assert outputs["grid"].shape == (1, 4, 2048)
     assert np.isfinite(outputs["grid"]).all()
     assert outputs["grid"].std() > 0
@@ -184,7 +189,7 @@ def test_grids_are_in_reading_order():
     for row, column in ((1, 9), (9, 1)):
         light = dark.copy()
         light[:, 17 * row : 17 * row + 17, 17 * column : 17 * column + 17] = 5
-        change = look(network, light)["grid"] - look(network, dark)["grid"]
+        change = run_network(network, light)["grid"] - run_network(network, dark)["grid"]
         cell = int(np.abs(change[0]).sum(axis=1).argmax())
         found = divmod(cell, 13)
         assert max(abs(found[0] - row), abs(found[1] - column)) <= 1, found
@@ -203,7 +208,7 @@ def test_pooling_a_grid_is_adaptive_average_pooling(side, cells):
 def test_a_grid_and_a_vector_of_one_look():
     extractor = Extractor("squeezenet1_1", "pooled", "random")
     whole, seven = extractor.beside("grid"), extractor.beside("grid", 7)
-    outputs = extractor.look(photos())
+    outputs = extractor.encode(photos())
     assert whole.shape == (169, 512)
     assert seven.shape == (49, 512)
     np.testing.assert_array_equal(whole(photos()), whole.finish(outputs))
@@ -276,7 +281,7 @@ def test_batch_normalisation_left_on_would_be_noticed():
     """The check above can fail: one look in train mode moves the statistics."""
     network = load_network("resnet50", "random").train()
     before = fingerprint(network)
-    look(network, np.random.default_rng(0).random((2, 64, 64, 3), np.float32))
+    run_network(network, np.random.default_rng(0).random((2, 64, 64, 3), np.float32))
     assert fingerprint(network) != before
 
 
@@ -288,10 +293,10 @@ def test_a_resnet_file_without_batch_counts_loads(tmp_path):
     state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth")
     x = np.random.default_rng(0).random((1, 64, 64, 3), np.float32)
-    expected = look(network, x)["pooled"]
+    expected = run_network(network, x)["pooled"]
     for name in ("new.pth", "old.pth"):
         loaded = load_network("resnet50", str(tmp_path / name))
-        np.testing.assert_array_equal(look(loaded, x)["pooled"], expected)
+        np.testing.assert_array_equal(run_network(loaded, x)["pooled"], expected)
     del state["layer3.5.bn2.running_var"]
     torch.save(state, tmp_path / "torn.pth")
     with pytest.raises(ValueError, match=r"has no 'layer3\.5\.bn2\.running_var'"):
@@ -395,7 +400,7 @@ def test_real_weights_tell_real_photos_apart():
 def test_the_grids_of_real_photos():
     folder = REAL_DATA / "flickr8k" / "Images"
     pictures = [load_image(path) for path in sorted(folder.iterdir())[:4]]
-    outputs = Extractor("squeezenet1_1", "grid", str(WEIGHTS)).look(pictures)
+    outputs = Extractor("squeezenet1_1", "grid", str(WEIGHTS)).encode(pictures)
     grid = outputs["grid"]
     assert grid.shape == (4, 169, 512)
     assert np.isfinite(grid).all()

@@ -73,8 +73,8 @@ def fingerprint(network) -> str:
 def test_it_is_the_extractor_and_then_the_decoder(images, batch, grid):
     model = build(grid=grid)
     extractor = Extractor("tiny_cnn", "grid", "random", grid=grid)
-    features = extractor.finish(extractor._look(images))
-    np.testing.assert_allclose(model.look(batch).detach(), features[batch.of_row], atol=1e-5)
+    features = extractor.finish(extractor._encode(images))
+    np.testing.assert_allclose(model.grid_of(batch).detach(), features[batch.of_row], atol=1e-5)
     assert model.evaluate(batch, CAPTIONS) == pytest.approx(
         model.decoder.evaluate(features[batch.of_row], CAPTIONS), rel=1e-5
     )
@@ -116,12 +116,12 @@ def test_captions_of_one_picture_share_a_look(batch):
 
 def test_flips_mirror_while_training_and_never_else(batch):
     model = build(flip=True)
-    plain = build().look(batch)
+    plain = build().grid_of(batch)
     mirrored = PictureBatch(batch.images[:, :, ::-1].copy(), batch.of_row)
-    other = build().look(mirrored)
+    other = build().grid_of(mirrored)
     seen = set()
     for _ in range(20):
-        grid = model.look(batch)
+        grid = model.grid_of(batch)
         for row in range(4):
             same, flipped = (torch.equal(grid[row], x[row]) for x in (plain, other))
             close = torch.allclose(grid[row], other[row], atol=1e-5)

@@ -183,7 +183,7 @@ def test_what_is_wrong_with_the_input_is_said_by_several_processes_too(tiny_fold
     said = [line for line in done.stderr.splitlines() if line.startswith("training.py: error")]
     assert said
     assert any("nowhere: no such data folder" in line for line in said)
-    assert "core/processes.py" not in done.stderr, "a traceback"
+    assert "core/support/processes.py" not in done.stderr, "a traceback"
 
 
 def test_several_processes_need_torch(tiny_folder, tmp_path):

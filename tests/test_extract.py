@@ -12,12 +12,12 @@ import pytest
 from conftest import torchrun
 from PIL import Image
 
+from core.coco_utils.tables import Blocks, open_features, write_features
 from core.encoders import Extractor
 from core.encoders.extract import _PART, extract
 from core.encoders.pca import fit_pca
 from core.encoders.pictures import LookedAt, Pictures, kept_features
 from core.image_utils import load_image
-from core.tables import Blocks, open_features, write_features
 
 COUNT = 2 * _PART + 30
 DTYPES = {"pooled": np.float32, "grid": np.float16}
@@ -45,7 +45,7 @@ class Numbers:
     def __init__(self, width=1, stop_after=None):
         self.shape, self.seen, self.stop_after = (width,), 0, stop_after
 
-    def look(self, pictures):
+    def encode(self, pictures):
         self.seen += len(pictures)
         if self.stop_after is not None and self.seen > self.stop_after:
             raise KeyboardInterrupt
@@ -55,7 +55,7 @@ class Numbers:
         return np.broadcast_to(outputs[:, None], (len(outputs), *self.shape))
 
     def __call__(self, pictures):
-        return self.finish(self.look(pictures)).astype(np.float32)
+        return self.finish(self.encode(pictures)).astype(np.float32)
 
 
 def run(photos, extractor, folder):
@@ -112,7 +112,7 @@ def test_a_photo_that_cannot_be_read_is_looked_at_again_once_it_can(photos, tmp_
 
 def test_each_process_takes_its_parts(photos, tmp_path, monkeypatch):
     """The second of two processes first, then the first, which finds its parts."""
-    monkeypatch.setattr("core.processes.wait_for_all", lambda: None)
+    monkeypatch.setattr("core.support.processes.wait_for_all", lambda: None)
     monkeypatch.setenv("WORLD_SIZE", "2")
     seen = []
     (tmp_path / "parts").mkdir()

@@ -17,10 +17,10 @@ from core.coco_utils import decode_captions, feature_kinds, load_coco_data
 from core.encoders import Extractor
 from core.flickr8k import (
     SPLIT_LISTS,
-    prepare,
+    plain_words,
+    prepare_photos,
     read_photo_folder,
     take_fraction,
-    tokenize,
 )
 from core.image_utils import load_image
 
@@ -83,7 +83,7 @@ def root(tmp_path) -> Path:
 
 def prepare_small(root, out, **options):
     options = {"pca": 4, "min_count": 2, **options}
-    return prepare(root, out, "squeezenet1_1", "random", **options)
+    return prepare_photos(root, out, "squeezenet1_1", "random", **options)
 
 
 @pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
@@ -125,12 +125,12 @@ def test_names_with_spaces_and_a_byte_order_mark(root):
     assert source.captions["my dog.jpg"] == CAPTIONS["000.jpg"]
 
 
-def test_tokenize():
-    assert tokenize('A dog , "Rex" , isn\'t running -- 2 dogs are!') == (
+def test_plain_words():
+    assert plain_words('A dog , "Rex" , isn\'t running -- 2 dogs are!') == (
         "a dog rex isn't running 2 dogs are".split()
     )
-    assert tokenize(" ' . ") == []
-    assert tokenize("The 'stop' sign of a Café_bar") == [
+    assert plain_words(" ' . ") == []
+    assert plain_words("The 'stop' sign of a Café_bar") == [
         "the",
         "stop",
         "sign",
@@ -397,7 +397,7 @@ def test_the_real_captions():
         "val": 1000,
     }
     assert {len(several) for several in source.captions.values()} == {5}
-    lengths = [len(tokenize(c)) for several in source.captions.values() for c in several]
+    lengths = [len(plain_words(c)) for several in source.captions.values() for c in several]
     assert len(lengths) == 35000
     assert (min(lengths), int(np.median(lengths)), max(lengths)) == (2, 10, 37)
 
@@ -405,7 +405,7 @@ def test_the_real_captions():
 @pytest.mark.skipif(not REAL.is_dir(), reason="Flickr8k is not here")
 def test_some_real_photos(tmp_path):
     weights = REAL_DATA / "weights" / "squeezenet1_1_features.pth"
-    done = prepare(
+    done = prepare_photos(
         REAL, tmp_path / "data", "squeezenet1_1", str(weights), pca=16, share=0.005, grid=0
     )
     assert done["images"] == {"train": 30, "val": 5}

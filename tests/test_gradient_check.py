@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.gradient_cases import CASES, our_function
 from core.gradient_check import (
     DIFFERENCE_TOLERANCE,
     TORCH_TOLERANCE,
@@ -19,6 +18,7 @@ from core.gradient_check import (
     eval_numerical_gradient,
     eval_numerical_gradient_array,
 )
+from core.gradient_check.cases import CASES, our_function
 
 BY_NAME = {case.name: case for case in CASES}
 LAYERS = [case for case in CASES if case.functions[0].endswith("_forward")]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from core.grounding import pointing, report
-from core.plots import plot_attention, upsample
 from core.scenes import Shape
+from core.show.plots import plot_attention, upsample
 
 # Boxes of 12 pixels in a picture of 64, cut into 8 x 8 cells: rows and columns 1 and 2 hold the
 # red circle, rows and columns 5 and 6 the blue square.

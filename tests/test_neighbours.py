@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from core import neighbours as module
-from core.caption_files import reference_captions
 from core.coco_utils import decode_captions, encode_captions, load_coco_data
-from core.metrics import CIDErD, tokenize
-from core.neighbours import WEIGHT, Neighbours, ridge_regression, words_said
+from core.metrics import CIDErD, ptb_tokenize
+from core.metrics.caption_files import reference_captions
+from core.recipes import neighbours as module
+from core.recipes.neighbours import WEIGHT, Neighbours, ridge_regression, words_said
 
 
 @pytest.fixture
@@ -105,11 +105,11 @@ def test_likeness_is_added_to_the_score(data):
     neighbours = Neighbours(data, count=3)
     ranked, new = neighbours.rank(data["val_features"], captions, scores)
     texts, _ = reference_captions(data, "train")
-    cider = CIDErD({i: list(map(tokenize, of)) for i, of in texts.items()})
+    cider = CIDErD({i: list(map(ptb_tokenize, of)) for i, of in texts.items()})
     for n, of_picture in enumerate(neighbours.of(data["val_features"]).tolist()):
         expected = []
         for caption, score in zip(captions[n], scores[n], strict=True):
-            words = tokenize(decode_captions(caption, data["idx_to_word"]))
+            words = ptb_tokenize(decode_captions(caption, data["idx_to_word"]))
             likeness = sum(cider.score(i, words) for i in of_picture) / 3 / 100
             expected.append((score + WEIGHT * likeness, caption.tolist()))
         expected.sort(key=lambda pair: -pair[0])

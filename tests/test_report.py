@@ -17,7 +17,8 @@ from PIL import Image
 from test_models import MODELS, VOCABULARY, build, images_for, step_by_step
 
 from core import metrics
-from core.report import (
+from core.runs import MODEL_NAMES
+from core.show.report import (
     PICTURE_SIZE,
     WHOLE,
     Entry,
@@ -26,7 +27,6 @@ from core.report import (
     score_captions,
     write_report,
 )
-from core.runs import MODEL_NAMES
 
 HOSTILE = """<i>"a"&'b'</i>"""
 VOID = {"meta", "img"}

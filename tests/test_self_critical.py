@@ -12,7 +12,7 @@ from core import decoding
 from core.coco_utils import decode_captions, load_coco_data
 from core.metrics import CIDErD
 from core.models import build_model
-from core.self_critical import SelfCritical
+from core.recipes.self_critical import SelfCritical
 from core.torch_models import build_torch_model
 from core.torch_models.convert import to_numpy
 

@@ -76,7 +76,7 @@ def test_boxes_hold_the_shapes(shapes_folder, data, scenes):
 
 def test_two_runs_give_the_same_bytes(tmp_path):
     sizes = {"train": 520, "val": 10, "test": 10}
-    folders = [shapes.prepare(tmp_path / name, 3, sizes) for name in ("one", "two")]
+    folders = [shapes.prepare_shapes(tmp_path / name, 3, sizes) for name in ("one", "two")]
     files = [
         {p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders
     ]
@@ -86,11 +86,11 @@ def test_two_runs_give_the_same_bytes(tmp_path):
 
 def test_preparing_again_does_nothing_and_spares_other_folders(shapes_folder, tmp_path):
     before = (shapes_folder / "dataset.json").stat().st_mtime_ns
-    assert shapes.prepare(shapes_folder) == shapes_folder
+    assert shapes.prepare_shapes(shapes_folder) == shapes_folder
     assert (shapes_folder / "dataset.json").stat().st_mtime_ns == before
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="is there already"):
-        shapes.prepare(tmp_path)
+        shapes.prepare_shapes(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 

@@ -9,11 +9,11 @@ import pytest
 from conftest import WORDS, make_tiny_folder
 
 from core import decoding, metrics
-from core.caption_files import reference_captions
 from core.coco_utils import decode_captions, load_coco_data
-from core.decoding import Ensemble, Several
+from core.metrics.caption_files import reference_captions
 from core.models import build_model
-from core.validation import CaptionScores
+from core.recipes.ensemble import Ensemble, FeaturesOfEach
+from core.recipes.validation import CaptionScores
 
 CONFIG = {"input_dim": 6, "wordvec_dim": 5, "hidden_dim": 7}
 
@@ -106,7 +106,7 @@ def test_an_ensemble_averages_probabilities(data):
     together = Ensemble(models)
     features, tokens = data["val_features"], np.array([1, 4, 5, 6, 7])
     features = [features, features[::-1].copy(), features]  # each reads its own
-    log_probs, states = together.step(together.begin(Several(features)), tokens)
+    log_probs, states = together.step(together.begin(FeaturesOfEach(features)), tokens)
     pairs = zip(models, features, strict=True)
     each = [m.step(m.begin(x), tokens)[0] for m, x in pairs]
     np.testing.assert_allclose(np.exp(log_probs), np.mean(np.exp(each), axis=0), rtol=1e-5)
@@ -119,7 +119,7 @@ def test_an_ensemble_averages_probabilities(data):
 def test_an_ensemble_of_one_model_is_that_model(data):
     features = data["val_features"]
     for models in ([model()], [model(), model()]):
-        together = Several([features] * len(models))
+        together = FeaturesOfEach([features] * len(models))
         np.testing.assert_array_equal(
             decoding.beam_search(Ensemble(models), together, max_length=6)[0],
             decoding.beam_search(model(), features, max_length=6)[0],

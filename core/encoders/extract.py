@@ -21,18 +21,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from core import processes
-from core.command_line import (
-    DEVICES,
-    ENCODERS,
+from core.coco_utils.tables import Blocks, write_features
+from core.support import processes
+from core.support.choices import DEVICES, ENCODERS
+from core.support.command_line import (
     ArgumentParser,
     non_negative_int,
     positive_int,
     progress,
     run_command,
 )
-from core.files import atomic_file, read_json, write_json
-from core.tables import Blocks, write_features
+from core.support.files import atomic_file, read_json, write_json
 
 Array = np.ndarray
 
@@ -123,7 +122,7 @@ def _extract_part(paths: Sequence[Path], extractors, file: Path, dtypes, bar) ->
             except (OSError, ValueError) as error:
                 skipped.append(str(error))
         if photos:
-            outputs = next(iter(extractors.values())).look(photos)
+            outputs = next(iter(extractors.values())).encode(photos)
             for kind, extractor in extractors.items():
                 rows[kind].append(extractor.finish(outputs).astype(dtypes[kind]))
         bar.update(len(batch))

@@ -27,7 +27,7 @@ _OUTLINES = len(COLOURS) * len(KINDS) * len(RADII)  # the first channels
 _POSITION = 12  # the last channels, which say where a cell is
 
 
-def look(images: Array) -> dict[str, Array]:
+def filter_outputs(images: Array) -> dict[str, Array]:
     """(N, 64, 64, 3) uint8 pictures -> grid (N, 64, C), strips (N, 19 (C - 12)), float32."""
     grid = grid_features(images)
     return {"grid": grid, "strips": strips(grid)}

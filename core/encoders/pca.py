@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.tables import Blocks
+from core.coco_utils.tables import Blocks
 
 Array = np.ndarray
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from core import processes
-from core.command_line import progress
-from core.encoders import Extractor, prepare
+from core.coco_utils.tables import open_features, write_features
+from core.encoders import Extractor, prepare_pictures
 from core.encoders.extract import digest, extract, require_space
-from core.files import atomic_file
 from core.image_utils import load_image
-from core.tables import open_features, write_features
+from core.support import processes
+from core.support.command_line import progress
+from core.support.files import atomic_file
 
 Array = np.ndarray
 
@@ -71,7 +71,7 @@ class Pictures:
     def __getitem__(self, rows: Array) -> PictureBatch:
         which, of_row = np.unique(rows, return_inverse=True)
         pictures = [load_image(self.paths[i]) for i in which]
-        return PictureBatch(prepare(pictures, self.preprocessing), of_row)
+        return PictureBatch(prepare_pictures(pictures, self.preprocessing), of_row)
 
 
 @dataclass(frozen=True)

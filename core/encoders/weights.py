@@ -56,7 +56,7 @@ def load_network(encoder: str, weights: str) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def look(network: nn.Module, images: Array) -> dict[str, Array]:
+def run_network(network: nn.Module, images: Array) -> dict[str, Array]:
     """Every output of a network.
 
     (N, h, w, 3) float32 normalised pictures -> float32 arrays by name: grids (N, L, C), their cells

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from core.decoding import never_said
 from core.layers import check_word_ids
 from core.models.base import CaptioningModel
-from core.processes import rank
+from core.support.processes import rank
 from core.torch_models.convert import to_numpy, to_torch
 
 Array = np.ndarray

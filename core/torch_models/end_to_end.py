@@ -23,7 +23,7 @@ from core.encoders.weights import (
     put_state_of_stages,
     state_of_stages,
 )
-from core.processes import rank
+from core.support.processes import rank
 from core.torch_models.base import TorchCaptioner
 
 Array = np.ndarray
@@ -93,7 +93,7 @@ class EndToEndCaptioner(nn.Module):
 
     # -- looking --------------------------------------------------------------------------------
 
-    def look(self, pictures: PictureBatch) -> Tensor:
+    def grid_of(self, pictures: PictureBatch) -> Tensor:
         """The grid (N, L, C) of each row's picture; each picture is looked at once."""
         used, of_row = np.unique(pictures.of_row, return_inverse=True)
         images = as_batch(self.encoder, pictures.images[used])
@@ -123,22 +123,22 @@ class EndToEndCaptioner(nn.Module):
 
     def loss(self, pictures: PictureBatch, captions: Array, weights: Array | None = None) -> Tensor:
         """As of a twin."""
-        return self.decoder.loss(self.look(pictures), captions, weights)
+        return self.decoder.loss(self.grid_of(pictures), captions, weights)
 
     @torch.no_grad()
     def evaluate(self, pictures: PictureBatch, captions: Array) -> float:
         """As of a twin."""
-        return self.decoder.evaluate(self._look_only(pictures), captions)
+        return self.decoder.evaluate(self._grid_as_it_is(pictures), captions)
 
     @torch.no_grad()
     def begin(self, pictures: PictureBatch):
         """As of a twin; ``step`` and ``select`` are those of the decoder."""
-        return self.decoder.begin(self._look_only(pictures))
+        return self.decoder.begin(self._grid_as_it_is(pictures))
 
-    def _look_only(self, pictures: PictureBatch) -> Tensor:
-        """As ``look``, never mirrored or cropped."""
+    def _grid_as_it_is(self, pictures: PictureBatch) -> Tensor:
+        """As ``grid_of``, never mirrored or cropped."""
         training = self.training
         try:
-            return self.eval().look(pictures)
+            return self.eval().grid_of(pictures)
         finally:
             self.train(training)

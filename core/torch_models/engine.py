@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from core.processes import number_of_processes, share_of, sum_over_all
+from core.support.processes import number_of_processes, share_of, sum_over_all
 from core.torch_models.base import TorchCaptioner
 from core.torch_models.end_to_end import EndToEndCaptioner
 from core.torch_models.optim import TorchOptimizer

@@ -27,6 +27,8 @@ from time import perf_counter
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from core.packing import Packing, lengths_of
+from core.parallel import in_parallel, number_of_threads
 from IPython.display import Markdown
 from threadpoolctl import threadpool_limits
 
@@ -36,8 +38,6 @@ from core.captioning_solver import NumpyEngine
 from core.gradient_check import check, relative_error
 from core.lessons import compare, confirm, show_source
 from core.models import build_model
-from core.packing import Packing, lengths_of
-from core.parallel import in_parallel, number_of_threads
 from core.rnn_layers import (
     affine_backward,
     affine_forward,

@@ -49,9 +49,9 @@ from core.grounding import pointing
 from core.image_utils import load_image
 from core.lessons import compare, confirm, draw_graph, show_source
 from core.models import CaptioningAttention
-from core.plots import BLUE, ORANGE, upsample
 from core.scenes import COLOURS, IMAGE_SIZE, KINDS
 from core.shapes import caption_is_true, load_scenes
+from core.show.plots import BLUE, ORANGE, upsample
 
 lessons.style()
 

@@ -26,8 +26,8 @@ from core.image_utils import load_image
 from core.lessons import compare, confirm, draw_graph, show_source
 from core.models import CaptioningTransformer
 from core.optim import adam
-from core.plots import upsample
 from core.shapes import load_scenes
+from core.show.plots import upsample
 from core.transformer_layers import (
     memory_attention_backward,
     memory_attention_forward,

@@ -23,7 +23,6 @@ from core import lessons, transformer_layers
 from core.captioning_solver import CaptioningSolver, NumpyEngine
 from core.coco_utils import decode_captions
 from core.decoding import beam_search
-from core.gradient_cases import CASES
 from core.gradient_check import (
     check,
     check_case,
@@ -31,6 +30,7 @@ from core.gradient_check import (
     eval_numerical_gradient_array,
     relative_error,
 )
+from core.gradient_check.cases import CASES
 from core.lessons import compare, confirm, draw_graph, show_source
 from core.models import CaptioningTransformer, captioning_transformer
 from core.shapes import caption_is_true, load_scenes
@@ -509,7 +509,7 @@ def in_columns(rows, columns=3):
 
 
 def check_by_name(name):
-    """Checks one of the cases of core.gradient_cases."""
+    """Checks one of the cases of core.gradient_check.cases."""
     case = next(case for case in CASES if case.name == name)
     rows = check_case(case, np.random.default_rng(0))
     print(f"{name}: {sum(row.passed for row in rows)} of {len(rows)} quantities ok")

@@ -27,9 +27,9 @@ from core.coco_utils import decode_captions
 from core.decoding import beam_search, greedy, sample, word_log_probabilities
 from core.lessons import compare, confirm, show_source
 from core.metrics import CIDErD
-from core.plots import BLUE, GREY, ORANGE
 from core.rnn_layers import log_softmax
 from core.shapes import DEFAULT_FOLDER, PLACES, caption_is_true, load_scenes
+from core.show.plots import BLUE, GREY, ORANGE
 from core.transformer_layers import BLOCK_SHAPES, decoder_block_forward, layer_norm_forward
 
 lessons.style()

@@ -31,7 +31,7 @@ from core import lessons, scenes
 from core.checkpoint import load_checkpoint
 from core.coco_utils import build_vocabulary, decode_captions, encode_captions, image_path
 from core.decoding import beam_search, greedy
-from core.encoders import PREPROCESSING, Extractor, fixed_cnn, pool_grid, prepare
+from core.encoders import PREPROCESSING, Extractor, fixed_cnn, pool_grid, prepare_pictures
 from core.encoders.pca import PCA, fit_pca
 from core.encoders.pictures import PictureBatch
 from core.encoders.resnet import ResNet
@@ -829,7 +829,9 @@ show_source(load_network, docstring=False)
 
 # %%
 of_imagenet = {**PREPROCESSING["resnet50"], "size": 64}
-looked_at = torch.from_numpy(prepare(pictures[:54], of_imagenet)).permute(0, 3, 1, 2)
+looked_at = torch.from_numpy(prepare_pictures(pictures[:54], of_imagenet)).permute(
+    0, 3, 1, 2
+)
 known, test = looked_at[:48], looked_at[48:]
 torch.manual_seed(0)
 resnet = ResNet((1, 1, 1, 1)).requires_grad_(False)
@@ -923,7 +925,7 @@ extractor = Extractor.rebuild(checkpoint.extractor, checkpoint.extractor_arrays)
 
 def said_of(arrays):
     """(n, 64, 64, 3) as they are -> captions, and how probable a word is, on average."""
-    grid = extractor.finish(fixed_cnn.look(np.stack(arrays)))
+    grid = extractor.finish(fixed_cnn.filter_outputs(np.stack(arrays)))
     ids, scores = beam_search(model, grid, max_length=20)
     return decode_captions(ids[:, 0], checkpoint.idx_to_word), float(
         np.exp(scores[:, 0]).mean()
@@ -1062,7 +1064,7 @@ draw_graph(
     "From the loss of a word to the first filter",
     unit=1.05,
 )  # fmt: skip
-show_source(EndToEndCaptioner.look, open_stages)
+show_source(EndToEndCaptioner.grid_of, open_stages)
 
 # %% [markdown]
 # (`scale_grid` divides each picture's grid by the root of its mean square: the raw numbers of a pretrained network
@@ -1087,7 +1089,7 @@ def one_shape(count, rng):
 
 TRAINING, HELD_OUT = 720, 120
 drawn, words = one_shape(TRAINING + HELD_OUT, np.random.default_rng(0))
-images = prepare(drawn, PREPROCESSING["tiny_cnn"])
+images = prepare_pictures(drawn, PREPROCESSING["tiny_cnn"])
 vocabulary = build_vocabulary(words, 1)
 captions = encode_captions(words, {word: i for i, word in enumerate(vocabulary)}, 5)
 CONFIG = {
@@ -1156,7 +1158,7 @@ def train(model, epochs, encoder_rate):
     learner = model
     if not model.learning:  # a frozen encoder looks once, and its grids are kept
         with torch.no_grad():
-            kept = model.look(read(np.arange(TRAINING))).numpy()
+            kept = model.grid_of(read(np.arange(TRAINING))).numpy()
         learner, read, encoder_rate = model.decoder, kept.__getitem__, None
     engine = TorchEngine(
         learner, "adam", {"learning_rate": 2e-3}, 5.0, encoder_learning_rate=encoder_rate

@@ -24,8 +24,7 @@ from core.coco_utils import decode_captions
 from core.decoding import beam_search, greedy, never_said, sample
 from core.lessons import compare, confirm, show_source
 from core.metrics import CIDErD, bleu, cider_d, ngrams, rouge_l
-from core.plots import BLUE, GREY, ORANGE
-from core.ptb import tokenize
+from core.metrics.ptb import ptb_tokenize
 from core.scenes import COLOURS, relations
 from core.shapes import (
     DEFAULT_FOLDER,
@@ -35,6 +34,7 @@ from core.shapes import (
     caption_is_true,
     load_scenes,
 )
+from core.show.plots import BLUE, GREY, ORANGE
 
 lessons.style()
 
@@ -401,12 +401,12 @@ assert np.isclose(ours, rouge_l({0: said}, {0: [reference]}))
 # ## Cut into words by what?
 #
 # People write "A man's T-shirt isn't blue." A model says "a man 's t-shirt is n't blue". The COCO tools take text
-# apart in one agreed way, and `core.ptb` does the same. Who cuts at blanks compares "blue." with "blue". Let us
+# apart in one agreed way, and `core.metrics.ptb` does the same. Who cuts at blanks compares "blue." with "blue". Let us
 # write our references as people write, with a capital and a full stop, and score the *same* captions:
 
 # %%
 print(
-    tokenize("A man's T-shirt isn't blue."),
+    ptb_tokenize("A man's T-shirt isn't blue."),
     "\n" + str("A man's T-shirt isn't blue.".split()),
 )
 as_text = {i: " ".join(words) for i, words in systems["attention", "5 beams"].items()}
@@ -414,7 +414,10 @@ people_write = {
     i: [" ".join(words).capitalize() + "." for words in captions]
     for i, captions in written.items()
 }
-for name, split in (("tokens of the COCO tools", tokenize), ("cut at blanks", str.split)):
+for name, split in (
+    ("tokens of the COCO tools", ptb_tokenize),
+    ("cut at blanks", str.split),
+):
     one = {i: split(text) for i, text in as_text.items()}
     other = {i: [split(text) for text in texts] for i, texts in people_write.items()}
     values = bleu(one, other)["BLEU-4"], cider_d(one, other)

@@ -36,8 +36,8 @@ from core.encoders import Extractor, fixed_cnn
 from core.image_utils import load_image, resize_and_crop
 from core.lessons import compare, show_source
 from core.models import CaptioningRNN, build_model
-from core.plots import upsample
 from core.shapes import caption_is_true, load_scenes
+from core.show.plots import upsample
 
 lessons.style()
 
@@ -113,8 +113,8 @@ print({split: len(names) for split, names in source.splits.items()}, "drawn at r
 # Captions become words like this, as the scorers take them apart (lower case, no punctuation):
 
 # %%
-show_source(flickr8k.tokenize, docstring=False)
-print(flickr8k.tokenize("A man's t-shirt, 2 dogs & a RED ball."))
+show_source(flickr8k.plain_words, docstring=False)
+print(flickr8k.plain_words("A man's t-shirt, 2 dogs & a RED ball."))
 
 # %% [markdown]
 # ## Errors, on purpose
@@ -164,7 +164,9 @@ for name, files in SPOILED.items():
 few = FOLDER / "no_tab"  # once more, now with three captions in order
 few_captions = "".join(f"{name}.jpg#0\tA {name} .\n" for name in ("dog", "cat", "owl"))
 (few / "Flickr8k.token.txt").write_text(few_captions, encoding="utf-8")
-refused.append(told(flickr8k.prepare, few, FOLDER / "data", "squeezenet1_1", "random"))
+refused.append(
+    told(flickr8k.prepare_photos, few, FOLDER / "data", "squeezenet1_1", "random")
+)
 assert all(refused)
 
 # %% [markdown]
@@ -616,7 +618,7 @@ for name, (patient, loss, their_data) in patients.items():
         f"{name:<20}{loss:>6.2f}{blind_loss - loss:>7.2f}{spread:>8.2f}"
         f"{different:>6} of {len(features)}{changed:>15.0%}"
     )
-wrongly_scaled = extractor.finish(fixed_cnn.look(np.stack(known[:50]) / 255))
+wrongly_scaled = extractor.finish(fixed_cnn.filter_outputs(np.stack(known[:50]) / 255))
 different, spread, changed = table["0-1 pictures"] = symptoms(model, wrongly_scaled)
 print(f"{'0-1 pictures':<20}{'':>13}{spread:>8.2f}{different:>6} of 50{changed:>15.0%}")
 
@@ -854,7 +856,9 @@ def patients_of(seed):
     pictures = np.stack([scenes.render(scenes.draw_scene(rng), rng) for _ in range(12)])
     run = load_checkpoint(lessons.TRAINED / "attention" / "best.npz")
     looking = Extractor.rebuild(run.extractor, run.extractor_arrays)
-    grids, black = (looking.finish(fixed_cnn.look(p)) for p in (pictures, pictures / 255))
+    grids, black = (
+        looking.finish(fixed_cnn.filter_outputs(p)) for p in (pictures, pictures / 255)
+    )
     fine, closed = (
         build_model(run.model, run.config, run.idx_to_word, run.params) for _ in "ab"
     )

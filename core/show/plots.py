@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure  # without pyplot: no screen is needed, no global state kept
 from PIL import Image
 
-from core.files import atomic_file
+from core.support.files import atomic_file
 
 Array = np.ndarray
 

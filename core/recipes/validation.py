@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from core import decoding, metrics
-from core.caption_files import reference_captions
 from core.coco_utils import decode_captions
+from core.metrics.caption_files import reference_captions
 
 _BATCH = 100
 
@@ -34,7 +34,9 @@ class CaptionScores:
         texts, _ = reference_captions(data, split)
         count = min(most, len(texts))
         self.images = np.array(sorted(texts))[np.arange(count) * len(texts) // count]
-        self.references = {i: [metrics.tokenize(t) for t in texts[i]] for i in self.images.tolist()}
+        self.references = {
+            i: [metrics.ptb_tokenize(t) for t in texts[i]] for i in self.images.tolist()
+        }
 
     def __call__(self, model) -> dict[str, float]:
         """The scores of a model, 0 to 100 (CIDEr-D to 1,000)."""
@@ -45,6 +47,6 @@ class CaptionScores:
             for image, text in zip(
                 images.tolist(), decode_captions(ids[:, 0], self.idx_to_word), strict=True
             ):
-                said[image] = metrics.tokenize(text)
+                said[image] = metrics.ptb_tokenize(text)
         scores = metrics.score_words(said, self.references)
         return {name: scores[name] for name in self.NAMES}

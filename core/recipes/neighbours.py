@@ -13,10 +13,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from core.caption_files import reference_captions
 from core.coco_utils import SPECIAL_WORDS, decode_captions
-from core.decoding import Several, beam_search
-from core.metrics import CIDErD, tokenize
+from core.decoding import beam_search
+from core.metrics import CIDErD, ptb_tokenize
+from core.metrics.caption_files import reference_captions
+from core.recipes.ensemble import FeaturesOfEach
 
 Array = np.ndarray
 
@@ -43,7 +44,7 @@ class Neighbours:
         texts, _ = reference_captions(data, "train")
         self.images, self.count = np.array(sorted(texts)), count
         self.idx_to_word = data["idx_to_word"]
-        self.cider = CIDErD({i: list(map(tokenize, several)) for i, several in texts.items()})
+        self.cider = CIDErD({i: list(map(ptb_tokenize, several)) for i, several in texts.items()})
         seen = _vectors(data["train_features"], self.images)
         self.mean = seen.mean(axis=0)
         seen -= self.mean
@@ -69,7 +70,7 @@ class Neighbours:
         An ensemble's images are found by what its first model sees of them.
         """
         found = beam_search(model, features, beam_size, n_best=beam_size, **options)
-        seen = features.of_model[0] if isinstance(features, Several) else features
+        seen = features.of_model[0] if isinstance(features, FeaturesOfEach) else features
         captions, scores = self.rank(seen, *found)
         return captions[:, :n_best], scores[:, :n_best]
 
@@ -88,7 +89,7 @@ class Neighbours:
         for n, neighbours in enumerate(self.of(features).tolist()):
             found = np.flatnonzero(np.isfinite(scores[n]))
             texts = decode_captions(captions[n, found], self.idx_to_word)
-            for k, words in zip(found, map(tokenize, texts), strict=True):
+            for k, words in zip(found, map(ptb_tokenize, texts), strict=True):
                 scores[n, k] += WEIGHT * self.cider.mean_score(neighbours, words) / 100
             order = np.argsort(-scores[n], kind="stable")
             captions[n], scores[n] = captions[n, order], scores[n, order]

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from core import decoding
-from core.caption_files import reference_captions
 from core.coco_utils import decode_captions
-from core.metrics import CIDErD, tokenize
+from core.metrics import CIDErD, ptb_tokenize
+from core.metrics.caption_files import reference_captions
 
 Array = np.ndarray
 
@@ -42,7 +42,7 @@ class SelfCritical:
         self.images, self.samples = np.array(sorted(texts)), samples
         self.features, self.idx_to_word = data["train_features"], data["idx_to_word"]
         self.max_length = data["train_captions"].shape[1] - 1
-        self.cider = CIDErD({i: list(map(tokenize, several)) for i, several in texts.items()})
+        self.cider = CIDErD({i: list(map(ptb_tokenize, several)) for i, several in texts.items()})
         self.reward = 0.0
 
     def steps(self, batch_size: int) -> int:
@@ -84,6 +84,6 @@ class SelfCritical:
         return ((of_image.sum(axis=1, keepdims=True) - of_image) / (self.samples - 1)).ravel()
 
     def _scores(self, images: Array, ids: Array) -> Array:
-        said = map(tokenize, decode_captions(ids, self.idx_to_word))
+        said = map(ptb_tokenize, decode_captions(ids, self.idx_to_word))
         pairs = zip(images.tolist(), said, strict=True)
         return np.array([self.cider.score(image, words) for image, words in pairs])

@@ -1,4 +1,4 @@
-"""PyTorch's version of each layer and model: the referee of ``core/gradient_cases.py``.
+"""PyTorch's version of each layer and model: the referee of ``core/gradient_check/cases.py``.
 
 Written from PyTorch's own parts (``torch.nn.functional``, ``nn.LSTM``,
 ``nn.TransformerDecoderLayer``), never by translating ours, so that the two share no mistake. Every

@@ -18,8 +18,8 @@ from core.coco_utils import (
     decode_captions,
     load_coco_data,
 )
-from core.files import read_json
 from core.flickr8k import read_photo_folder
+from core.support.files import read_json
 
 _UNKNOWN = SPECIAL_WORDS[3]
 

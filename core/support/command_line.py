@@ -12,12 +12,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NoReturn
 
 INPUT_ERRORS = (ValueError, OSError)
-# Choices of several commands; here, so that --help need not load what they stand for.
-DEVICES = ("auto", "cpu", "cuda", "mps")
-ENCODERS = ("squeezenet1_1", "vgg16", "resnet50", "resnet101", "resnet152", "tiny_cnn")
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -48,7 +46,9 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _say(kind: str, message: object) -> None:
-    program = os.path.basename(sys.argv[0])
+    path = Path(sys.argv[0])
+    # python -m core.metrics runs core/metrics/__main__.py
+    program = path.parent.name if path.name == "__main__.py" else path.name
     print(f"{program}: {kind}: {' '.join(str(message).split())}", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""The coco_captioning data layout: load it, write it, draw minibatches from it, read captions back.
+"""The coco_captioning data layout: a folder is loaded, checked and written.
 
 A folder in this layout holds
 
@@ -16,29 +16,26 @@ preprocessing, PCA) and the folder of the pictures.
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 from PIL import Image
 
-from core.files import atomic_folder, read_json, read_text, write_json, write_text
-from core.tables import HOW_TO_MEND as _HOW_TO_MEND
-from core.tables import Blocks, open_features, open_h5, write_features
+from core.coco_utils.tables import HOW_TO_MEND as _HOW_TO_MEND
+from core.coco_utils.tables import Blocks, open_features, open_h5, write_features
+from core.coco_utils.words import SPECIAL_WORDS, encode_captions
+from core.support.files import atomic_folder, read_json, read_text, write_json, write_text
 
 Array = np.ndarray
 
-SPECIAL_WORDS = ("<NULL>", "<START>", "<END>", "<UNK>")
 SPLITS = ("train", "val", "test")
 CAPTIONS_FILE = "coco2014_captions.h5"
 VOCABULARY_FILE = "coco2014_vocab.json"
 DATASET_FILE = "dataset.json"
 _CHECKED_WHOLE, _CHECKED_AT_ONCE = 2**30, 2**24  # bytes of features
-DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "coco_captioning"
+DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "coco_captioning"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -274,35 +271,6 @@ def _require(path: Path) -> None:
 # ---------------------------------------------------------------------------------------------
 
 
-def build_vocabulary(captions: Sequence[Sequence[str]], min_count: int = 1) -> list[str]:
-    """idx_to_word: the special words, then every word that occurs at least ``min_count`` times.
-
-    Inputs:
-    - captions: training captions, each a list of words
-    - min_count: rarer words become <UNK>
-
-    Frequent words first; words as frequent as each other in alphabetical order.
-    """
-    counts: dict[str, int] = {}
-    for words in captions:
-        for word in words:
-            counts[word] = counts.get(word, 0) + 1
-    kept = [word for word, count in counts.items() if count >= min_count]
-    return [*SPECIAL_WORDS, *sorted(kept, key=lambda word: (-counts[word], word))]
-
-
-def encode_captions(
-    captions: Sequence[Sequence[str]], word_to_idx: Mapping[str, int], length: int
-) -> Array:
-    """Lists of words -> (M, length) int32 ids: <START> words <END>, padded with <NULL>."""
-    null, start, end, unknown = (word_to_idx[word] for word in SPECIAL_WORDS)
-    encoded = np.full((len(captions), length), null, dtype=np.int32)
-    for row, words in zip(encoded, captions, strict=True):
-        ids = [start, *(word_to_idx.get(word, unknown) for word in words), end]
-        row[: len(ids)] = ids
-    return encoded
-
-
 def save_coco_data(
     folder: str | Path,
     captions: Mapping[str, Sequence[tuple[int, Sequence[str]]]],
@@ -368,119 +336,8 @@ def save_coco_data(
 
 
 # ---------------------------------------------------------------------------------------------
-# Using
+# The pictures
 # ---------------------------------------------------------------------------------------------
-
-
-def sample_coco_minibatch(
-    data: Mapping,
-    batch_size: int = 100,
-    split: str = "train",
-    rng: np.random.Generator | None = None,
-) -> tuple[Array, Array, Array]:
-    """A random minibatch, without repetition.
-
-    Inputs:
-    - data: from ``load_coco_data``
-    - batch_size: number of captions; at most as many as there are
-    - split: 'train', 'val' or 'test'
-    - rng: draws the captions; a fresh, unseeded generator when None
-
-    Returns:
-    - captions: (N, T)
-    - features: (N, ...) of the images that they describe
-    - urls: (N,) of those images
-    """
-    rng = rng if rng is not None else np.random.default_rng()
-    total = len(data[f"{split}_captions"])
-    rows = rng.choice(total, size=min(batch_size, total), replace=False)
-    image_idxs = data[f"{split}_image_idxs"][rows]
-    captions = data[f"{split}_captions"][rows]
-    features = np.asarray(data[f"{split}_features"][image_idxs])
-    return captions, features, data[f"{split}_urls"][image_idxs]
-
-
-def minibatches(
-    data: Mapping,
-    split: str,
-    batch_size: int,
-    null: int,
-    rng: np.random.Generator | None = None,
-    most: int | None = None,
-    bucketed: bool = False,
-    workers: int = 0,
-) -> Iterator[tuple[Array, Array]]:
-    """Every caption of a split once, in batches; shuffled when there is a generator.
-
-    Inputs:
-    - data: from ``load_coco_data``. With an entry ``captions_together`` that is true, the captions
-      of an image follow one another, in whatever order the images come.
-    - split, batch_size, null, rng
-    - most: that many captions at the most, evenly spaced over the split
-    - bucketed: captions of much the same length come together, so that little is padded; shuffled
-      all the same: the captions of 50 batches are sorted, and the batches come in any order
-    - workers: threads that read the next batches while one is computed with. Threads, not
-      processes: reading files and decoding pictures do not hold the interpreter's lock, and no open
-      file has to survive in another process.
-
-    Yields captions (N, T') and features (N, ...). T' is as long as the longest caption of the batch
-    needs: columns that hold nothing but ``null`` add nothing to a loss and are cut.
-    """
-    captions, image_idxs = data[f"{split}_captions"], data[f"{split}_image_idxs"]
-    features = data[f"{split}_features"]
-    order = np.arange(len(captions)) if rng is None else rng.permutation(len(captions))
-    if most is not None and most < len(order):
-        order = order[np.arange(most) * len(order) // most]
-    if rng is not None and data.get("captions_together"):
-        place = rng.permutation(len(data[f"{split}_urls"]))  # of each image
-        order = order[np.argsort(place[image_idxs[order]], kind="stable")]
-
-    def read(start: int) -> tuple[Array, Array]:
-        rows = order[start : start + batch_size]
-        batch = captions[rows]
-        used = np.flatnonzero((batch != null).any(axis=0))
-        length = max(2, used[-1] + 1) if len(used) else 2
-        return batch[:, :length], features[image_idxs[rows]]
-
-    starts = np.arange(0, len(order), batch_size)
-    if bucketed and rng is not None:
-        lengths = np.count_nonzero(captions != null, axis=1)
-        windows = np.split(order, np.arange(50 * batch_size, len(order), 50 * batch_size))
-        order = np.concatenate([w[np.argsort(lengths[w], kind="stable")] for w in windows])
-        starts = rng.permutation(starts)
-    yield from _read_ahead(read, starts, workers) if workers else map(read, starts)
-
-
-def _read_ahead(read: Callable, items: Iterable, workers: int) -> Iterator:
-    """``map(read, items)``, two items a thread ahead of what is asked for."""
-    items, waiting = iter(items), deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        waiting += [pool.submit(read, item) for item in islice(items, 2 * workers)]
-        while waiting:
-            yield waiting.popleft().result()
-            waiting += [pool.submit(read, item) for item in islice(items, 1)]
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def take_samples(data: Mapping, count: int, rng: np.random.Generator) -> dict:
-    """A copy of the data with ``count`` training captions of as many different images.
-
-    Raises ValueError when there are fewer training images with a caption.
-    """
-    # One caption of each image: the first in a random order.
-    shuffled = rng.permutation(len(data["train_captions"]))
-    _, firsts = np.unique(data["train_image_idxs"][shuffled], return_index=True)
-    if count > len(firsts):
-        raise ValueError(
-            f"num_samples: found {count}, but there are captions of {len(firsts)} images only"
-        )
-    rows = rng.choice(shuffled[firsts], size=count, replace=False)
-    taken = dict(data)
-    taken["train_captions"] = data["train_captions"][rows]
-    taken["train_image_idxs"] = data["train_image_idxs"][rows]
-    return taken
 
 
 def image_path(data: Mapping, split: str, image_idx: int) -> Path | None:
@@ -504,29 +361,3 @@ def picture_paths(data: Mapping, split: str) -> list[Path]:
             )
         paths.append(path)
     return paths
-
-
-def decode_captions(captions: Array, idx_to_word: Sequence[str]) -> list[str] | str:
-    """Word ids -> sentences.
-
-    Inputs:
-    - captions: (N, T) ids, or (T,) for one caption
-    - idx_to_word: the vocabulary
-
-    Returns a list of N strings, or one string. A sentence ends before its first <END>; <START> and
-    <NULL> are left out.
-    """
-    captions = np.asarray(captions)
-    if captions.ndim == 1:
-        return decode_captions(captions[None], idx_to_word)[0]
-    sentences = []
-    for row in captions:
-        words = []
-        for index in row:
-            word = idx_to_word[index]
-            if word == "<END>":
-                break
-            if word not in ("<NULL>", "<START>"):
-                words.append(word)
-        sentences.append(" ".join(words))
-    return sentences

@@ -20,10 +20,10 @@ import numpy as np
 from PIL import Image
 
 from core import metrics
-from core.caption_files import rare_words_apart
 from core.coco_utils import SPECIAL_WORDS
 from core.decoding import word_log_probabilities
-from core.files import write_text
+from core.metrics.caption_files import rare_words_apart
+from core.support.files import write_text
 
 Array = np.ndarray
 
@@ -118,8 +118,8 @@ def score_captions(
     Raises ValueError for an image without references.
     """
     apart = rare_words_apart()
-    said = {i: metrics.tokenize(caption) for i, caption in enumerate(captions)}
-    wanted = {i: [metrics.tokenize(apart(r)) for r in of] for i, of in enumerate(references)}
+    said = {i: metrics.ptb_tokenize(caption) for i, caption in enumerate(captions)}
+    wanted = {i: [metrics.ptb_tokenize(apart(r)) for r in of] for i, of in enumerate(references)}
     alone = [{"BLEU-4": metrics.bleu({i: said[i]}, {i: wanted[i]})["BLEU-4"]} for i in said]
     if len(said) < 2:
         return {}, alone

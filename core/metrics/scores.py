@@ -1,32 +1,18 @@
-"""How good are captions? BLEU, ROUGE-L and CIDEr-D: the numbers of the COCO scorers, without Java.
-
-    python inference.py --model attention --split val --out captions.json
-    python -m core.metrics --candidates captions.json --references Flickr8k
-    python -m core.metrics --candidates captions.json --references Flickr8k --controls
+"""BLEU, ROUGE-L and CIDEr-D of captions: the numbers of the COCO scorers, without Java.
 
 Every score is on the scale from 0 to 100 that papers print. CIDEr-D alone can be more, 1,000 at the
-most; the COCO tools print 0.54 for what is 54 here. Captions must be free-running ones: a model
-that is told the true words so far, as in training, scores better than it can say.
-
-References are a JSON file ({image id: [captions]}, or COCO's annotations), a photo folder as
-``core.flickr8k`` reads it (images are then matched by file name), or a data folder. The captions of
-a data folder are as its vocabulary has them: each rare word is counted as a word that nobody says,
-and words with a hyphen are apart. Scores to be compared with others' need the photo folder.
+most; the COCO tools print 0.54 for what is 54 here.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from core.caption_files import match, read_candidates, read_references
-from core.command_line import ArgumentParser, run_command
-from core.flickr8k import tokenize as plain_words
-from core.ptb import tokenize
+from core.metrics.ptb import ptb_tokenize
 
 Words = Sequence[str]
 Candidates = Mapping[Hashable, Words]
@@ -227,7 +213,7 @@ def cider_d(candidates: Candidates, references: References) -> float:
 def score(
     candidates: Mapping[Hashable, str], references: Mapping[Hashable, Sequence[str]]
 ) -> dict[str, float]:
-    """All metrics of captions given as text; they are taken apart by ``tokenize``.
+    """All metrics of captions given as text; they are taken apart by ``ptb_tokenize``.
 
     Inputs:
     - candidates: for each image its caption
@@ -238,7 +224,7 @@ def score(
 
     Raises ValueError as ``bleu`` and ``CIDErD`` do.
     """
-    return score_words(*_tokenized(candidates, references))
+    return score_words(*tokenized(candidates, references))
 
 
 def score_words(candidates: Candidates, references: References) -> dict[str, float]:
@@ -252,7 +238,8 @@ def score_words(candidates: Candidates, references: References) -> dict[str, flo
     }
 
 
-def _tokenized(candidates: Mapping, references: Mapping) -> tuple[dict, dict]:
+def tokenized(candidates: Mapping, references: Mapping) -> tuple[dict, dict]:
+    """Candidates and references given as text -> the same as lists of words."""
     for image, caption in candidates.items():
         if not isinstance(caption, str) or isinstance(references.get(image), str):
             raise ValueError(
@@ -260,8 +247,8 @@ def _tokenized(candidates: Mapping, references: Mapping) -> tuple[dict, dict]:
                 "references; score_words takes lists of words"
             )
     return (
-        {image: tokenize(caption) for image, caption in candidates.items()},
-        {image: [tokenize(c) for c in captions] for image, captions in references.items()},
+        {image: ptb_tokenize(caption) for image, caption in candidates.items()},
+        {image: [ptb_tokenize(c) for c in captions] for image, captions in references.items()},
     )
 
 
@@ -289,157 +276,5 @@ def _check_words(image: Hashable, words: Words) -> None:
     if isinstance(words, str):
         raise ValueError(
             f"image {image!r}: found the text {words!r}, expected a list of words; "
-            "core.metrics.tokenize makes one"
+            "core.metrics.ptb_tokenize makes one"
         )
-
-
-# ---------------------------------------------------------------------------------------------
-# Controls
-# ---------------------------------------------------------------------------------------------
-
-
-def controls(
-    candidates: Mapping[Hashable, str],
-    references: Mapping[Hashable, Sequence[str]],
-    training: Collection[str] | None = None,
-) -> dict:
-    """What to hold scores against: other images' captions, one caption for all, people's captions.
-
-    Inputs:
-    - candidates, references: as those of ``score``
-    - training: the training captions, where they are known
-
-    Returns
-
-    - ``distinct``: share of the captions that differ from one another
-    - ``novel``: share of the captions that are no training caption; None when those are not known
-    - ``shuffled``: scores when each image gets the caption of another one, drawn from a fixed seed
-    - ``constant``, ``constant caption``: scores when each image gets the commonest candidate
-    - ``people``: scores of each reference against the others of its image, one fewer than the
-      candidates are held against; None when no image has two
-
-    Raises ValueError as ``score`` does.
-    """
-    said, wanted = _tokenized(candidates, references)
-    # Each gets the caption of the next in a random circle, so that no image keeps its own.
-    circle = np.random.default_rng(0).permutation(len(said))
-    images = list(said)
-    shuffled = {
-        images[i]: said[images[j]] for i, j in zip(circle, np.roll(circle, -1), strict=True)
-    }
-    commonest, _ = Counter(map(tuple, said.values())).most_common(1)[0]
-    # One corpus of all of them: a round for each k has the same scores within 0.3 (Flickr8k).
-    people = {
-        (image, k): (captions[k], [*captions[:k], *captions[k + 1 :]])
-        for image, captions in wanted.items()
-        if len(captions) > 1
-        for k in range(len(captions))
-    }
-    novel = None
-    if training is not None:
-        # Compared as training saw them, for which "t-shirt" and "t shirt" are the same.
-        known = {tuple(plain_words(caption)) for caption in training}
-        novel = float(np.mean([tuple(plain_words(c)) not in known for c in candidates.values()]))
-    return {
-        "distinct": len(set(map(tuple, said.values()))) / len(said),
-        "novel": novel,
-        "shuffled": score_words(shuffled, wanted),
-        "constant": score_words(dict.fromkeys(said, commonest), wanted),
-        "constant caption": " ".join(commonest),
-        "people": score_words(
-            {pair: one for pair, (one, _) in people.items()},
-            {pair: others for pair, (_, others) in people.items()},
-        )
-        if people
-        else None,
-    }
-
-
-# ---------------------------------------------------------------------------------------------
-# The command
-# ---------------------------------------------------------------------------------------------
-
-
-def _print_scores(rows: Mapping[str, Mapping[str, float] | None]) -> None:
-    width = max(map(len, rows))
-    print(" " * width + "".join(f"{name:>9}" for name in METRICS))
-    for name, scores in rows.items():
-        if scores is not None:
-            print(f"{name:<{width}}" + "".join(f"{scores[metric]:9.1f}" for metric in METRICS))
-
-
-def main() -> int:
-    parser = ArgumentParser(prog="python -m core.metrics", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--candidates",
-        required=True,
-        metavar="FILE.json",
-        help="captions in COCO's results format, as inference.py --out writes them",
-    )
-    parser.add_argument(
-        "--references",
-        required=True,
-        metavar="FILE_OR_DIR",
-        help="{image id: [captions]}, COCO's annotations, a photo folder or a data folder",
-    )
-    parser.add_argument(
-        "--split", choices=["train", "val", "test"], help="images of a folder (default: val)"
-    )
-    parser.add_argument(
-        "--subset", action="store_true", help="leave out images that have no candidate"
-    )
-    parser.add_argument(
-        "--controls", action="store_true", help="score wrong and human captions, too"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
-    options = parser.parse_args()
-
-    rows = read_candidates(options.candidates)
-    source = read_references(options.references, options.split)
-    candidates, references = match(options.candidates, rows, source, options.subset)
-    result: dict = score(candidates, references)
-    result |= {"images": len(candidates), "references": sum(map(len, references.values()))}
-    failed = False
-    if options.controls:
-        training = None if source.training is None else source.training()
-        checked = result["controls"] = controls(candidates, references, training)
-        failed = checked["shuffled"]["CIDEr-D"] >= result["CIDEr-D"] / 2
-        checked["passed"] = not failed
-    if source.note:
-        result["note"] = source.note
-    if options.json:
-        print(json.dumps(result, indent=1))
-        return int(failed)
-
-    table = {"candidates": result}
-    if options.controls:
-        table |= {
-            "people, one against the others": checked["people"],
-            "one caption for all": checked["constant"],
-            "shuffled over the images": checked["shuffled"],
-        }
-    _print_scores(table)
-    print(
-        f"{result['images']:,} images, {result['references']:,} references; "
-        f"the candidates have {result['length ratio']:.2f} times the words of the references"
-    )
-    print("scale: 0 to 100, CIDEr-D to 1,000 (the COCO tools print 0.54 for 54)")
-    if options.controls:
-        known = "the training captions are not known"
-        novel = known if checked["novel"] is None else f"{checked['novel']:.1%}"
-        print(f"distinct captions: {checked['distinct']:.1%}; novel captions: {novel}")
-        print(f"one caption for all: {checked['constant caption'] or '(no words)'}")
-        if checked["people"] is None:
-            print("people: left out, no image has two references")
-    if source.note:
-        print(f"note: {source.note}")
-    if failed:
-        print(
-            "failed: CIDEr-D does not fall by more than half when captions are shuffled over the "
-            "images; they say little of their own image"
-        )
-    return int(failed)
-
-
-if __name__ == "__main__":
-    run_command(main)

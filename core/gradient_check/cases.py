@@ -1,6 +1,6 @@
 """What is checked: each hand-written layer and model beside the same function in PyTorch.
 
-PyTorch's versions stand in ``core/gradient_referee.py``. Inputs are drawn with sizes that all
+PyTorch's versions stand in ``core/gradient_check/referee.py``. Inputs are drawn with sizes that all
 differ, so a transposed axis cannot hide; masks have gaps and a fully masked row; words repeat and
 one is unused.
 """
@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from core import attention_layers, models, rnn_layers, transformer_layers
-from core import gradient_referee as referee
+from core.gradient_check import referee
 
 Array = np.ndarray
 
 _MODULES = (rnn_layers, attention_layers, transformer_layers, models)
-
 
 # What dimension letters are drawn from: all different, so that no axis can pass for another.
 SIZES = (3, 4, 5, 7, 8, 9, 10, 11)

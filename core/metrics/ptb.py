@@ -51,7 +51,7 @@ _BRACKETS = str.maketrans(
 )
 
 
-def tokenize(caption: str) -> list[str]:
+def ptb_tokenize(caption: str) -> list[str]:
     """A caption as the words that the COCO scorers count.
 
     Lower case; contractions in two ("is n't", "man 's", "can not"); words with a hyphen whole;
@@ -63,7 +63,7 @@ def tokenize(caption: str) -> list[str]:
     for currencies and fractions (£, ½), faces such as :D, characters that Stanford's tokenizer does
     not know (emoji: it drops them), and some full stops after single letters.
 
-    Vocabularies hold other words: those of ``core.flickr8k.tokenize``, contractions whole and
+    Vocabularies hold other words: those of ``core.flickr8k.plain_words``, contractions whole and
     words with a hyphen apart. So scoring always starts from text.
     """
     text = _SEAM.sub(" ", caption.translate(_PLAIN))

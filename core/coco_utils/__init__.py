@@ -1,0 +1,45 @@
+"""The coco_captioning data layout: its folder, its words, batches of it, tables of features."""
+
+from core.coco_utils.batches import minibatches, sample_coco_minibatch, take_samples
+from core.coco_utils.folder import (
+    CAPTIONS_FILE,
+    DATASET_FILE,
+    DEFAULT_FOLDER,
+    SPLITS,
+    VOCABULARY_FILE,
+    feature_kinds,
+    image_path,
+    load_coco_data,
+    picture_paths,
+    save_coco_data,
+)
+from core.coco_utils.tables import Blocks, open_features, write_features
+from core.coco_utils.words import (
+    SPECIAL_WORDS,
+    build_vocabulary,
+    decode_captions,
+    encode_captions,
+)
+
+__all__ = [
+    "CAPTIONS_FILE",
+    "DATASET_FILE",
+    "DEFAULT_FOLDER",
+    "SPECIAL_WORDS",
+    "SPLITS",
+    "VOCABULARY_FILE",
+    "Blocks",
+    "build_vocabulary",
+    "decode_captions",
+    "encode_captions",
+    "feature_kinds",
+    "image_path",
+    "load_coco_data",
+    "minibatches",
+    "open_features",
+    "picture_paths",
+    "sample_coco_minibatch",
+    "save_coco_data",
+    "take_samples",
+    "write_features",
+]

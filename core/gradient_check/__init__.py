@@ -1,0 +1,34 @@
+"""Gradients checked twice: against central differences, and against PyTorch's autograd."""
+
+from core.gradient_check.checking import (
+    DIFFERENCE_TOLERANCE,
+    TORCH_TOLERANCE,
+    Report,
+    Row,
+    check,
+    check_case,
+)
+from core.gradient_check.diagnosis import HINTS, diagnose, hints
+from core.gradient_check.differences import (
+    eval_numerical_gradient,
+    eval_numerical_gradient_array,
+    relative_error,
+)
+from core.gradient_check.learner import ImplementationError, load_implementation
+
+__all__ = [
+    "DIFFERENCE_TOLERANCE",
+    "HINTS",
+    "TORCH_TOLERANCE",
+    "ImplementationError",
+    "Report",
+    "Row",
+    "check",
+    "check_case",
+    "diagnose",
+    "eval_numerical_gradient",
+    "eval_numerical_gradient_array",
+    "hints",
+    "load_implementation",
+    "relative_error",
+]

@@ -1,0 +1,265 @@
+"""Gradients checked twice: against central differences, and against PyTorch's autograd.
+
+In a notebook ``check("lstm_step_backward", my_function)``, in a terminal
+``python -m core.gradient_check``. This file measures and reports; what is checked stands in
+``core/gradient_check/cases.py``, PyTorch's version of it in ``referee.py`` beside that.
+
+The objective is ``sum(out * dout)`` for a random ``dout``. Upstream gradients of ones would let
+wrong code pass: the gradient of a softmax under ones is 0, whatever the backward does. Errors are
+norm-relative, ``|got - expected| / |expected|`` over the whole array; an element-wise relative
+error calls right code wrong wherever a true gradient is close to 0.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.gradient_check.cases import CASES, SIZES, Case
+from core.gradient_check.diagnosis import (
+    HINTS,
+    SWAPPED,
+    diagnose,
+    gates_swapped,
+    hints,
+    recognise,
+    with_worst,
+)
+from core.gradient_check.differences import eval_numerical_gradient, relative_error
+from core.gradient_check.learner import KNOWN, Functions, ImplementationError, malformed
+
+Array = np.ndarray
+
+# Autograd works in float64 too and differs by rounding alone: about 1e-15 a product, 1e-13 after a
+# whole model. Central differences lose digits to cancellation: with h = 1e-5 their error is near
+# h^2 + 1e-16 / h, that is 1e-10, times the curvature.
+TORCH_TOLERANCE = 1e-10
+DIFFERENCE_TOLERANCE = 1e-6
+
+# ---------------------------------------------------------------------------------------------
+# What a check finds
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Row:
+    """One line of the report: an output, or the gradient of one input.
+
+    ``difference_error`` and ``torch_error`` are norm-relative; None where there is nothing to
+    compare (an output has no difference quotient; a function that raised has no numbers).
+    """
+
+    layer: str
+    quantity: str
+    difference_error: float | None
+    torch_error: float | None
+    passed: bool
+    problem: str | None = None
+
+
+def check_case(
+    case: Case,
+    rng: np.random.Generator,
+    functions: Mapping[str, Callable] | None = None,
+    differences: Callable[[Callable, Array], Array] = eval_numerical_gradient,
+    **sizes: int,
+) -> list[Row]:
+    """Checks every output and gradient of one case on random inputs.
+
+    Inputs:
+    - case: from ``core.gradient_check.cases``
+    - rng: draws the inputs and the upstream gradients
+    - functions: hand-written functions by name; those missing are ours
+    - differences: (f, x) -> numerical gradient; whoever checks many backwards of one forward may
+      remember it
+    - sizes: fixes some dimension letters (``N=1, T=1``); the rest are drawn, all different
+
+    Returns a row for each output (compared with torch) and each gradient (compared with
+    differences and with torch), in dataflow order. Nothing is raised for a wrong function:
+    what it did becomes the ``problem`` of a row.
+    """
+    drawn = rng.permutation(SIZES[: len(case.sizes)]).tolist()
+    inputs = case.make(rng, **{**dict(zip(case.sizes, drawn, strict=True)), **sizes})
+    functions = Functions(functions or {})
+    rows: list[Row] = []
+    try:
+        for row in _compare(case, rng, functions, inputs, differences):
+            rows.append(row)
+    except ImplementationError as error:
+        rows.append(Row(case.name, "-", None, None, False, str(error)))
+    return rows
+
+
+def _compare(
+    case: Case, rng, functions: Functions, inputs: dict, differences: Callable
+) -> Iterator[Row]:
+    torch_outputs, upstream, torch_gradients = _autograd(case, inputs, rng)
+    given = {f"d{name}": dout for name, dout in zip(case.outputs, upstream, strict=False)} | inputs
+    before = {name: np.array(value) for name, value in given.items()}
+
+    outputs, _ = case.run(functions, inputs, None)
+    _refuse_writes(case, given, before)
+    for name, out, expected in zip(case.outputs or ("loss",), outputs, torch_outputs, strict=True):
+        if fault := malformed(out, expected.shape):
+            raise ImplementationError(f"{case.functions[0]} returned {fault} for {name}")
+        out = np.asarray(out)
+        error = relative_error(out, expected)
+        passed = error <= TORCH_TOLERANCE
+        hint = "the forward pass itself differs"
+        problem = None if passed else with_worst(hint, out, expected)
+        yield Row(case.name, name, None, error, passed, problem)
+    if functions.forward_only(case):
+        return
+
+    _, gradients = case.run(functions, inputs, upstream)
+    _refuse_writes(case, given, before)
+
+    def objective(_):
+        outputs, _ = case.run(functions, inputs, None)
+        pairs = zip(outputs, upstream, strict=True)
+        return sum(np.sum(np.asarray(out) * dout) for out, dout in pairs)
+
+    swapped = case.gates and gates_swapped(
+        gradients[case.differentiable.index("b")], torch_gradients["b"]
+    )
+    largest = max(float(np.linalg.norm(g)) for g in torch_gradients.values())
+    for name, got in zip(case.differentiable, gradients, strict=True):
+        if fault := malformed(got, inputs[name].shape):
+            problem = f"{case.functions[-1]} returned {fault} for d{name}"
+            if np.ndim(got) > inputs[name].ndim:
+                problem += "; is the sum over the batch missing?"
+            yield Row(case.name, f"d{name}", None, None, False, problem)
+            continue
+        got, expected = np.asarray(got), torch_gradients[name]
+        numerical = differences(objective, inputs[name])
+        # What is 0 but for rounding is measured against the others.
+        floor = largest * (1 if name in case.zero else 1e-4)
+        difference_error = relative_error(got, numerical, floor)
+        torch_error = relative_error(got, expected, floor)
+        # not (a > b) would let NaN through
+        passed = difference_error <= DIFFERENCE_TOLERANCE and torch_error <= TORCH_TOLERANCE
+        problem = None
+        if not passed:
+            if name in case.zero:
+                expected = np.zeros_like(expected)  # autograd's is rounding
+            weights = [value for key, value in inputs.items() if _is_weight(key)]
+            in_gates = case.gates and name in ("Wx", "Wh", "b")
+            hint = diagnose(got, expected, in_gates, _is_weight(name), weights)
+            hint = recognise(case, inputs, upstream, name, got, floor) or hint
+            if swapped and not in_gates:
+                hint = f"follows from {SWAPPED}"
+            problem = with_worst(hint, got, expected)
+        yield Row(case.name, f"d{name}", difference_error, torch_error, passed, problem)
+
+
+def _is_weight(name: str) -> bool:
+    """Whether an input is a weight matrix: w, Wx, block0.self.Wq, ..."""
+    name = name.rpartition(".")[2]
+    return name == "w" or name.startswith("W")
+
+
+def _refuse_writes(case: Case, arrays: dict, before: dict) -> None:
+    written = [name for name in before if not np.array_equal(arrays[name], before[name])]
+    if written:
+        raise ImplementationError(
+            f"{' or '.join(case.functions)} writes into {', '.join(written)}: "
+            "the caller's arrays must stay as they are; work on a copy"
+        )
+
+
+def _autograd(case: Case, inputs: dict, rng) -> tuple[list[Array], list[Array], dict[str, Array]]:
+    """PyTorch's outputs, a random upstream gradient for each, and the gradients they give."""
+    import torch
+
+    tensors = {}
+    for name, value in inputs.items():
+        tensors[name] = torch.from_numpy(np.array(value)) if isinstance(value, Array) else value
+        if name in case.differentiable:
+            tensors[name].requires_grad_(True)
+    outputs = case.torch(**tensors)
+    # A loss is the end of the graph: its own gradient is 1.
+    upstream = [rng.standard_normal(out.shape) if case.outputs else np.ones(()) for out in outputs]
+    leaves = [tensors[name] for name in case.differentiable]
+    gradients = torch.autograd.grad(
+        outputs, leaves, [torch.from_numpy(dout) for dout in upstream], materialize_grads=True
+    )
+    return (
+        [out.detach().numpy() for out in outputs],
+        upstream,
+        {
+            name: gradient.numpy()
+            for name, gradient in zip(case.differentiable, gradients, strict=True)
+        },
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# In a notebook
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Report:
+    """What ``check`` found: shown as text at the end of a cell, true when all gradients hold."""
+
+    name: str
+    rows: list[Row]
+    hint: int
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in self.rows)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __repr__(self) -> str:
+        width = max(12, *(len(row.quantity) + 1 for row in self.rows))
+        lines = [
+            f"{row.quantity:<{width}}{'ok' if row.passed else 'WRONG'}"
+            for row in self.rows
+            if row.quantity != "-"
+        ]
+        if self.passed:
+            return "\n".join([*lines, f"{self.name} holds"])
+        wrong = next(row for row in self.rows if not row.passed)
+        names_itself = wrong.quantity == "-" or " returned " in wrong.problem
+        quantity = "" if names_itself else f"{wrong.quantity} "
+        lines.append(f"{self.name} does not hold yet. First: {quantity}{wrong.problem}")
+        lines += hints(self.name, wrong.quantity, self.hint)
+        if self.hint < HINTS[-1]:
+            lines.append(f"A further hint: check(..., hint={self.hint + 1})")
+        return "\n".join(
+            line if line.startswith("    ") else "\n    ".join(textwrap.wrap(line, 96))
+            for line in lines
+        )
+
+
+def check(
+    name: str, function: Callable, forward: Callable | None = None, hint: int = 1, seed: int = 0
+) -> Report:
+    """Checks a function of your own in the place of ours, on random inputs.
+
+    Inputs:
+    - name: of the function that it stands in for: 'affine_forward', 'lstm_step_backward', ...
+    - function: yours. A backward gets the cache of ours, whose docstring says what that holds;
+    - forward: unless you give yours as well
+    - hint: 1 says what is wrong with the first wrong gradient, with the likely mistake; 2 adds the
+      line of the forward that it undoes; 3 adds our line of code
+    - seed: of the random inputs
+
+    Returns a report that prints itself at the end of a cell, and is true when everything holds.
+    Raises ValueError for a name that is not known, and for a hint that is not 1, 2 or 3.
+    """
+    case = next((case for case in CASES if name in case.functions), None)
+    if case is None:
+        raise ValueError(f"check: found {name!r}, expected one of {', '.join(sorted(KNOWN))}")
+    if hint not in HINTS:
+        raise ValueError(f"check: found hint={hint!r}, expected 1, 2 or 3")
+    functions = {name: function}
+    if forward is not None:
+        functions[case.functions[0]] = forward
+    return Report(name, check_case(case, np.random.default_rng(seed), functions), hint)

@@ -1,0 +1,63 @@
+"""Central differences: the gradient of any function, measured by moving its inputs a little."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def eval_numerical_gradient(
+    f: Callable[[Array], float], x: Array, verbose: bool = False, h: float = 1e-5
+) -> Array:
+    """The gradient of a scalar function by central differences, ``(f(x+h) - f(x-h)) / 2h``.
+
+    Inputs:
+    - f: function of one array that returns a scalar
+    - x: the point. It is perturbed in place, one entry at a time, and restored exactly, so f may
+      as well read it through another name (``f = lambda _: model.loss(...)[0]``).
+    - verbose: print each entry's derivative
+    - h: the step; 1e-4 to 1e-5 balances truncation and rounding in float64
+
+    Returns an array of the shape of x. Error O(h^2) plus rounding O(1e-16 / h).
+    """
+    gradient = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        original = x[index]
+        try:
+            x[index] = original + h
+            above = f(x)
+            x[index] = original - h
+            below = f(x)
+        finally:
+            x[index] = original
+        gradient[index] = (above - below) / (2 * h)
+        if verbose:
+            print(index, gradient[index])
+    return gradient
+
+
+def eval_numerical_gradient_array(
+    f: Callable[[Array], Array], x: Array, df: Array, h: float = 1e-5
+) -> Array:
+    """As ``eval_numerical_gradient`` for a function with an array as its value.
+
+    Inputs:
+    - f: function of one array that returns an array (or a scalar)
+    - x: the point, perturbed in place and restored
+    - df: upstream gradient, of the shape of f(x)
+    - h: the step
+
+    Returns the gradient of ``sum(f(x) * df)`` with respect to x.
+    """
+    return eval_numerical_gradient(lambda x: np.sum(f(x) * df), x, h=h)
+
+
+def relative_error(got: Array, expected: Array, floor: float = 0.0) -> float:
+    """``|got - expected| / max(|expected|, floor)`` by the Euclidean norm; 0 when equal."""
+    difference = float(np.linalg.norm(np.asarray(got) - np.asarray(expected)))
+    if difference == 0:
+        return 0.0
+    return difference / max(float(np.linalg.norm(expected)), floor, 1e-300)

@@ -1,0 +1,120 @@
+"""A learner's functions: read from a file, called in the place of ours, their errors in words."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from core.gradient_check.cases import CASES, Case, our_function
+
+KNOWN = {name for case in CASES for name in case.functions}  # names that --impl can replace
+
+
+class ImplementationError(Exception):
+    """Something a learner's function did, as a sentence for its author."""
+
+
+def load_implementation(path: str | Path) -> dict[str, Callable]:
+    """The functions and classes that a Python file defines itself, by name.
+
+    Raises FileNotFoundError when there is no such file, ValueError when it cannot be imported.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; --impl takes a Python file")
+    spec = importlib.util.spec_from_file_location("learner_implementation", path)
+    if spec is None:
+        raise ValueError(f"{path}: not a Python file; --impl takes a name that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    search_path = sys.path.copy()
+    sys.path.insert(0, str(path.resolve().parent))  # as for a script: files beside it are found
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ValueError(f"{path}: line {error.lineno}: {error.msg}") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{path}: could not be imported: {_sentence(error)}") from error
+    finally:
+        sys.path[:] = search_path
+    functions = {}
+    for name, value in vars(module).items():
+        origin = str(getattr(value, "__module__", None))
+        # Under a known name anything callable counts that is not ours, imported from core.
+        is_own = origin == module.__name__ or (name in KNOWN and not origin.startswith("core."))
+        if callable(value) and is_own:
+            functions[name] = value
+    return functions
+
+
+class Functions(dict):
+    """Hand-written functions by name: the given ones, ours for the rest.
+
+    A call that fails inside a given function becomes an ``ImplementationError``.
+    """
+
+    def __missing__(self, name: str) -> Callable:
+        return our_function(name)
+
+    def forward_only(self, case: Case) -> bool:
+        """Whether the forward of a pair is given without its backward: nothing reads its cache."""
+        return case.functions[0] in self and case.functions[-1] not in self
+
+    def call(self, name: str, *arguments, returns: int | None = None, **options):
+        """Calls a function by its name; ``returns`` is how many values it must give back."""
+        return self.guard(name, self[name], *arguments, returns=returns, **options)
+
+    def guard(
+        self, name: str, function: Callable, *arguments, returns: int | None = None, **options
+    ):
+        """Calls something that uses the function or class of that name."""
+        if name not in self:
+            return function(*arguments, **options)  # ours: a bug in it must be seen
+        try:
+            result = function(*arguments, **options)
+        except (Exception, SystemExit) as error:
+            message = f"{name} raised {_sentence(error)}"
+            forward = name.replace("_backward", "_forward")
+            if forward != name and forward not in self:
+                message += f"; the cache that it got is that of core's {forward}, see its docstring"
+            raise ImplementationError(message) from error
+        if returns is not None:
+            if result is None:
+                raise ImplementationError(
+                    f"{name} returned None: is it written yet, and does it end with a return?"
+                )
+            if not isinstance(result, (tuple, list)) or len(result) != returns:
+                found = len(result) if isinstance(result, (tuple, list)) else 1
+                raise ImplementationError(f"{name} returned {found} values, expected {returns}")
+        return result
+
+
+def malformed(got, shape: tuple) -> str | None:
+    """What is wrong with a value that should be an array of floating-point numbers, or None."""
+    if got is None:
+        return "None (is it computed yet?)"
+    if not isinstance(got, np.ndarray | np.generic | float):
+        return f"a {type(got).__name__}, expected a NumPy array,"
+    if np.shape(got) != tuple(shape):
+        return f"shape {np.shape(got)}, expected {tuple(shape)},"
+    if not np.issubdtype(np.asarray(got).dtype, np.floating):
+        return f"{np.asarray(got).dtype} numbers, expected floating-point ones,"
+    return None
+
+
+def _sentence(error: BaseException) -> str:
+    """The error with its line of the learner's file, on one line."""
+    here = Path(__file__).parents[1]  # core
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not Path(frame.filename).is_relative_to(here)
+    ]
+    place = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}{': ' + text if text else ''}{place}"
