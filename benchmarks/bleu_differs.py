@@ -23,8 +23,8 @@ from core.flickr8k import tokenize as plain_words
 from core.metrics import bleu, cider_d, tokenize
 from core.neighbours import Neighbours
 from core.processes import choose_device
-from core.run_data import extractor_of, load_data_of
-from core.runs import find_checkpoint
+from core.runs.data import extractor_of, load_data_of
+from core.runs.settings import find_checkpoint
 from core.torch_models import build_torch_model
 
 Array = np.ndarray

@@ -13,7 +13,7 @@ from conftest import ROOT, WORDS, make_tiny_folder
 from PIL import Image
 
 from core.checkpoint import load_checkpoint, save_checkpoint
-from core.runs import MODEL_NAMES
+from core.support.choices import MODEL_NAMES
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from core.encoders.weights import (
 )
 from core.flickr8k import SPLIT_LISTS
 from core.image_utils import load_image
-from core.run_data import extractor_of, load_data
+from core.runs.data import extractor_of, load_data
 from core.torch_models import TorchEngine, build_end_to_end
 
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "b", "c"]

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, start_torchrun, torchrun
 
 from core.checkpoint import load_checkpoint
-from core.runs import MODEL_NAMES
+from core.support.choices import MODEL_NAMES
 
 EXACT = ("--dtype", "float64", "--dropout", 0, "--batch_size", 5, "--num_epochs", 4)
 SMALL = ("--hidden_dim", 12, "--wordvec_dim", 8)

@@ -26,7 +26,7 @@ from core.report import (
     score_captions,
     write_report,
 )
-from core.runs import MODEL_NAMES
+from core.support.choices import MODEL_NAMES
 
 HOSTILE = """<i>"a"&'b'</i>"""
 VOID = {"meta", "img"}
