@@ -573,6 +573,7 @@ REFUSALS = {
     "a crop of what is kept": ((*FROZEN, "--crop", 0.5), ("--crop", "--finetune_encoder")),
     "a rate of nothing": ((*FROZEN, "--encoder_learning_rate", 1), ("--finetune_encoder",)),
     "numpy": ((*TINY[:2], "--engine", "numpy"), ("--engine numpy", "encoder")),
+    "plain": ((*TINY[:2], "--engine", "plain"), ("--engine plain", "encoder")),
     "too many stages": ((*TINY[:2], "--finetune_encoder", 6), ("6 stages", "5")),
     "too fine a grid": ((*TINY[:2], "--grid", 9), ("9 cells", "1 to 8")),
     "no weight file": (("--encoder", "vgg16", "--weights", "no.pth"), ("no.pth",)),

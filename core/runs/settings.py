@@ -132,7 +132,7 @@ def resolve_settings(options: dict, folder: Path, resume: bool) -> dict:
 def _refuse_options_of_other_models(options: dict, model: str) -> None:
     for owner, names in MODEL_OPTIONS.items():
         for name in names:
-            if owner != model and name in given:
+            if owner != model and name in options:
                 raise ValueError(f"--{name}: is an option of {owner}, not of {model}; leave it out")
 
 
