@@ -8,23 +8,21 @@ called after each epoch, as ``core/runs/saving.py`` is.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from tqdm import tqdm
 
 from core import optim
 from core.coco_utils import minibatches
 from core.support.choices import SCHEDULES
+from core.support.progress import TrainingProgress
 
 Array = np.ndarray
 
 _EVALUATION_BATCH = 256
 LOSSES = ("val_loss", "train_loss")
-_LINES_PER_RUN = 20  # printed where there is no terminal to draw a progress bar on
 
 
 class NumpyEngine:
@@ -235,24 +233,14 @@ class CaptioningSolver:
 
         Raises ValueError when the loss stops being a number.
         """
-        steps = self.source.steps(self.batch_size)
-        bar = tqdm(
-            total=steps * self.num_epochs,
-            initial=steps * self.epoch,
-            desc="training",
-            unit="step",
-            disable=not (self.verbose and sys.stderr.isatty()),
-        )
-        started, epochs_before = time.monotonic(), self.epoch
         # A loss that overflows ends the run with an error of its own, without NumPy's warnings.
-        with bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+        with TrainingProgress(self) as progress, quiet:
             while not self.is_done:
-                self.history.append(self._train_epoch(bar) | self._validate())
+                self.history.append(self._train_epoch(progress) | self._validate())
                 if self.after_epoch is not None:
                     self.after_epoch(self)
-                if self.verbose:
-                    seconds = (time.monotonic() - started) / (self.epoch - epochs_before)
-                    self._report(seconds * (self.num_epochs - self.epoch))
+                progress.epoch()
         return self.history
 
     @property
@@ -270,7 +258,7 @@ class CaptioningSolver:
         waited = patience is not None and self.epoch - self.best_epoch >= patience
         return waited or self.epoch >= self.num_epochs
 
-    def _train_epoch(self, bar: tqdm) -> dict:
+    def _train_epoch(self, progress: TrainingProgress) -> dict:
         """One pass over the batches of an epoch; returns its row of ``history``."""
         started = time.perf_counter()
         total_loss, total_tokens = 0.0, 0
@@ -279,13 +267,8 @@ class CaptioningSolver:
             loss = self._step(features, captions, *weights)
             total_loss += loss * len(captions)
             total_tokens += self._count_tokens(captions)
-            bar.update()
-            if len(self.loss_history) % self.print_every == 0:
-                rate = total_tokens / (time.perf_counter() - started)
-                bar.set_postfix_str(
-                    f"epoch {self.epoch + 1}, loss {total_loss / total_tokens:.3f} nats a token, "
-                    f"{rate:,.0f} tokens/s"
-                )
+            seconds = time.perf_counter() - started
+            progress.step(total_loss / max(1, total_tokens), total_tokens / seconds)
         seconds = time.perf_counter() - started
         train_loss = total_loss / max(1, total_tokens)
         return {
@@ -339,25 +322,6 @@ class CaptioningSolver:
     def _count_tokens(self, captions: Array) -> int:
         """Words that are scored: all but the first column, without <NULL>."""
         return int(np.count_nonzero(captions[:, 1:] != self.model.null))
-
-    def _report(self, seconds_left: float) -> None:
-        """A line on the last epoch, or silence: no run prints more than some lines."""
-        every = max(1, self.num_epochs // _LINES_PER_RUN)
-        if not (self.is_done or self.epoch == 1 or self.epoch % every == 0):
-            return
-        row = self.history[-1]
-        parts = [f"epoch {self.epoch:>3} of {self.num_epochs}"]
-        for split in ("train", "val"):
-            if row[f"{split}_loss"] is not None:
-                loss, perplexity = row[f"{split}_loss"], row[f"{split}_perplexity"]
-                parts.append(f"{split} {loss:.4f} nats a token (perplexity {perplexity:,.2f})")
-        if self.best.scores is not None:
-            parts.append(f"{self.best.select} {row[self.best.select]:.2f}")
-        parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
-        if not (sys.stderr.isatty() or self.is_done):
-            parts.append(f"{seconds_left:,.0f} s left")
-        tqdm.write(", ".join(parts), file=sys.stdout)
-        sys.stdout.flush()
 
 
 def _perplexity(loss: float) -> float:
