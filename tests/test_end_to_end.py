@@ -604,6 +604,13 @@ def test_a_run_starts_from_one_of_its_kind(refuses, train, photos, tmp_path):
     refuses(*base, "--model", "attention", *TINY, says=("extractor",))
 
 
+def test_an_encoder_that_learned_goes_on_with_torch_alone(refuses, train, tmp_path):
+    train("run", "--model", "attention", *TINY, "--num_epochs", 1)
+    resume = ("training.py", "--resume", "--out", tmp_path / "run", "--num_epochs", 2)
+    for engine in ("plain", "numpy"):
+        refuses(*resume, "--engine", engine, says=(f"--engine {engine}", "encoder"))
+
+
 def test_stages_are_opened_on_their_own():
     network = load_network("vgg16", "random")
     names = open_stages(network, 1)

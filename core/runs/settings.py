@@ -104,6 +104,7 @@ def resolve_settings(options: dict, folder: Path, resume: bool) -> dict:
         defaults = DEFAULTS | MODEL_DEFAULTS.get(options["model"], {}) | overfit | of_encoder
         settings = defaults | options
         _check_encoder_options(options, settings)
+        _check_engine_of_encoder(options, settings)
         _check_recipe(options, settings)
         if settings["finetune_encoder"]:
             settings["engine"] = "torch"
@@ -119,6 +120,7 @@ def resolve_settings(options: dict, folder: Path, resume: bool) -> dict:
     if not isinstance(settings, dict) or settings.keys() != {"model", *DEFAULTS}:
         raise ValueError(f"{path}: does not hold the settings of a run; start another run")
     _refuse_options_of_other_models(options, settings["model"])
+    _check_engine_of_encoder(options, settings)
     check_engine_options(options, options.get("engine", settings["engine"]))
     for name, value in options.items():
         if name not in _MAY_CHANGE and settings[name] != value:
@@ -148,6 +150,9 @@ def _check_encoder_options(options: dict, settings: dict) -> None:
     for name in ("encoder_learning_rate", "crop"):
         if name in options and not settings["finetune_encoder"]:
             raise ValueError(f"--{name}: is for an encoder that learns; add --finetune_encoder N")
+
+
+def _check_engine_of_encoder(options: dict, settings: dict) -> None:
     engine = options.get("engine", "torch")
     if settings["finetune_encoder"] and engine != "torch":
         raise ValueError(
