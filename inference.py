@@ -15,21 +15,13 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-from core.run_data import (
-    extractor_of,
-    load_data_of,
-    same_extractor,
-)
-from core.runs import (
-    ENGINES,
-    MODEL_NAMES,
-    check_engine_options,
-    find_checkpoint,
-)
-from core.support.choices import DEVICES
+from core.runs.building import model_builder
+
+from core.runs.data import extractor_of, load_data_of, same_extractor
+from core.runs.settings import check_engine_options, find_checkpoint
+from core.support.choices import DEVICES, ENGINES, MODEL_NAMES, SPLITS
 from core.support.command_line import (
     ArgumentParser,
     fraction,
@@ -44,8 +36,8 @@ from core.support.command_line import (
 _BATCH = 256
 _SHOWN_WITHOUT_FILE = 10  # images of a whole split, unless asked for more or for a file
 _IN_FIGURE, _IN_ATTENTION_FIGURE, _IN_REPORT = 20, 5, 50
-# Options of one way of decoding, and what they are when they are not given.
-_DECODER_OPTIONS = {
+# The numbers of each way of decoding, and what they are when they are not given.
+_DECODERS = {
     "greedy": {},
     "beam": {"beam_size": 5, "length_penalty": 1.0, "n_best": 1, "neighbours": None},
     "sample": {"temperature": 1.0, "top_k": None, "top_p": None, "seed": 0},
@@ -85,19 +77,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--ensemble", nargs="+", metavar="RUN", default=[], help="further runs, that vote as well"
     )
     images = parser.add_mutually_exclusive_group()
-    images.add_argument("--split", choices=["train", "val", "test"], help="images of the data set")
+    images.add_argument("--split", choices=SPLITS, help="images of the data set")
     images.add_argument("--image", nargs="+", metavar="FILE", help="your own photos")
     images.add_argument("--images", metavar="DIR", help="all photos of a folder")
     parser.add_argument("--data", metavar="DIR", help="data folder, if not the one of the training")
     parser.add_argument("--num_samples", type=positive_int, metavar="K", help="the first K images")
     parser.add_argument("--max_length", type=positive_int, default=30, help="words at most")
-    parser.add_argument(
-        "--decode", choices=_DECODER_OPTIONS, default="beam", help="how words are chosen"
-    )
+    parser.add_argument("--decode", choices=_DECODERS, default="beam", help="how words are chosen")
     parser.add_argument("--allow_unknown", action="store_true", help="let captions hold <UNK>")
 
     def decoder_option(owner: str, name: str, kind, text: str, metavar: str) -> None:
-        default = _DECODER_OPTIONS[owner][name]
+        default = _DECODERS[owner][name]
         text = f"{owner}: {text}" + ("" if default is None else f" (default: {default})")
         parser.add_argument(f"--{name}", type=kind, help=text, metavar=metavar)
 
@@ -140,34 +130,34 @@ def is_overfit(checkpoint) -> bool:
     return checkpoint.settings.get("num_samples") is not None
 
 
-def own_photos(arguments) -> bool:
+def own_photos(options) -> bool:
     """Whether it is photos from outside of any data set that are captioned."""
-    return bool(arguments.image or arguments.images)
+    return bool(options.image or options.images)
 
 
-def split_of(arguments, checkpoint) -> str:
+def split_of(options, checkpoint) -> str:
     """The split asked for, else the one that shows what the model was trained to do."""
-    return arguments.split or ("train" if is_overfit(checkpoint) else "val")
+    return options.split or ("train" if is_overfit(checkpoint) else "val")
 
 
-def data_of(arguments, checkpoint, device: str) -> dict:
+def data_of(options, checkpoint, device: str) -> dict:
     """The data of the training, or those that were given instead."""
-    changes = {"data": arguments.data} if arguments.data else {}
-    return load_data_of(checkpoint, arguments.weights, device, **changes)
+    changes = {"data": options.data} if options.data else {}
+    return load_data_of(checkpoint, options.weights, device, **changes)
 
 
-def split_items(arguments, checkpoint, data: dict) -> tuple[list[Item], object]:
+def split_items(options, checkpoint, data: dict) -> tuple[list[Item], object]:
     """The images of a split and their features."""
     import numpy as np
 
     from core.coco_utils import decode_captions, image_path
 
-    overfit, split = is_overfit(checkpoint), arguments.split
+    overfit, split = is_overfit(checkpoint), options.split
     if f"{split}_captions" not in data:
         raise ValueError(f"--split {split}: {data['source']['folder']} has no such split")
-    count = arguments.num_samples
-    if count is None and not (arguments.out or (split == "train" and overfit)):
-        count = _IN_REPORT if arguments.report else _SHOWN_WITHOUT_FILE
+    count = options.num_samples
+    if count is None and not (options.out or (split == "train" and overfit)):
+        count = _IN_REPORT if options.report else _SHOWN_WITHOUT_FILE
     image_idxs, urls = data[f"{split}_image_idxs"], data[f"{split}_urls"]
     chosen = np.unique(image_idxs)[:count]
     items = {i: Item(i, str(urls[i]), image_path(data, split, i)) for i in chosen.tolist()}
@@ -178,7 +168,7 @@ def split_items(arguments, checkpoint, data: dict) -> tuple[list[Item], object]:
     return list(items.values()), Rows(data[f"{split}_features"], chosen)
 
 
-def photo_items(arguments, checkpoint, device: str) -> tuple[list[Item], object]:
+def photo_items(options, checkpoint, device: str) -> tuple[list[Item], object]:
     """The user's own photos and their features, by the extractor in the checkpoint."""
     from core.encoders.pictures import LookedAt
     from core.image_utils import list_pictures
@@ -188,23 +178,23 @@ def photo_items(arguments, checkpoint, device: str) -> tuple[list[Item], object]
             "--image: the checkpoint was trained on features whose extractor is not known (the "
             "published archive does not contain it); train on a folder prepared by core.flickr8k"
         )
-    paths = [Path(name) for name in arguments.image or []]
-    if arguments.images:
-        paths = list_pictures(arguments.images)
-    paths = paths[: arguments.num_samples]
+    paths = [Path(name) for name in options.image or []]
+    if options.images:
+        paths = list_pictures(options.images)
+    paths = paths[: options.num_samples]
     items = [Item(i, str(path), path) for i, path in enumerate(paths)]
-    return items, LookedAt(paths, extractor_of(checkpoint, arguments.weights, device))
+    return items, LookedAt(paths, extractor_of(checkpoint, options.weights, device))
 
 
-def look_at(arguments, checkpoint, device: str) -> tuple[list[Item], object, dict | None]:
+def look_at(options, checkpoint, device: str) -> tuple[list[Item], object, dict | None]:
     """The images that were asked for, what the model reads of them, and the data that they are of.
 
     The data are checked to fit the model; photos of one's own are of none.
     """
-    if own_photos(arguments):
-        return *photo_items(arguments, checkpoint, device), None
-    data = data_of(arguments, checkpoint, device)
-    return *split_items(arguments, checkpoint, data), data
+    if own_photos(options):
+        return *photo_items(options, checkpoint, device), None
+    data = data_of(options, checkpoint, device)
+    return *split_items(options, checkpoint, data), data
 
 
 def print_table(items: list[Item]) -> None:
@@ -266,49 +256,49 @@ def check_output(option: str, name: str | None, suffixes: tuple[str, ...]) -> No
         raise ValueError(f"{option} {name}: the folder {path.parent} cannot be written to")
 
 
-def decoder_options(arguments) -> dict[str, dict]:
-    """The options of each way of decoding: as given for the one asked for, else the defaults."""
-    options = {owner: dict(defaults) for owner, defaults in _DECODER_OPTIONS.items()}
-    for owner, of_owner in options.items():
+def decoders_of(options) -> dict[str, dict]:
+    """The numbers of each way of decoding: as given for the one asked for, else the defaults."""
+    decoders = {owner: dict(defaults) for owner, defaults in _DECODERS.items()}
+    for owner, of_owner in decoders.items():
         for name in of_owner:
-            value = getattr(arguments, name)
-            if value is not None and owner != arguments.decode:
+            value = getattr(options, name)
+            if value is not None and owner != options.decode:
                 raise ValueError(
                     f"--{name}: is an option of --decode {owner}, found --decode "
-                    f"{arguments.decode}; leave one of them out"
+                    f"{options.decode}; leave one of them out"
                 )
             if value is not None:
                 of_owner[name] = value
-    if options["beam"]["n_best"] > options["beam"]["beam_size"]:
+    if decoders["beam"]["n_best"] > decoders["beam"]["beam_size"]:
         raise ValueError(
-            f"--n_best: found {options['beam']['n_best']}, expected at most --beam_size, "
-            f"{options['beam']['beam_size']}"
+            f"--n_best: found {decoders['beam']['n_best']}, expected at most --beam_size, "
+            f"{decoders['beam']['beam_size']}"
         )
-    if options["beam"]["neighbours"] and options["beam"]["beam_size"] == 1:
+    if decoders["beam"]["neighbours"] and decoders["beam"]["beam_size"] == 1:
         raise ValueError("--neighbours: chooses among several beams; take a --beam_size above 1")
-    common = {"max_length": arguments.max_length, "allow_unknown": arguments.allow_unknown}
-    return {owner: of_owner | common for owner, of_owner in options.items()}
+    common = {"max_length": options.max_length, "allow_unknown": options.allow_unknown}
+    return {owner: of_owner | common for owner, of_owner in decoders.items()}
 
 
-def decoder(name: str, options: dict, neighbours=None):
+def decoder(name: str, numbers: dict, neighbours=None):
     """(model, features) -> word ids (N, K, T), best first, and scores (N, K) or None.
 
     Inputs:
-    - name, options: of the way of decoding
+    - name, numbers: of the way of decoding
     - neighbours: a ``Neighbours`` that ranks what beam search finds, or None
     """
     import numpy as np
 
     from core import decoding
 
-    options = dict(options)
+    numbers = dict(numbers)
     if name == "beam":
-        search = neighbours.search if options.pop("neighbours") else decoding.beam_search
-        return lambda model, features: search(model, features, **options)
+        search = neighbours.search if numbers.pop("neighbours") else decoding.beam_search
+        return lambda model, features: search(model, features, **numbers)
     if name == "sample":
-        options["rng"] = np.random.default_rng(options.pop("seed"))
+        numbers["rng"] = np.random.default_rng(numbers.pop("seed"))
     decode = {"greedy": decoding.greedy, "sample": decoding.sample}[name]
-    return lambda model, features: (decode(model, features, **options)[:, None], None)
+    return lambda model, features: (decode(model, features, **numbers)[:, None], None)
 
 
 def ranked(words, scores, idx_to_word) -> list[tuple[str, float]]:
@@ -337,7 +327,7 @@ def caption_all(model, decode, idx_to_word, items: list[Item], features) -> list
     return ids
 
 
-def draw_attention(arguments, model, checkpoint, items: list[Item], features, ids) -> None:
+def draw_attention(options, model, checkpoint, items: list[Item], features, ids) -> None:
     """The figure of --attention, for the first few images."""
     import numpy as np
 
@@ -354,73 +344,73 @@ def draw_attention(arguments, model, checkpoint, items: list[Item], features, id
         captions = np.array([[model.start, *ids[n]]])
         weights = model.attention_weights(np.asarray(features[n : n + 1]), captions)[0]
         heads = zip(model.head_names(), weights.swapaxes(0, 1), strict=True)
-        for label, head in heads if arguments.heads else [("", weights.mean(axis=1))]:
+        for label, head in heads if options.heads else [("", weights.mean(axis=1))]:
             pictures.append(picture)
             words.append([checkpoint.idx_to_word[i] for i in ids[n]])
             maps.append(head)
             labels.append(label)
-    plot_attention(pictures, words, maps, labels, arguments.attention)
+    plot_attention(pictures, words, maps, labels, options.attention)
 
 
-def features_of_all(arguments, checkpoints: list, items: list[Item], features, device: str):
+def features_of_all(options, checkpoints: list, items: list[Item], features, device: str):
     """The features of the same images as each of an ensemble reads them, the first's given."""
     from core.recipes.ensemble import FeaturesOfEach
 
     first, *more = checkpoints
     tables = [features]
-    for run, other in zip(arguments.ensemble, more, strict=True):
+    for run, other in zip(options.ensemble, more, strict=True):
         same = same_extractor(first, other.extractor, other.extractor_arrays)
         if same and first.extractor and not (first.encoder_state or other.encoder_state):
             tables.append(features)
             continue
-        theirs, table, _ = look_at(arguments, other, device)
+        theirs, table, _ = look_at(options, other, device)
         if [item.file_name for item in theirs] != [item.file_name for item in items]:
             raise ValueError(f"--ensemble {run}: knows other images; take runs of one data set")
         tables.append(table)
     return FeaturesOfEach(tables)
 
 
-def others(arguments, checkpoint) -> list:
+def others(options, checkpoint) -> list:
     """The further checkpoints of an ensemble, after checking that they fit the first."""
     from core.checkpoint import load_checkpoint
 
     found = []
-    for run in arguments.ensemble:
+    for run in options.ensemble:
         other = load_checkpoint(find_checkpoint(None, run))
         if other.idx_to_word != checkpoint.idx_to_word:
             raise ValueError(f"--ensemble {run}: has another vocabulary; take runs of one data set")
         found.append(other)
     for option in ("report", "attention"):
-        if found and getattr(arguments, option):
+        if found and getattr(options, option):
             raise ValueError(f"--{option}: is about one model; leave it out, or --ensemble")
     return found
 
 
-def report_facts(arguments, path: Path, checkpoint, options, shown: int, count: int) -> dict:
+def report_facts(options, path: Path, checkpoint, decoders, shown: int, count: int) -> dict:
     """What the page of --report says of the model, the decoders and the images."""
 
     def described(name: str) -> str:
-        given = [
-            f"{option} {value}"
-            for option, value in options[name].items()
-            if option != "n_best" and value is not None and value is not False  # 0 is a value
+        numbers = [
+            f"{number} {value}"
+            for number, value in decoders[name].items()
+            if number != "n_best" and value is not None and value is not False  # 0 is a value
         ]
-        return f"{_DECODER_NAMES[name]} ({', '.join(given)})"
+        return f"{_DECODER_NAMES[name]} ({', '.join(numbers)})"
 
     parameters = sum(parameter.size for parameter in checkpoint.decoder_params.values())
     images = f"{shown:,}" if shown == count else f"{count:,}, of which the first {shown:,} are here"
-    where = "photos" if own_photos(arguments) else f"{arguments.split} split"
+    where = "photos" if own_photos(options) else f"{options.split} split"
     return {
         "Model": f"{checkpoint.model}, {parameters:,} parameters ({path.parent.name}/{path.name})",
         "Vocabulary": f"{len(checkpoint.idx_to_word):,} words",
-        "Decoder": described(arguments.decode),
-        "Compared with": ", ".join(described(name) for name in options if name != arguments.decode),
+        "Decoder": described(options.decode),
+        "Compared with": ", ".join(described(name) for name in decoders if name != options.decode),
         "Images": f"{where}: {images}",
     }
 
 
 def draw_report(
-    arguments, path: Path, model, checkpoint, options, neighbours, items: list[Item], features, ids
+    options, path: Path, model, checkpoint, decoders, neighbours, items: list[Item], features, ids
 ) -> None:
     """The page of --report: the first images, and the scores of all."""
     import numpy as np
@@ -437,8 +427,8 @@ def draw_report(
         captions, references = zip(*((i.caption, i.references) for i in items), strict=True)
         scores, alone = score_captions(captions, references)
     # The page has the whole beam, whatever is printed; its best caption is the same.
-    options["beam"]["n_best"] = options["beam"]["beam_size"]
-    found = {name: decoder(name, options[name], neighbours)(model, features) for name in options}
+    decoders["beam"]["n_best"] = decoders["beam"]["beam_size"]
+    found = {name: decoder(name, decoders[name], neighbours)(model, features) for name in decoders}
     entries = []
     for n, item in enumerate(shown):
         picture = None
@@ -447,66 +437,64 @@ def draw_report(
         others = {
             _DECODER_NAMES[name]: decode_captions(captions[n, 0], idx_to_word)
             for name, (captions, _) in found.items()
-            if name != arguments.decode  # a second sample is another one than the item's
+            if name != options.decode  # a second sample is another one than the item's
         }
         beam = ranked(*(of_image[n] for of_image in found["beam"]), idx_to_word)
         name = Path(item.file_name).name
         entries.append(Entry(name, picture, words[n], others, beam, item.references, alone[n]))
-    facts = report_facts(arguments, path, checkpoint, options, len(shown), len(items))
-    write_report(arguments.report, facts, _DECODER_NAMES[arguments.decode], entries, scores)
-    print(f"report: {arguments.report}, {len(shown)} of {len(items)} images")
+    facts = report_facts(options, path, checkpoint, decoders, len(shown), len(items))
+    write_report(options.report, facts, _DECODER_NAMES[options.decode], entries, scores)
+    print(f"report: {options.report}, {len(shown)} of {len(items)} images")
 
 
 def main() -> None:
-    arguments = build_parser().parse_args()
-    check_output("--out", arguments.out, (".json",))
-    check_output("--figure", arguments.figure, (".png", ".pdf", ".svg"))
-    check_output("--attention", arguments.attention, (".png", ".pdf", ".svg"))
-    check_output("--report", arguments.report, (".html", ".htm"))
-    if arguments.heads and not arguments.attention:
+    options = build_parser().parse_args()
+    check_output("--out", options.out, (".json",))
+    check_output("--figure", options.figure, (".png", ".pdf", ".svg"))
+    check_output("--attention", options.attention, (".png", ".pdf", ".svg"))
+    check_output("--report", options.report, (".html", ".htm"))
+    if options.heads and not options.attention:
         raise ValueError("--heads: goes with --attention FILE.png; add that")
-    check_engine_options(vars(arguments), arguments.engine)
-    path = find_checkpoint(arguments.model, arguments.checkpoint)
+    check_engine_options(vars(options), options.engine)
+    path = find_checkpoint(options.model, options.checkpoint)
 
     from core.checkpoint import load_checkpoint
-    from core.models import build_model
     from core.recipes.ensemble import Ensemble
     from core.support.files import write_json
 
     checkpoint = load_checkpoint(path)
-    options = decoder_options(arguments)
-    build, device = build_model, "cpu"
-    if arguments.engine == "torch":
+    decoders = decoders_of(options)
+    device = "cpu"
+    if options.engine == "torch":
         from core.support.processes import choose_device
-        from core.torch_models import build_torch_model
 
-        device = choose_device(arguments.device or "auto")
-        build = partial(build_torch_model, device=device)
-    checkpoints = [checkpoint, *others(arguments, checkpoint)]
+        device = choose_device(options.device or "auto")
+    build = model_builder(options.engine, device)
+    checkpoints = [checkpoint, *others(options, checkpoint)]
     models = [build(c.model, c.config, c.idx_to_word, c.decoder_params) for c in checkpoints]
     model = models[0]
-    if arguments.attention and not model.grid:
+    if options.attention and not model.grid:
         raise ValueError(f"--attention: {checkpoint.model} has no attention; leave it out")
-    if arguments.data and own_photos(arguments):
+    if options.data and own_photos(options):
         raise ValueError("--data: does not go with photos of your own, leave it out")
-    if not own_photos(arguments):
-        arguments.split = split_of(arguments, checkpoint)
-    if options["beam"]["neighbours"] and arguments.split == "train":
+    if not own_photos(options):
+        options.split = split_of(options, checkpoint)
+    if decoders["beam"]["neighbours"] and options.split == "train":
         raise ValueError(
             "--neighbours: the neighbours are training pictures, of which each is its own; take "
             "--split val, or photos of your own"
         )
-    items, features, data = look_at(arguments, checkpoint, device)
+    items, features, data = look_at(options, checkpoint, device)
     voting = model
-    if arguments.ensemble:
+    if options.ensemble:
         voting = Ensemble(models)
-        features = features_of_all(arguments, checkpoints, items, features, device)
+        features = features_of_all(options, checkpoints, items, features, device)
     neighbours = None
-    if count := options["beam"]["neighbours"]:
+    if count := decoders["beam"]["neighbours"]:
         from core.recipes.neighbours import Neighbours
 
-        neighbours = Neighbours(data or data_of(arguments, checkpoint, device), count)
-    decode = decoder(arguments.decode, options[arguments.decode], neighbours)
+        neighbours = Neighbours(data or data_of(options, checkpoint, device), count)
+    decode = decoder(options.decode, decoders[options.decode], neighbours)
     ids = caption_all(voting, decode, checkpoint.idx_to_word, items, features)
 
     print_table(items)
@@ -515,17 +503,17 @@ def main() -> None:
         print(
             f"said back word for word: {said_back} of {len(items)} ({said_back / len(items):.0%})"
         )
-    if arguments.out:
-        write_json(arguments.out, as_json(items))
-        print(f"captions: {arguments.out}")
-    if arguments.figure:
-        draw(items, arguments.figure)
-        print(f"picture: {arguments.figure}")
-    if arguments.attention:
-        draw_attention(arguments, model, checkpoint, items, features, ids)
-        print(f"attention: {arguments.attention}")
-    if arguments.report:
-        draw_report(arguments, path, model, checkpoint, options, neighbours, items, features, ids)
+    if options.out:
+        write_json(options.out, as_json(items))
+        print(f"captions: {options.out}")
+    if options.figure:
+        draw(items, options.figure)
+        print(f"picture: {options.figure}")
+    if options.attention:
+        draw_attention(options, model, checkpoint, items, features, ids)
+        print(f"attention: {options.attention}")
+    if options.report:
+        draw_report(options, path, model, checkpoint, decoders, neighbours, items, features, ids)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ python training.py --model lstm --num_samples 50       overfit 50 captions of th
 python training.py --model lstm                        train on all of the embedded data
 python training.py --model lstm --data datasets/flickr8k --hidden_dim 512
 python training.py --resume --out runs/lstm            go on where a run was stopped
+python training.py --model lstm --engine plain         by the definitions, word by word
 python training.py --model lstm --engine torch         the same with PyTorch's gradients
 python training.py --model attention --encoder tiny_cnn          from pixels, the CNN learns too
 python training.py --model attention --encoder resnet101 --weights FILE --data PHOTOS
@@ -14,36 +15,35 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-from core.run_data import (
-    caption_scores,
-    check_same_data,
-    extractor_of_settings,
-    load_data,
-    load_init,
-    model_config,
-)
-from core.runs import (
+from core.runs.building import model_config, run_model, run_solver
+
+from core.runs.data import check_same_data, extractor_of_settings, load_data, load_init
+from core.runs.settings import (
     DEFAULTS,
     ENCODER_DEFAULTS,
-    ENGINES,
     MODEL_DEFAULTS,
-    MODEL_NAMES,
-    OBJECTIVES,
     OVERFIT_DEFAULTS,
-    SCHEDULES,
-    SELECT,
-    UPDATE_RULES,
     check_run_folder,
     check_same_settings,
     make_room,
-    optim_config,
     resolve_settings,
 )
-from core.support.choices import DEVICES, ENCODERS
+from core.support.choices import (
+    ACTIVATIONS,
+    DEVICES,
+    DTYPES,
+    ENCODERS,
+    ENGINES,
+    MODEL_NAMES,
+    OBJECTIVES,
+    POSITIONS,
+    PRECISIONS,
+    SCHEDULES,
+    SELECT,
+    UPDATE_RULES,
+)
 from core.support.command_line import (
     ArgumentParser,
     dropout_rate,
@@ -90,7 +90,6 @@ def build_parser() -> argparse.ArgumentParser:
     option("weight_decay", non_negative_float, "adamw: how fast parameters shrink", metavar="D")
     option("label_smoothing", dropout_rate, "share of a target spread over all words", metavar="P")
     option("clip_norm", non_negative_float, "largest norm of the gradients; 0: any", metavar="C")
-    option("average", dropout_rate, "keep a mean of the parameters; 0.98: 1,000 steps", metavar="A")
     option("dropout", dropout_rate, "probability to drop, while training", metavar="P")
     option("feature_dropout", dropout_rate, "the same, of the image's features", metavar="P")
     option("wordvec_dim", positive_int, "width of the word vectors", metavar="W")
@@ -104,17 +103,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     option("num_heads", positive_int, "transformer: divides wordvec_dim", metavar="h")
     option("num_layers", positive_int, "transformer: number of blocks", metavar="B")
-    option("positions", str, "transformer: of the words", choices=["learned", "sinusoidal"])
-    option("activation", str, "transformer: of feed-forward", choices=["relu", "gelu"])
+    option("positions", str, "transformer: of the words", choices=POSITIONS)
+    option("activation", str, "transformer: of feed-forward", choices=ACTIVATIONS)
     option("patience", positive_int, "stop after E epochs without a better score", metavar="E")
     option("objective", str, "scst: CIDEr-D of what the model says", choices=OBJECTIVES)
     option("samples", positive_int, "scst: captions of an image; 1: against greedy", metavar="K")
     option("select", str, "what the best epoch is best in", choices=SELECT)
-    option("dtype", str, "of all computation", choices=["float32", "float64"])
+    option("dtype", str, "of all computation", choices=DTYPES)
     option("seed", non_negative_int, "of samples, parameters, shuffling, dropout", metavar="S")
-    option("engine", str, "hand-written gradients, or PyTorch's", choices=ENGINES)
+    option("engine", str, "the definitions, their fast twins, or PyTorch's", choices=ENGINES)
     option("device", str, "torch: where to compute", choices=DEVICES)
-    option("precision", str, "torch: bf16 is autocast", choices=["float32", "bf16"])
+    option("precision", str, "torch: bf16 is autocast", choices=PRECISIONS)
     option("workers", non_negative_int, "threads that read batches ahead", metavar="W")
     option("init", str, "start from the parameters of another run", metavar="RUN_OR_FILE")
     option("encoder", str, "look at the pictures with this CNN", choices=ENCODERS)
@@ -158,57 +157,34 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     parser = build_parser()
-    given = vars(parser.parse_args())
-    resume, out = given.pop("resume", False), given.pop("out", None)
-    if "model" not in given and not (resume and out):
+    options = vars(parser.parse_args())
+    resume, out = options.pop("resume", False), options.pop("out", None)
+    if "model" not in options and not (resume and out):
         parser.error(f"--model: not given, expected {' or '.join(MODEL_NAMES)}")
-    folder = Path(out or f"runs/{given['model']}")
+    folder = Path(out or f"runs/{options['model']}")
     check_run_folder(folder)
-    settings = resolve_settings(given, folder, resume)
-    if settings["engine"] == "numpy":
+    settings = resolve_settings(options, folder, resume)
+    engine = settings["engine"]
+    if engine != "torch":
         if "WORLD_SIZE" in os.environ:  # torchrun started this
-            raise ValueError("--engine numpy: is one process; leave torchrun out, or take torch")
-        from core.captioning_solver import NumpyEngine
-        from core.models import build_model
-
-        train(settings, folder, resume, NumpyEngine, build_model, extractor_of_settings(settings))
+            raise ValueError(
+                f"--engine {engine}: is one process; leave torchrun out, or take torch"
+            )
+        train(settings, folder, resume)
         return
 
     from core.support import processes
-    from core.torch_models import TorchEngine, build_end_to_end, build_torch_model
 
     with processes.joined(settings["device"]) as device:
-        extractor = extractor_of_settings(settings, device)
-        engine = partial(TorchEngine, precision=settings["precision"])
-        build = partial(build_torch_model, device=device)
-        if settings["finetune_encoder"]:
-            engine = partial(engine, encoder_learning_rate=settings["encoder_learning_rate"])
-            build = partial(
-                build_end_to_end,
-                device=device,
-                extractor=extractor,
-                stages=settings["finetune_encoder"],
-                flip=settings["flip"],
-                crop=settings["crop"],
-            )
-        train(settings, folder, resume, engine, build, extractor)
+        train(settings, folder, resume, device)
 
 
-def train(
-    settings: dict, folder: Path, resume: bool, engine: Callable, build: Callable, extractor=None
-) -> None:
-    """A run, whatever computes it; of several processes the first writes and talks.
+def train(settings: dict, folder: Path, resume: bool, device: str = "cpu") -> None:
+    """A run, whatever computes it; of several processes the first writes and talks."""
+    from core.runs.saving import Saving, restore
 
-    Inputs:
-    - settings, folder, resume: the run
-    - engine, build: what takes the steps, and what builds the models that it takes them with
-    - extractor: what looks at pictures, when the settings name an encoder
-    """
-    import numpy as np
-
-    from core.captioning_solver import LOSSES, CaptioningSolver
+    from core.captioning_solver import LOSSES
     from core.checkpoint import Checkpoint, load_checkpoint
-    from core.recipes.self_critical import TOP_K, SelfCritical
     from core.support import processes
     from core.support.files import write_json
 
@@ -218,6 +194,7 @@ def train(
         if first:
             print(text, flush=True)
 
+    extractor = extractor_of_settings(settings, device)
     last = None
     if resume and (folder / "last.npz").is_file():
         last = load_checkpoint(folder / "last.npz")
@@ -227,16 +204,7 @@ def train(
         check_same_data(last, data)
     start = last or load_init(settings, data, extractor)
     config = model_config(settings, data)
-    model = build(
-        settings["model"],
-        config,
-        data["idx_to_word"],
-        params=start.params if start else None,
-        rng=np.random.default_rng([settings["seed"], 1]),
-    )
-    decoder = model.decoder if settings["finetune_encoder"] else model
-    for name in ("label_smoothing", "feature_dropout"):
-        setattr(decoder, name, settings[name])
+    model = run_model(settings, config, data, start, extractor, device)
     checkpoint = Checkpoint(
         settings["model"],
         config,
@@ -246,42 +214,15 @@ def train(
         extractor_arrays=data["source"]["arrays"],
         settings=settings,
     )
-    overfit = settings["num_samples"] is not None
-    scst = settings["objective"] == "scst"
-    objective = SelfCritical(data, settings["samples"]) if scst else None
-    decoder.top_k = TOP_K if scst else None
-    solver = CaptioningSolver(
-        model,
-        data,
-        update_rule=settings["update_rule"],
-        optim_config=optim_config(settings),
-        schedule=settings["schedule"],
-        lr_decay=settings["lr_decay"],
-        warmup=settings["warmup"],
-        batch_size=settings["batch_size"],
-        num_epochs=settings["num_epochs"],
-        clip_norm=settings["clip_norm"] or None,
-        average=settings["average"],
-        patience=settings["patience"],
-        select="train_loss" if overfit else SELECT[settings["select"]],
-        scores=caption_scores(settings, data),
-        objective=objective,
-        verbose=first,
-        rng=np.random.default_rng([settings["seed"], 2]),
-        run_folder=folder if first else None,
-        checkpoint=checkpoint,
-        bucketed=settings["bucketed"],
-        workers=settings["workers"],
-        engine=engine,
-    )
-
+    saving = Saving(folder, checkpoint) if first else None
+    solver = run_solver(settings, model, data, after_epoch=saving, verbose=first)
     if last:
-        solver.restore(last)
+        restore(solver, last)
         say(f"resumed after epoch {solver.epoch}")
     processes.wait_for_all()  # until all have read what was there
     if first:
         if last:
-            solver.write_metrics()
+            saving.write_metrics(solver.history)
         elif not resume and (aside := make_room(folder)):
             say(f"the run that was in {folder} is in {aside} now")
         write_json(folder / "config.json", settings)
@@ -293,12 +234,14 @@ def train(
         f"run folder {folder}"
     )
     solver.train()
-    best = solver.history[solver.best_epoch - 1]
+    if first:
+        saving.draw(solver.history)
+    best, select = solver.history[solver.best_epoch - 1], solver.best.select
     say(
-        f"best epoch {best['epoch']} by {solver.select}: {best[solver.select]:.4f}"
-        f"{' nats a token' if solver.select in LOSSES else ''}; loss curve in {folder / 'loss.png'}"
+        f"best epoch {best['epoch']} by {select}: {best[select]:.4f}"
+        f"{' nats a token' if select in LOSSES else ''}; loss curve in {folder / 'loss.png'}"
     )
-    split = "train" if overfit else "val"
+    split = "val" if settings["num_samples"] is None else "train"
     say(f"next: python inference.py --checkpoint {shlex.quote(str(folder))} --split {split}")
 
 

@@ -44,7 +44,7 @@ be left if all that NumPy does besides were for nothing.
 
 {one_at_a_time}
 
-* **Padding left out** (`core/packing.py`): rows stand longest first, so that a time step is a
+* **Padding left out** (`core/fast/packing.py`): rows stand longest first, so that a time step is a
   slice of those that go on, and words are scored only where the loss looks.
 * **Parts on two threads** (`CaptioningModel.loss`): NumPy lets go of Python's lock while it
   computes. Elementwise work, which NumPy does on one core, is done on both; captions of one

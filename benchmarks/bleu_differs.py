@@ -20,8 +20,8 @@ from core.flickr8k import plain_words, read_photo_folder
 from core.metrics import bleu, cider_d, tokenize
 from core.metrics.caption_files import reference_captions
 from core.recipes.neighbours import Neighbours
-from core.run_data import extractor_of, load_data_of
-from core.runs import find_checkpoint
+from core.runs.data import extractor_of, load_data_of
+from core.runs.settings import find_checkpoint
 from core.support.choices import DEVICES
 from core.support.command_line import ArgumentParser, progress, run_command
 from core.support.processes import choose_device

@@ -8,9 +8,8 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Sequence
 
-from core.packing import lengths_of
-
 from benchmarks.side_by_side import model_and_batch, parser, show
+from core.fast.packing import lengths_of
 from core.models import MODELS
 
 BATCH_SIZES = (25, 64, 128, 256)

@@ -24,6 +24,7 @@ from benchmarks.side_by_side import (
 )
 from core import attention_layers, optim, rnn_layers, transformer_layers
 from core.captioning_solver import NumpyEngine
+from core.fast import FastEngine
 from core.models.base import CaptioningModel
 
 BATCH_SIZE = 64
@@ -73,7 +74,7 @@ def row_of(model: str, what: str, times: dict[str, float]) -> dict:
 
 def engine_and_batch(name: str):
     model, features, captions = model_and_batch(name, BATCH_SIZE)
-    return NumpyEngine(model, "adam", STILL, CLIP_NORM), features, captions
+    return FastEngine(model, "adam", STILL, CLIP_NORM), features, captions
 
 
 # ---------------------------------------------------------------------------------------------
@@ -100,12 +101,7 @@ def every_word_by_itself(_) -> AbstractContextManager:
 
 def plain_update(_) -> AbstractContextManager:
     """New arrays for every sum and product, of whole parameters."""
-
-    def update(rule, params, grads, configs, scale):
-        for name, w in params.items():
-            params[name], configs[name] = optim.RULES[rule](w, scale * grads[name], configs[name])
-
-    return patch.object(optim, "update_in_place", update)
+    return patch.object(FastEngine, "update", NumpyEngine.update)
 
 
 def gates_in_columns(_) -> AbstractContextManager:

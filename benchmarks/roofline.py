@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.side_by_side import bandwidth, in_turn, parser, peak_gflops, show
 from core.attention_layers import additive_scores_forward
-from core.optim import update_in_place
+from core.fast.adam import update_in_place
 from core.rnn_layers import back_through, lstm_cell, softmax_loss, sums_of_rows
 
 H, V, L, K = 512, 1004, 49, 256

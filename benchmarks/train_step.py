@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from core.packing import Packing, lengths_of
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -31,7 +30,8 @@ from benchmarks.side_by_side import (
     show,
     step_of,
 )
-from core.captioning_solver import NumpyEngine
+from core.fast import FastEngine
+from core.fast.packing import Packing, lengths_of
 from core.models import MODELS
 from core.rnn_layers import back_through
 from core.torch_models import TorchEngine, build_torch_model
@@ -63,7 +63,7 @@ def measure_all(
 def measure(name: str, batch_size: int, seconds: float, may_compile: bool) -> dict:
     """One row: a step of ours, and of the fastest variant of PyTorch's."""
     model, features, captions = model_and_batch(name, batch_size)
-    ours = step_of(NumpyEngine(model, "adam", STILL, CLIP_NORM), features, captions)
+    ours = step_of(FastEngine(model, "adam", STILL, CLIP_NORM), features, captions)
     theirs = twins(name, features, captions, may_compile)
     if len(theirs) > 1:
         tried = in_turn(theirs, seconds / 2, f"{name}, {batch_size}: PyTorch's variants")

@@ -1,34 +1,28 @@
-"""Trains a captioning model: minibatches, update rule, validation, checkpoints.
+"""Trains a captioning model: epochs, learning rate, clipping, validation, the best epoch.
 
-The solver asks a model for ``params``, ``rng`` and ``null``, and an engine for losses and steps:
-``NumpyEngine`` here, ``core.torch_models.TorchEngine`` for the twins. It knows nothing else of
-either.
+The solver knows little of the others. It asks a model for ``params`` and ``null``, a source for the
+batches of an epoch, an engine for losses and steps; and it writes no files: whoever wants some is
+called after each epoch, as ``core/runs/saving.py`` is.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from tqdm import tqdm
 
 from core import optim
-from core.checkpoint import Checkpoint, save_checkpoint
 from core.coco_utils import minibatches
-from core.support.files import write_text
+from core.support.choices import SCHEDULES
+from core.support.progress import TrainingProgress
+
+Array = np.ndarray
 
 _EVALUATION_BATCH = 256
 LOSSES = ("val_loss", "train_loss")
-_LINES_PER_RUN = 20  # printed where there is no terminal to draw a progress bar on
-_SECONDS_BETWEEN_PICTURES = 60
-_STEPS_BETWEEN_AVERAGES = 20  # parameters move little in so many steps; copying them takes time
 
 
 class NumpyEngine:
@@ -39,60 +33,128 @@ class NumpyEngine:
     - update_rule, optim_config, clip_norm: as for ``CaptioningSolver``
 
     ``configs`` holds, for each parameter, the config of its update rule: its numbers, and what it
-    remembers. It goes into the checkpoints, and may be assigned, which copies the arrays: both they
-    and the model's parameters are written into by ``update``.
+    remembers. It goes into checkpoints, and may be assigned.
     """
 
     def __init__(self, model, update_rule: str, optim_config: Mapping, clip_norm: float | None):
-        self.model, self.rule, self.clip_norm = model, update_rule, clip_norm
-        self.configs = {name: optim_config for name in model.params}
-        self._own: dict[str, np.ndarray] = {}  # the parameters that were put there by ``update``
-        self.base_rate = optim.numbers_of(update_rule, optim_config)["learning_rate"]
+        self.model, self.update_rule, self.clip_norm = model, update_rule, clip_norm
+        numbers = optim.numbers_of(update_rule, optim_config)
+        self.configs = {name: dict(numbers) for name in model.params}
+        self.base_rate = numbers["learning_rate"]
 
-    def compute(
-        self, features: np.ndarray, captions: np.ndarray, weights: np.ndarray | None = None
-    ) -> float:
+    def compute(self, features: Array, captions: Array, weights: Array | None = None) -> float:
         """The loss of a batch; keeps its gradients for ``update``."""
         loss, self.grads = self.model.loss(features, captions, weights)
         return float(loss)
 
-    def evaluate(self, features: np.ndarray, captions: np.ndarray) -> float:
+    def evaluate(self, features: Array, captions: Array) -> float:
         """The cross-entropy of a batch, without dropout and gradients."""
         return float(self.model.evaluate(features, captions))
 
     def update(self) -> None:
         """Clips the gradients and moves the parameters."""
-        scale = 1.0
+        grads, params = self.grads, self.model.params
         if self.clip_norm is not None:
-            scale, _ = optim.clip_factor(self.grads, self.clip_norm)
-        params = self.model.params
-        for name, parameter in params.items():
-            if parameter is not self._own.get(name):  # put there by someone who may still need it
-                params[name] = self._own[name] = parameter.copy(order="C")
-        optim.update_in_place(self.rule, params, self.grads, self.configs, scale)
-
-    @property
-    def configs(self) -> dict[str, dict]:
-        return self._configs
-
-    @configs.setter
-    def configs(self, configs: Mapping[str, Mapping]) -> None:
-        def own(value):
-            return value.copy(order="C") if isinstance(value, np.ndarray) else value
-
-        self._configs = {
-            name: {key: own(value) for key, value in config.items()}
-            for name, config in configs.items()
-        }
+            grads, _ = optim.clip_gradient_norm(grads, self.clip_norm)
+        rule = optim.RULES[self.update_rule]
+        for name, w in params.items():
+            params[name], self.configs[name] = rule(w, grads[name], self.configs[name])
 
     @property
     def learning_rate(self) -> float:
         return next(iter(self.configs.values()))["learning_rate"]
 
-    def set_learning_rate(self, factor: float) -> None:
+    def set_learning_rate(self, part: float) -> None:
         """That part of the learning rate that it was built with."""
         for config in self.configs.values():
-            config["learning_rate"] = factor * self.base_rate
+            config["learning_rate"] = part * self.base_rate
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate goes from step to step.
+
+    - name: 'decay', by the factor ``lr_decay`` after each epoch, or 'cosine', along half a wave to
+      0 at the last step (Loshchilov and Hutter, ICLR 2017)
+    - warmup: steps in which it rises from 0 first
+    """
+
+    name: str = "decay"
+    lr_decay: float = 1.0
+    warmup: int = 0
+
+    def __post_init__(self):
+        if self.name not in SCHEDULES:
+            expected = " or ".join(map(repr, SCHEDULES))
+            raise ValueError(f"schedule: found {self.name!r}, expected {expected}")
+
+    def part(self, step: int, steps_per_epoch: int, num_epochs: int) -> float:
+        """Of the rate that was asked for, what is left at a step, counted from 0."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.name == "decay":
+            return warm * self.lr_decay ** (step // steps_per_epoch)
+        return warm * (1 + math.cos(math.pi * step / (steps_per_epoch * num_epochs))) / 2
+
+
+@dataclass(frozen=True)
+class ShuffledCaptions:
+    """A source of batches: every training caption once an epoch, shuffled.
+
+    - data: from ``load_coco_data``
+    - bucketed: captions of much the same length come in one batch
+    - workers: threads that read batches ahead, those of the validation too; 0: none
+    """
+
+    data: Mapping
+    bucketed: bool = False
+    workers: int = 0
+
+    def steps(self, batch_size: int) -> int:
+        """How many batches there are in an epoch."""
+        return math.ceil(len(self.data["train_captions"]) / batch_size)
+
+    def batches(self, model, batch_size: int, rng: np.random.Generator) -> Iterator[tuple]:
+        """An epoch of captions (N, T) and features (N, ...); other sources add weights (N,)."""
+        how = {"bucketed": self.bucketed, "workers": self.workers}
+        return minibatches(self.data, "train", batch_size, model.null, rng, **how)
+
+    def figures(self) -> dict[str, float]:
+        """What a source has to say of the epoch, for its row in ``history``."""
+        return {}
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """What makes an epoch the best one, and how long to wait for a better one.
+
+    - select: 'val_loss' or 'train_loss', the lowest, or the name of one of ``scores``, the highest
+    - scores: called with the model after each epoch; what it returns, numbers by name, higher for
+      better (a metric on free-running captions), goes into the row of the epoch
+    - patience: stop after this many epochs without a better one; None never stops early
+    """
+
+    select: str = "val_loss"
+    scores: Callable[[object], Mapping[str, float]] | None = None
+    patience: int | None = None
+
+    def __post_init__(self):
+        if self.scores is None and self.select not in LOSSES:
+            raise ValueError(f"select: found {self.select!r}, expected {' or '.join(LOSSES)}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience: found {self.patience}, expected at least 1")
+
+    def scores_of(self, model) -> dict[str, float]:
+        """Raises ValueError when the score to select by is not among them."""
+        scores = dict(self.scores(model)) if self.scores is not None else {}
+        if self.select not in (known := (*LOSSES, *scores)):
+            raise ValueError(f"select: found {self.select!r}, expected one of {', '.join(known)}")
+        return scores
+
+    def of(self, history: Sequence[Mapping]) -> int:
+        """The best epoch, counted from 1; 0 before the first."""
+        scores = [row[self.select] for row in history]
+        best = np.argmin if self.select in LOSSES else np.argmax
+        return int(best(scores)) + 1 if scores else 0
 
 
 class CaptioningSolver:
@@ -103,39 +165,25 @@ class CaptioningSolver:
     - data: from ``load_coco_data``; at least the training split
     - update_rule: a name in ``core.optim.RULES``
     - optim_config: numbers of the update rule, e.g. ``{'learning_rate': 1e-3}``
-    - schedule: how the learning rate falls: 'decay', by a factor after each epoch, or 'cosine',
-      along half a wave to 0 at the end of ``num_epochs`` (Loshchilov and Hutter, ICLR 2017)
-    - lr_decay: the factor
-    - warmup: steps in which the learning rate rises from 0 first
+    - lr_decay: factor on the learning rate after each epoch
+    - schedule: how the learning rate goes, when there is more to say of it than ``lr_decay``
     - batch_size: captions in a batch
-    - num_epochs: passes over all training captions, each caption once a pass, shuffled
+    - num_epochs: passes over all training captions
     - clip_norm: largest norm of all gradients together; None does not clip
-    - average: what is validated, and kept as the best, is a running mean of the parameters, which
-      every 20 steps holds on to this share of itself (after Polyak and Juditsky 1992, with a past
-      that fades); 0: the parameters themselves
-    - patience: stop after this many epochs without a better score; None never stops early
-    - select: what makes an epoch the best one: 'val_loss' or 'train_loss', the lowest, or the name
-      of one of ``scores``, the highest. Without a validation split always 'train_loss'.
+    - source: where batches come from; ``ShuffledCaptions(data)`` when None
+    - best: what makes an epoch the best; without a validation split it is always 'train_loss'
+    - after_epoch: called with the solver when an epoch is in ``history``
+    - engine: (model, update_rule, optim_config, clip_norm) -> what takes the steps
+    - rng: shuffles; ``default_rng(0)`` when None
     - verbose: show a progress bar, or a few lines where there is no terminal
     - print_every: steps between updates of the figures beside the bar
-    - rng: shuffles; ``default_rng(0)`` when None
-    - run_folder: where checkpoints, ``metrics.jsonl`` and ``loss.png`` go; None writes nothing
-    - checkpoint: what the checkpoints say besides the training (model, vocabulary, extractor, ...);
-      needed with run_folder
-    - bucketed: whether captions of much the same length come in one batch
-    - workers: threads that read batches ahead; 0: none
-    - scores: called with the model after each epoch; what it returns, numbers by name, higher for
-      better (a metric on free-running captions), goes into the row of the epoch
-    - objective: makes the batches out of what the model says (``core.recipes.self_critical``),
-      instead of the training captions
-    - engine: (model, update_rule, optim_config, clip_norm) -> what takes the steps
 
     After and during training:
     - loss_history: the loss of each step, as ``model.loss`` returns it (nats a caption)
     - history: a row for each epoch: epoch, train_loss (what is minimised, a penalty included) and
       val_loss (cross-entropy alone) in nats a token, their perplexities, learning_rate,
       tokens_per_second, seconds
-    - epoch: number of epochs done
+    - epoch, best_epoch: number of epochs done, and which of them is the best so far
 
     Raises ValueError for an unknown update rule or score and for numbers out of range.
     """
@@ -147,190 +195,108 @@ class CaptioningSolver:
         *,
         update_rule: str = "adam",
         optim_config: Mapping | None = None,
-        schedule: str = "decay",
         lr_decay: float = 1.0,
-        warmup: int = 0,
+        schedule: Schedule | None = None,
         batch_size: int = 100,
         num_epochs: int = 10,
         clip_norm: float | None = None,
-        average: float = 0.0,
-        patience: int | None = None,
-        select: str = "val_loss",
+        source=None,
+        best: BestEpoch | None = None,
+        after_epoch: Callable[[CaptioningSolver], None] | None = None,
+        engine: Callable = NumpyEngine,
+        rng: np.random.Generator | None = None,
         verbose: bool = True,
         print_every: int = 10,
-        rng: np.random.Generator | None = None,
-        run_folder: str | Path | None = None,
-        checkpoint: Checkpoint | None = None,
-        bucketed: bool = False,
-        workers: int = 0,
-        scores: Callable[[object], Mapping[str, float]] | None = None,
-        objective=None,
-        engine: Callable = NumpyEngine,
     ):
-        if update_rule not in optim.RULES:
-            expected = ", ".join(optim.RULES)
-            raise ValueError(f"update_rule: found {update_rule!r}, expected one of {expected}")
-        if min(batch_size, num_epochs, 1 if patience is None else patience) < 1:
+        if min(batch_size, num_epochs) < 1:
             raise ValueError(
-                f"batch_size, num_epochs, patience: found {batch_size}, {num_epochs}, {patience}, "
-                "expected at least 1"
+                f"batch_size, num_epochs: found {batch_size}, {num_epochs}, expected at least 1"
             )
+        if schedule is not None and lr_decay != 1:
+            raise ValueError("lr_decay: is part of the schedule; give it there, or no schedule")
         self.model, self.data = model, data
         self.engine = engine(model, update_rule, optim_config or {}, clip_norm)
-        if schedule not in ("decay", "cosine"):
-            raise ValueError(f"schedule: found {schedule!r}, expected 'decay' or 'cosine'")
-        self.schedule, self.lr_decay, self.warmup = schedule, lr_decay, warmup
+        self.schedule = schedule or Schedule(lr_decay=lr_decay)
         self.batch_size, self.num_epochs = batch_size, num_epochs
-        self.patience = patience
-        self.average, self.averaged = average, {}
-        if scores is None and select not in LOSSES:
-            raise ValueError(f"select: found {select!r}, expected {' or '.join(LOSSES)}")
-        self.select = select if "val_captions" in data else "train_loss"
-        self.scores, self.workers, self.bucketed = scores, workers, bucketed
-        self.objective = objective
-        self.verbose, self.print_every = verbose, max(1, print_every)
+        self.source = source or ShuffledCaptions(data)
+        self.best = best or BestEpoch()
+        if "val_captions" not in data:
+            self.best = replace(self.best, select="train_loss")
+        self.after_epoch = after_epoch
         self.rng = rng if rng is not None else np.random.default_rng(0)
-        self.run_folder = None if run_folder is None else Path(run_folder)
-        self.checkpoint = checkpoint
-
-        self.epoch = 0
+        self.verbose, self.print_every = verbose, max(1, print_every)
         self.loss_history: list[float] = []
         self.history: list[dict] = []
-
-    # -- training -----------------------------------------------------------------------------
 
     def train(self) -> list[dict]:
         """Trains up to ``num_epochs`` epochs in all; returns ``history``.
 
         Raises ValueError when the loss stops being a number.
         """
-        steps = self._steps_per_epoch
-        on_terminal = self.verbose and sys.stderr.isatty()
-        bar = tqdm(
-            total=steps * self.num_epochs,
-            initial=steps * self.epoch,
-            desc="training",
-            unit="step",
-            disable=not on_terminal,
-        )
-        started, epochs_before = time.monotonic(), self.epoch
-        drawn = started
         # A loss that overflows ends the run with an error of its own, without NumPy's warnings.
-        with bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            while self.epoch < self.num_epochs and not self._out_of_patience():
-                row = self._train_epoch(bar)
-                with self._as_kept():
-                    if "val_captions" in self.data:
-                        row["val_loss"] = self.evaluate("val")
-                        row["val_perplexity"] = _perplexity(row["val_loss"])
-                    if self.scores is not None:
-                        row |= self._scored()
-                    if self.objective is not None:
-                        row["reward"] = self.objective.reward
-                    self.epoch += 1
-                    self.history.append(row)
-                    self._save_best()
-                self._save()
-                last = self.epoch == self.num_epochs or self._out_of_patience()
-                if self.verbose:
-                    seconds = time.monotonic() - started
-                    left = seconds / (self.epoch - epochs_before) * (self.num_epochs - self.epoch)
-                    self._report(row, left, on_terminal, last)
-                if time.monotonic() - drawn > _SECONDS_BETWEEN_PICTURES:
-                    self._draw()
-                    drawn = time.monotonic()
-        self._draw()
+        quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+        with TrainingProgress(self) as progress, quiet:
+            while not self.is_done:
+                self.history.append(self._train_epoch(progress) | self._validate())
+                if self.after_epoch is not None:
+                    self.after_epoch(self)
+                progress.epoch()
         return self.history
 
-    def _train_epoch(self, bar: tqdm) -> dict:
-        """One pass over the training captions; returns the epoch's row of ``history``."""
+    @property
+    def epoch(self) -> int:
+        return len(self.history)
+
+    @property
+    def best_epoch(self) -> int:
+        return self.best.of(self.history)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all epochs are done, or the last better one is too long ago."""
+        patience = self.best.patience
+        waited = patience is not None and self.epoch - self.best_epoch >= patience
+        return waited or self.epoch >= self.num_epochs
+
+    def _train_epoch(self, progress: TrainingProgress) -> dict:
+        """One pass over the batches of an epoch; returns its row of ``history``."""
         started = time.perf_counter()
         total_loss, total_tokens = 0.0, 0
-        for captions, features, *weights in self._batches():
+        batches = self.source.batches(self.model, self.batch_size, self.rng)
+        for captions, features, *weights in batches:
             loss = self._step(features, captions, *weights)
             total_loss += loss * len(captions)
             total_tokens += self._count_tokens(captions)
-            bar.update()
-            if len(self.loss_history) % self.print_every == 0:
-                rate = total_tokens / (time.perf_counter() - started)
-                bar.set_postfix_str(
-                    f"epoch {self.epoch + 1}, loss {total_loss / total_tokens:.3f} nats a token, "
-                    f"{rate:,.0f} tokens/s"
-                )
+            seconds = time.perf_counter() - started
+            progress.step(total_loss / max(1, total_tokens), total_tokens / seconds)
         seconds = time.perf_counter() - started
         train_loss = total_loss / max(1, total_tokens)
         return {
             "epoch": self.epoch + 1,
             "train_loss": train_loss,
             "train_perplexity": _perplexity(train_loss),
-            "val_loss": None,
-            "val_perplexity": None,
             "learning_rate": self.engine.learning_rate,
             "tokens_per_second": total_tokens / seconds,
             "seconds": seconds,
         }
 
-    def _batches(self) -> Iterator[tuple]:
-        """Captions, features and, by some objectives, weights."""
-        if self.objective is not None:
-            return self.objective.batches(self.model, self.batch_size, self.rng)
-        return minibatches(
-            self.data,
-            "train",
-            self.batch_size,
-            self.model.null,
-            self.rng,
-            bucketed=self.bucketed,
-            workers=self.workers,
-        )
-
-    def _step(
-        self, features: np.ndarray, captions: np.ndarray, weights: np.ndarray | None = None
-    ) -> float:
-        """Loss, gradients, clipping, update."""
-        self.engine.set_learning_rate(self._part_of_learning_rate())
+    def _step(self, features: Array, captions: Array, weights: Array | None = None) -> float:
+        """Learning rate, loss, gradients, update."""
+        steps_per_epoch = self.source.steps(self.batch_size)
+        part = self.schedule.part(len(self.loss_history), steps_per_epoch, self.num_epochs)
+        self.engine.set_learning_rate(part)
         loss = self._finite(self.engine.compute(features, captions, weights))
         self.engine.update()
         self.loss_history.append(loss)
-        if self.average and len(self.loss_history) % _STEPS_BETWEEN_AVERAGES == 0:
-            self._add_to_average()
         return loss
 
-    def _add_to_average(self) -> None:
-        """The first means reach back less far: there is no past yet."""
-        number = len(self.loss_history) // _STEPS_BETWEEN_AVERAGES
-        keep = min(self.average, number / (number + 10))
-        for name, parameter in self.model.params.items():
-            mean = self.averaged.get(name, parameter)
-            self.averaged[name] = keep * mean + (1 - keep) * parameter
-
-    @contextmanager
-    def _as_kept(self) -> Iterator[None]:
-        """The model with the mean of its parameters, if there is one, for the time of the block."""
-        if not self.averaged:
-            yield
-            return
-        own = dict(self.model.params)
-        self.model.params = own | self.averaged
-        try:
-            yield
-        finally:
-            self.model.params = own
-
-    def _part_of_learning_rate(self) -> float:
-        """Of the next step, by the schedule."""
-        steps = len(self.loss_history)
-        warm = min(1.0, (steps + 1) / self.warmup) if self.warmup else 1.0
-        if self.schedule == "decay":
-            return warm * self.lr_decay**self.epoch
-        total = self._steps_per_epoch * self.num_epochs
-        return warm * (1 + math.cos(math.pi * steps / total)) / 2
-
-    @property
-    def _steps_per_epoch(self) -> int:
-        if self.objective is not None:
-            return self.objective.steps(self.batch_size)
-        return math.ceil(len(self.data["train_captions"]) / self.batch_size)
+    def _validate(self) -> dict:
+        """What is found out after an epoch, for its row."""
+        losses = {"val_loss": None, "val_perplexity": None}
+        if "val_captions" in self.data:
+            loss = self.evaluate("val")
+            losses = {"val_loss": loss, "val_perplexity": _perplexity(loss)}
+        return losses | self.best.scores_of(self.model) | self.source.figures()
 
     def evaluate(self, split: str) -> float:
         """The loss of a split in nats a token, without dropout.
@@ -338,20 +304,12 @@ class CaptioningSolver:
         On at most as many captions as are trained on, so that looking costs no more than training.
         """
         total_loss, total_tokens, most = 0.0, 0, len(self.data["train_captions"])
-        for captions, features in minibatches(
-            self.data, split, _EVALUATION_BATCH, self.model.null, most=most, workers=self.workers
-        ):
+        how = {"most": most, "workers": self.source.workers}
+        batches = minibatches(self.data, split, _EVALUATION_BATCH, self.model.null, **how)
+        for captions, features in batches:
             total_loss += self._finite(self.engine.evaluate(features, captions)) * len(captions)
             total_tokens += self._count_tokens(captions)
         return total_loss / max(1, total_tokens)
-
-    def _scored(self) -> dict[str, float]:
-        scores = dict(self.scores(self.model))
-        if self.select not in (*LOSSES, *scores):
-            raise ValueError(
-                f"select: found {self.select!r}, expected one of {', '.join((*LOSSES, *scores))}"
-            )
-        return scores
 
     def _finite(self, loss: float) -> float:
         if not math.isfinite(loss):
@@ -359,105 +317,11 @@ class CaptioningSolver:
                 f"the loss is {loss} after {len(self.loss_history)} steps; "
                 "lower learning_rate or set clip_norm, then start again"
             )
-        return float(loss)
+        return loss
 
-    def _count_tokens(self, captions: np.ndarray) -> int:
+    def _count_tokens(self, captions: Array) -> int:
         """Words that are scored: all but the first column, without <NULL>."""
         return int(np.count_nonzero(captions[:, 1:] != self.model.null))
-
-    # -- the best epoch -----------------------------------------------------------------------
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch with the best score so far; 0 before the first."""
-        scores = [row[self.select] for row in self.history]
-        best = np.argmin if self.select in LOSSES else np.argmax
-        return int(best(scores)) + 1 if scores else 0
-
-    def _out_of_patience(self) -> bool:
-        return self.patience is not None and self.epoch - self.best_epoch >= self.patience
-
-    # -- files --------------------------------------------------------------------------------
-
-    def _save_best(self) -> None:
-        """best.npz, when this epoch is the best.
-
-        Before last.npz and metrics.jsonl: a run that is killed in between resumes from the epoch
-        before, and writes the same files again.
-        """
-        if self.run_folder is not None and self.best_epoch == self.epoch:
-            training = {"epoch": self.epoch}
-            best = replace(self.checkpoint, params=self.model.params, training=training)
-            save_checkpoint(self.run_folder / "best.npz", best)
-
-    def _save(self) -> None:
-        """last.npz, then metrics.jsonl."""
-        if self.run_folder is None:
-            return
-        optimizer = {name: dict(config) for name, config in self.engine.configs.items()}
-        for name in optimizer.keys() & self.averaged.keys():
-            optimizer[name]["average"] = self.averaged[name]
-        last = replace(
-            self.checkpoint,
-            params=self.model.params,
-            optimizer=optimizer,
-            training={
-                "epoch": self.epoch,
-                "history": self.history,
-                "loss_history": self.loss_history,
-                "shuffling": self.rng.bit_generator.state,
-                "dropout": self.model.rng.bit_generator.state,
-            },
-        )
-        save_checkpoint(self.run_folder / "last.npz", last)
-        self.write_metrics()
-
-    def write_metrics(self) -> None:
-        """metrics.jsonl from ``history``: a row an epoch."""
-        rows = "".join(json.dumps(row) + "\n" for row in self.history)
-        write_text(self.run_folder / "metrics.jsonl", rows)
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes back to where ``last.npz`` was written; ``train()`` then continues bit for bit.
-
-        Raises ValueError when the checkpoint holds no training state, as ``best.npz`` does.
-        """
-        training = checkpoint.training
-        if "history" not in training:
-            raise ValueError("the checkpoint holds no training state; resume from last.npz")
-        self.epoch = training["epoch"]
-        self.history = training["history"]
-        self.loss_history = training["loss_history"]
-        self.rng.bit_generator.state = training["shuffling"]
-        self.model.rng.bit_generator.state = training["dropout"]
-        self.model.params = checkpoint.params
-        configs = {name: dict(config) for name, config in checkpoint.optimizer.items()}
-        averaged = {name: config.pop("average", None) for name, config in configs.items()}
-        self.averaged = {name: mean for name, mean in averaged.items() if mean is not None}
-        self.engine.configs = configs
-
-    def _draw(self) -> None:
-        if self.run_folder is not None and self.history:
-            from core.show.plots import plot_losses
-
-            plot_losses(self.history, self.run_folder / "loss.png")
-
-    def _report(self, row: dict, seconds_left: float, on_terminal: bool, last: bool) -> None:
-        every = max(1, self.num_epochs // _LINES_PER_RUN)
-        if not (last or self.epoch == 1 or self.epoch % every == 0):
-            return
-        parts = [f"epoch {self.epoch:>3} of {self.num_epochs}"]
-        for split in ("train", "val"):
-            if row[f"{split}_loss"] is not None:
-                loss, perplexity = row[f"{split}_loss"], row[f"{split}_perplexity"]
-                parts.append(f"{split} {loss:.4f} nats a token (perplexity {perplexity:,.2f})")
-        if self.scores is not None:
-            parts.append(f"{self.select} {row[self.select]:.2f}")
-        parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
-        if not on_terminal and not last:
-            parts.append(f"{seconds_left:,.0f} s left")
-        tqdm.write(", ".join(parts), file=sys.stdout)
-        sys.stdout.flush()
 
 
 def _perplexity(loss: float) -> float:

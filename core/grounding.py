@@ -20,8 +20,8 @@ from core import decoding
 from core.checkpoint import load_checkpoint
 from core.coco_utils import decode_captions
 from core.models import build_model
-from core.run_data import load_data_of
-from core.runs import find_checkpoint
+from core.runs.data import load_data_of
+from core.runs.settings import find_checkpoint
 from core.scenes import IMAGE_SIZE, Shape
 from core.shapes import caption_is_true, load_scenes
 from core.support.command_line import ArgumentParser, progress, run_command

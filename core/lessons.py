@@ -146,8 +146,8 @@ def embedded_data(model: str = "lstm", num_samples: int | None = None) -> dict:
 
     Returns the dict of ``core.coco_utils.load_coco_data``.
     """
-    from core.run_data import load_data
-    from core.runs import DEFAULTS
+    from core.runs.data import load_data
+    from core.runs.settings import DEFAULTS
 
     return load_data(DEFAULTS | {"model": model, "num_samples": num_samples})
 

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from core.fast.threads import in_parallel, number_of_threads
-
 Array = np.ndarray
 
 
@@ -25,10 +23,6 @@ def _filled_in(config: dict | None, **defaults: float) -> dict:
     for name, default in defaults.items():
         config[name] = float(config.get(name, default))
     return config
-
-
-_ADAM = {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
-_ADAMW = {**_ADAM, "weight_decay": 1e-2}
 
 
 def sgd(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]:
@@ -83,7 +77,7 @@ def adam(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]:
     config: learning_rate (1e-3), beta1 (0.9), beta2 (0.999), epsilon (1e-8), m and v (zeros), t (0,
     the number of steps taken).
     """
-    config = _filled_in(config, **_ADAM)
+    config = _filled_in(config, learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8)
     beta1, beta2 = config["beta1"], config["beta2"]
     t = config["t"] = config.get("t", 0) + 1
     m = config["m"] = beta1 * config.get("m", np.zeros_like(w)) + (1 - beta1) * dw
@@ -101,7 +95,7 @@ def adamw(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]
 
     config: as for ``adam``, and weight_decay (1e-2).
     """
-    config = _filled_in(config, **_ADAMW)
+    config = _filled_in(config, learning_rate=1e-3, weight_decay=1e-2)
     return adam(w * (1 - config["learning_rate"] * config["weight_decay"]), dw, config)
 
 
@@ -109,7 +103,12 @@ RULES = {rule.__name__: rule for rule in (sgd, sgd_momentum, rmsprop, adam, adam
 
 
 def numbers_of(rule: str, config: Mapping[str, float]) -> dict[str, float]:
-    """The numbers of an update rule: those given, and its defaults; without what it remembers."""
+    """The numbers of an update rule: those given, and its defaults; without what it remembers.
+
+    Raises ValueError for an unknown rule.
+    """
+    if rule not in RULES:
+        raise ValueError(f"update_rule: found {rule!r}, expected one of {', '.join(RULES)}")
     given = {name: value for name, value in config.items() if not isinstance(value, np.ndarray)}
     _, filled = RULES[rule](np.zeros(1), np.zeros(1), given)
     return {name: value for name, value in filled.items() if isinstance(value, float)}
@@ -143,89 +142,3 @@ def clip_gradient_norm(
     if factor == 1:
         return dict(grads), norm
     return {name: gradient * factor for name, gradient in grads.items()}, norm
-
-
-# ---------------------------------------------------------------------------------------------
-# In place: the same numbers in a quarter of the time, most of which goes into moving memory
-# ---------------------------------------------------------------------------------------------
-
-_PIECE = 1 << 16  # entries; about as many of w, dw, m and v as a core's cache holds
-
-
-def update_in_place(
-    rule: str,
-    params: Mapping[str, Array],
-    grads: Mapping[str, Array],
-    configs: dict[str, dict],
-    scale: float = 1.0,
-) -> None:
-    """One step of a rule for all parameters, written into them.
-
-    Inputs, by the name of the parameter:
-    - rule: a name in ``RULES``
-    - params: C-contiguous arrays, which are overwritten
-    - grads: arrays of the same shapes
-    - configs: what the rule is given and remembers, in C-contiguous arrays as well; brought up to
-      date, in place
-    - scale: factor on the gradients, as ``clip_factor`` finds it
-
-    Raises ValueError for arrays that are not C-contiguous: they cannot be cut up.
-    """
-    if rule in ("adam", "adamw"):
-        _adam_in_place(rule, params, grads, configs, scale)
-        return
-    for name, w in params.items():
-        dw = grads[name] if scale == 1 else scale * grads[name]
-        w[...], configs[name] = RULES[rule](w, dw, configs[name])
-
-
-def _adam_in_place(rule: str, params, grads, configs, scale: float) -> None:
-    """``adam`` or ``adamw``, piece by piece on all cores."""
-    pieces = []
-    for name, w in params.items():
-        config = _filled_in(configs[name], **{"adam": _ADAM, "adamw": _ADAMW}[rule])
-        config["t"] = config.get("t", 0) + 1
-        for memory in ("m", "v"):
-            if memory not in config:
-                config[memory] = np.zeros_like(w)
-        for array in (w, config["m"], config["v"]):
-            if not array.flags.c_contiguous:
-                raise ValueError(f"{name}: found an array that is not C-contiguous; copy it first")
-        arrays = [x.reshape(-1) for x in (w, grads[name], config["m"], config["v"])]
-        for start in range(0, w.size, _PIECE):
-            pieces.append((config, *(x[start : start + _PIECE] for x in arrays)))
-
-    def take(share: int) -> None:
-        buffer = np.empty(_PIECE, dtype=w.dtype)
-        for config, *arrays in pieces[share::threads]:
-            decay = config["weight_decay"] if rule == "adamw" else 0.0
-            _adam_piece(*arrays, buffer[: arrays[0].size], config, scale, decay)
-
-    threads = number_of_threads()
-    in_parallel(take, range(threads))
-
-
-def _adam_piece(
-    w: Array, dw: Array, m: Array, v: Array, x: Array, config: dict, scale: float, decay: float
-) -> None:
-    """The formulas of ``adam`` and ``adamw``, all that comes in between in one buffer x."""
-    rate, t = config["learning_rate"], config["t"]
-    beta1, beta2 = config["beta1"], config["beta2"]
-    correction = (1 - beta2**t) ** 0.5
-    # m = beta1 * m + (1 - beta1) * dw
-    m *= beta1
-    np.multiply(dw, scale * (1 - beta1), out=x)
-    m += x
-    # v = beta2 * v + (1 - beta2) * dw^2
-    v *= beta2
-    np.multiply(x, x, out=x)
-    x *= (1 - beta2) / (1 - beta1) ** 2
-    v += x
-    # w = w - rate * (m / (1 - beta1^t)) / (sqrt(v) / correction + epsilon)
-    np.sqrt(v, out=x)
-    x += correction * config["epsilon"]
-    np.divide(m, x, out=x)
-    x *= rate * correction / (1 - beta1**t)
-    if decay:
-        w *= 1 - rate * decay
-    w -= x

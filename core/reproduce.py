@@ -113,7 +113,6 @@ _CHANGES = {
     "small-undropped": ("no `--dropout`", "--dropout 0.5", "--dropout 0"),
     "small-features-dropped": ("`--feature_dropout 0.2`", "", "--feature_dropout 0.2"),
     "small-warm-up": ("`--warmup 500`", "", "--warmup 500"),
-    "small-averaged": ("`--average 0.98`", "", "--average 0.98"),
     "small-decay": ("`--weight_decay 0.1`, ten times as much", "", "--weight_decay 0.1"),
     "small-batches-as-they-come": ("no `--bucketed`", "--bucketed ", ""),
 }

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import one_at_a_time, side_by_side
 from benchmarks.side_by_side import SIZES, VOCABULARY, batch_like_real_ones
-from core.captioning_solver import NumpyEngine
+from core.fast import FastEngine
 from core.models import MODELS, build_model
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +100,7 @@ def test_training_writes_into_no_array_that_someone_put_there():
     rng = np.random.default_rng(0)
     model = build_model("rnn", SIZES["rnn"], VOCABULARY, rng=rng)
     batch = batch_like_real_ones(4, False, rng)
-    engine = NumpyEngine(model, "adam", {}, None)
+    engine = FastEngine(model, "adam", {}, None)
     for _ in range(2):
         given = model.params["Wh"] = model.params["Wh"].copy()
         before = given.copy()

@@ -13,7 +13,7 @@ from conftest import ROOT, WORDS, make_tiny_folder
 from PIL import Image
 
 from core.checkpoint import load_checkpoint, save_checkpoint
-from core.runs import MODEL_NAMES
+from core.support.choices import MODEL_NAMES
 from core.support.command_line import fail
 
 
@@ -80,8 +80,20 @@ def test_fifty_captions_are_said_back(command, shapes_folder, tmp_path, model):
     assert rows[0]["caption"] in out, "the picture file was captioned otherwise than its features"
 
 
-def test_the_same_command_gives_the_same_run(command, shapes_folder, tmp_path):
-    options = ["--model", "rnn", "--num_samples", 20, "--num_epochs", 3, "--dropout", 0.2]
+@pytest.mark.parametrize("engine", ["plain", "numpy"])
+def test_the_same_command_gives_the_same_run(command, shapes_folder, tmp_path, engine):
+    options = [
+        "--engine",
+        engine,
+        "--model",
+        "rnn",
+        "--num_samples",
+        20,
+        "--num_epochs",
+        3,
+        "--dropout",
+        0.2,
+    ]
     for out in ("one", "two"):
         assert command("training.py", *options, "--out", out)[0] == 0
     assert command("training.py", *options, "--seed", 1, "--out", "three")[0] == 0
@@ -110,10 +122,11 @@ def test_a_numpy_run_never_imports_torch(shapes_folder, tmp_path):
         assert done.returncode == 0, done.stderr
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize("name", ["training.py", "inference.py"])
+def test_help_imports_nothing_heavy(name):
     script = (
-        "import runpy, sys; sys.argv = ['training.py', '--help']\n"
-        "try: runpy.run_path('training.py', run_name='__main__')\n"
+        f"import runpy, sys; sys.argv = [{name!r}, '--help']\n"
+        f"try: runpy.run_path({name!r}, run_name='__main__')\n"
         "except SystemExit: pass\n"
         "heavy = {'numpy', 'torch', 'matplotlib', 'h5py'} & sys.modules.keys()\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
@@ -309,6 +322,7 @@ def test_a_failed_start_leaves_the_old_run(tiny_run, refuses):
         (["--model", "rnn", "--dtype", "float16"], ("--dtype", "float16")),
         (["--model", "rnn", "--update_rule", "lion"], ("--update_rule", "lion")),
         (["--model", "rnn", "--nonsense"], ("--nonsense",)),
+        (["--model", "rnn", "--average", "0.98"], ("--average",)),
         (["--model", "rnn", "--num_samples", "100000"], ("100000", "8000 images")),
         (["--model", "lstm", "--num_heads", "2"], ("--num_heads", "transformer", "lstm")),
         (["--model", "transformer", "--attention_dim", "9"], ("--attention_dim", "of attention")),

@@ -26,7 +26,7 @@ from core.encoders.weights import (
 )
 from core.flickr8k import SPLIT_LISTS
 from core.image_utils import load_image
-from core.run_data import extractor_of, load_data
+from core.runs.data import extractor_of, load_data
 from core.torch_models import TorchEngine, build_end_to_end
 
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "b", "c"]
@@ -573,6 +573,7 @@ REFUSALS = {
     "a crop of what is kept": ((*FROZEN, "--crop", 0.5), ("--crop", "--finetune_encoder")),
     "a rate of nothing": ((*FROZEN, "--encoder_learning_rate", 1), ("--finetune_encoder",)),
     "numpy": ((*TINY[:2], "--engine", "numpy"), ("--engine numpy", "encoder")),
+    "plain": ((*TINY[:2], "--engine", "plain"), ("--engine plain", "encoder")),
     "too many stages": ((*TINY[:2], "--finetune_encoder", 6), ("6 stages", "5")),
     "too fine a grid": ((*TINY[:2], "--grid", 9), ("9 cells", "1 to 8")),
     "no weight file": (("--encoder", "vgg16", "--weights", "no.pth"), ("no.pth",)),
@@ -601,6 +602,13 @@ def test_a_run_starts_from_one_of_its_kind(refuses, train, photos, tmp_path):
     base = ("training.py", "--data", photos, "--init", tmp_path / "run")
     refuses(*base, "--model", "transformer", *FROZEN, says=("--init", "attention", "transformer"))
     refuses(*base, "--model", "attention", *TINY, says=("extractor",))
+
+
+def test_an_encoder_that_learned_goes_on_with_torch_alone(refuses, train, tmp_path):
+    train("run", "--model", "attention", *TINY, "--num_epochs", 1)
+    resume = ("training.py", "--resume", "--out", tmp_path / "run", "--num_epochs", 2)
+    for engine in ("plain", "numpy"):
+        refuses(*resume, "--engine", engine, says=(f"--engine {engine}", "encoder"))
 
 
 def test_stages_are_opened_on_their_own():

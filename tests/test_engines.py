@@ -1,4 +1,4 @@
-"""One run on either engine: the same losses, the same checkpoints, the same captions."""
+"""One run on every engine: the same losses, the same checkpoints, the same captions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from conftest import ROOT, start_torchrun, torchrun
 
 from core.checkpoint import load_checkpoint
-from core.runs import MODEL_NAMES
+from core.support.choices import ENGINES, MODEL_NAMES
 
 EXACT = ("--dtype", "float64", "--dropout", 0, "--batch_size", 5, "--num_epochs", 4)
 SMALL = ("--hidden_dim", 12, "--wordvec_dim", 8)
@@ -39,10 +40,11 @@ def losses(metrics) -> list[float]:
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_the_losses_agree_over_several_epochs(train, tiny_folder, model):
     options = ("--model", model, "--data", tiny_folder, *EXACT, *SMALL)
-    numpy, torch = (train(engine, *options, "--engine", engine) for engine in ("numpy", "torch"))
-    assert numpy[0]["train_loss"] > numpy[-1]["train_loss"]
-    np.testing.assert_allclose(losses(torch), losses(numpy), rtol=1e-9)
-    assert [row["learning_rate"] for row in torch] == [row["learning_rate"] for row in numpy]
+    plain, *others = (train(engine, *options, "--engine", engine) for engine in ENGINES)
+    assert plain[0]["train_loss"] > plain[-1]["train_loss"]
+    for other in others:
+        np.testing.assert_allclose(losses(other), losses(plain), rtol=1e-9)
+        assert [row["learning_rate"] for row in other] == [row["learning_rate"] for row in plain]
 
 
 RECIPE = ("--schedule", "cosine", "--warmup", 3, "--label_smoothing", 0.1, "--bucketed")
@@ -51,18 +53,19 @@ RECIPE += ("--update_rule", "adamw", "--weight_decay", 0.1)
 
 def test_the_losses_agree_with_all_of_a_recipe(train, tiny_folder):
     options = ("--model", "attention", "--data", tiny_folder, *EXACT, *SMALL, *RECIPE)
-    numpy, torch = (train(engine, *options, "--engine", engine) for engine in ("numpy", "torch"))
-    np.testing.assert_allclose(losses(torch), losses(numpy), rtol=1e-9)
-    rates = [row["learning_rate"] for row in numpy]
-    assert [row["learning_rate"] for row in torch] == rates
+    plain, *others = (train(engine, *options, "--engine", engine) for engine in ENGINES)
+    rates = [row["learning_rate"] for row in plain]
     assert rates[0] > rates[1] > rates[2] > rates[3] > 0
-    plain = train("plain", *options[:4], *EXACT, *SMALL)
-    assert losses(plain)[0] != losses(numpy)[0]
+    for other in others:
+        np.testing.assert_allclose(losses(other), losses(plain), rtol=1e-9)
+        assert [row["learning_rate"] for row in other] == rates
+    without = train("without", *options[:4], *EXACT, *SMALL)
+    assert losses(without)[0] != losses(plain)[0]
 
 
-@pytest.mark.parametrize(("first", "then"), [("numpy", "torch"), ("torch", "numpy")])
+@pytest.mark.parametrize(("first", "then"), list(permutations(ENGINES, 2)))
 @pytest.mark.parametrize("model", MODEL_NAMES)
-def test_one_engine_goes_on_where_the_other_stopped(
+def test_one_engine_goes_on_where_another_stopped(
     train, command, tiny_folder, tmp_path, model, first, then
 ):
     options = ("--model", model, "--data", tiny_folder, *EXACT, *SMALL)
@@ -75,7 +78,7 @@ def test_one_engine_goes_on_where_the_other_stopped(
         np.testing.assert_allclose(last.params[name], parameter, rtol=1e-6, atol=1e-9)
 
     captions = []
-    for engine in ("numpy", "torch"):
+    for engine in (first, then):
         code, _, error = command(
             *("inference.py", "--checkpoint", tmp_path / "run", "--engine", engine),
             *("--split", "val", "--out", "captions.json"),
@@ -97,8 +100,9 @@ def test_training_in_lower_precision_learns(train, tiny_folder):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--engine", "jax"], ("--engine", "jax", "torch")),
+        (["--engine", "jax"], ("--engine", "jax", "plain", "numpy", "torch")),
         (["--device", "cpu"], ("--device", "--engine torch")),
+        (["--engine", "plain", "--device", "cpu"], ("--device", "--engine torch")),
         (["--precision", "bf16"], ("--precision", "--engine torch")),
         (["--engine", "torch", "--precision", "float8"], ("--precision", "float8")),
         (["--engine", "torch", "--device", "mps"], ("--device mps", "none on this machine")),
@@ -186,8 +190,9 @@ def test_what_is_wrong_with_the_input_is_said_by_several_processes_too(tiny_fold
     assert "core/support/processes.py" not in done.stderr, "a traceback"
 
 
-def test_several_processes_need_torch(tiny_folder, tmp_path):
-    done = torchrun(tmp_path, ROOT / "training.py", "--model", "lstm", "--data", tiny_folder)
-    assert done.returncode != 0
-    assert "--engine numpy: is one process" in done.stderr
+@pytest.mark.parametrize("engine", ["plain", "numpy"])
+def test_several_processes_need_torch(refuses, monkeypatch, tiny_folder, tmp_path, engine):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun does
+    options = ("--model", "lstm", "--data", tiny_folder, "--engine", engine)
+    refuses("training.py", *options, says=(f"--engine {engine}: is one process", "torch"))
     assert not (tmp_path / "runs").exists()

@@ -17,7 +17,6 @@ from PIL import Image
 from test_models import MODELS, VOCABULARY, build, images_for, step_by_step
 
 from core import metrics
-from core.runs import MODEL_NAMES
 from core.show.report import (
     PICTURE_SIZE,
     WHOLE,
@@ -27,6 +26,7 @@ from core.show.report import (
     score_captions,
     write_report,
 )
+from core.support.choices import MODEL_NAMES
 
 HOSTILE = """<i>"a"&'b'</i>"""
 VOID = {"meta", "img"}

@@ -13,6 +13,7 @@ from core.coco_utils import decode_captions, load_coco_data
 from core.metrics import CIDErD
 from core.models import build_model
 from core.recipes.self_critical import SelfCritical
+from core.support.choices import ENGINES
 from core.torch_models import build_torch_model
 from core.torch_models.convert import to_numpy
 
@@ -46,7 +47,7 @@ def test_a_weight_is_what_a_caption_scores_above_the_usual_one(data):
             expected = (cider.score(image, said.split()) - usual[-1]) / 100
             assert weights[n] == pytest.approx(expected, abs=1e-9)
     assert sorted(seen) == list(range(12)), "every image once"
-    assert objective.reward == pytest.approx(np.mean(usual))
+    assert objective.figures() == {"reward": pytest.approx(np.mean(usual))}
     assert any((weights > 0).any() for _, _, weights in batches)
     assert any((weights < 0).any() for _, _, weights in batches)
 
@@ -69,10 +70,10 @@ def test_samples_are_held_against_each_other(data, samples):
     assert sum(len(weights) for _, _, weights in batches) == 12 * samples
 
 
-@pytest.mark.parametrize("engine", ["numpy", "torch"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_captions_get_better_by_it(command, tiny_folder, tmp_path, engine):
     """After a little cross-entropy, the reward of the greedy captions rises, and not by learning
-    from the captions themselves; both engines take the same way."""
+    from the captions themselves; all engines take the same way."""
     base = ("training.py", "--model", "lstm", "--data", tiny_folder, "--dropout", 0)
     base += ("--batch_size", 6, "--dtype", "float64", "--hidden_dim", 16, "--wordvec_dim", 8)
     code, _, error = command(*base, "--num_epochs", 12, "--out", tmp_path / "first")

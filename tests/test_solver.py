@@ -1,9 +1,10 @@
-"""The solver: validation, best epoch, patience, decay, clipping; resuming bit for bit."""
+"""The solver: validation, best epoch, patience, schedule, clipping; resuming bit for bit."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,20 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT, WORDS
+from core.runs.saving import Saving, restore
 
-from core.captioning_solver import CaptioningSolver, NumpyEngine
+from core.captioning_solver import (
+    BestEpoch,
+    CaptioningSolver,
+    NumpyEngine,
+    Schedule,
+    ShuffledCaptions,
+)
 from core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from core.coco_utils import load_coco_data
+from core.fast import FastEngine
 from core.models import CaptioningRNN, build_model
+from core.support.choices import UPDATE_RULES
 from core.torch_models import TorchEngine, build_torch_model
 
 
@@ -64,7 +74,7 @@ def test_the_best_epoch_by_a_score_on_captions(data):
         seen.append(model)
         return {"BLEU-4": next(values), "words": 3.0}
 
-    solver = make_solver(data, num_epochs=9, patience=3, select="BLEU-4", scores=scores)
+    solver = make_solver(data, num_epochs=9, best=BestEpoch("BLEU-4", scores, patience=3))
     history = solver.train()
     assert [row["BLEU-4"] for row in history] == [10, 30, 20, 15, 12]
     assert [row["words"] for row in history] == [3] * 5
@@ -74,19 +84,21 @@ def test_the_best_epoch_by_a_score_on_captions(data):
 
 def test_without_scores_the_validation_loss_decides(data):
     solver = make_solver(data, num_epochs=1)
-    assert solver.select == "val_loss"
+    assert solver.best.select == "val_loss"
     assert "BLEU-4" not in solver.train()[0]
 
 
 def test_a_score_that_is_not_among_them(data):
-    solver = make_solver(data, num_epochs=2, select="CIDEr-D", scores=lambda model: {"BLEU-4": 1.0})
+    best = BestEpoch("CIDEr-D", scores=lambda model: {"BLEU-4": 1.0})
+    solver = make_solver(data, num_epochs=2, best=best)
     with pytest.raises(ValueError, match=r"'CIDEr-D', expected one of val_loss.*BLEU-4"):
         solver.train()
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_reading_ahead_changes_nothing(data, workers):
-    alone, ahead = (make_solver(data, num_epochs=3, workers=n) for n in (0, workers))
+    sources = (ShuffledCaptions(data, workers=n) for n in (0, workers))
+    alone, ahead = (make_solver(data, num_epochs=3, source=source) for source in sources)
     alone.train()
     ahead.train()
     assert ahead.loss_history == alone.loss_history
@@ -96,10 +108,10 @@ def test_reading_ahead_changes_nothing(data, workers):
     ("options", "expected"),
     [
         ({"lr_decay": 0.5}, [1.0] * 5 + [0.5] * 5),
-        ({"warmup": 4}, [0.25, 0.5, 0.75] + [1.0] * 7),
-        ({"schedule": "cosine"}, [(1 + np.cos(np.pi * i / 10)) / 2 for i in range(10)]),
+        ({"schedule": Schedule("decay", 0.5, 4)}, [0.25, 0.5, 0.75, 1.0, 1.0] + [0.5] * 5),
+        ({"schedule": Schedule("cosine")}, [(1 + np.cos(np.pi * i / 10)) / 2 for i in range(10)]),
         (
-            {"schedule": "cosine", "warmup": 2},
+            {"schedule": Schedule("cosine", warmup=2)},
             [0.5, *((1 + np.cos(np.pi * i / 10)) / 2 for i in range(1, 10))],
         ),
     ],
@@ -134,49 +146,8 @@ def test_these_are_of_the_training_loss_alone(data, build, name):
     assert losses[0][1] != losses[1][1]
 
 
-def test_the_mean_of_the_parameters_is_kept(data, tmp_path, monkeypatch):
-    """Every other step, by its formula; validated and kept as the best; resumed bit for bit."""
-    monkeypatch.setattr("core.captioning_solver._STEPS_BETWEEN_AVERAGES", 2)
-    checkpoint = Checkpoint("lstm", {}, list(data["word_to_idx"]), {})
-
-    def solver(epochs, folder):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        more = {"run_folder": tmp_path / folder, "checkpoint": checkpoint, "average": 0.2}
-        return make_solver(data, num_epochs=epochs, optim_config={"learning_rate": 1e-2}, **more)
-
-    whole, steps = solver(4, "whole"), []
-    take = whole._step
-
-    def noted(*batch):
-        loss = take(*batch)
-        if len(whole.loss_history) % 2 == 0:
-            steps.append(whole.model.params["W_vocab"].copy())
-        return loss
-
-    whole._step = noted
-    history = whole.train()
-    mean = steps[0]
-    for number, parameter in enumerate(steps, 1):
-        keep = min(0.2, number / (number + 10))
-        mean = keep * mean + (1 - keep) * parameter
-    np.testing.assert_allclose(whole.averaged["W_vocab"], mean, rtol=1e-5)
-    assert not np.allclose(whole.model.params["W_vocab"], mean, rtol=1e-5)
-    best = load_checkpoint(tmp_path / "whole" / "best.npz")
-    assert best.training["epoch"] == 4
-    np.testing.assert_array_equal(best.params["W_vocab"], whole.averaged["W_vocab"])
-
-    solver(2, "run").train()
-    resumed = solver(4, "run")
-    resumed.restore(load_checkpoint(tmp_path / "run" / "last.npz"))
-    assert [row["val_loss"] for row in resumed.train()] == [row["val_loss"] for row in history]
-    for name, array in whole.averaged.items():
-        np.testing.assert_array_equal(resumed.averaged[name], array)
-    whole.model.params = dict(best.params)
-    assert whole.evaluate("val") == history[-1]["val_loss"]
-
-
 def test_patience_counts_from_the_best_epoch(data):
-    solver = make_solver(data, num_epochs=50, patience=3)
+    solver = make_solver(data, num_epochs=50, best=BestEpoch(patience=3))
     scores = iter([3.0, 2.0, 2.5, 2.4, 2.3, 1.0])
     solver.evaluate = lambda split: next(scores)
     history = solver.train()
@@ -220,15 +191,63 @@ def test_a_loss_that_is_no_number_is_an_error(data):
     ("option", "words"),
     [
         ({"update_rule": "adagrad"}, "adagrad"),
-        ({"select": "bleu"}, "bleu"),
         ({"num_epochs": 0}, "at least 1"),
-        ({"patience": 0}, "at least 1"),
-        ({"schedule": "linear"}, "linear"),
+        ({"lr_decay": 0.5, "schedule": Schedule("cosine")}, "lr_decay"),
     ],
 )
 def test_impossible_options(data, option, words):
     with pytest.raises(ValueError, match=words):
         make_solver(data, **option)
+
+
+def test_impossible_parts_of_a_solver():
+    for part, words in (
+        (lambda: BestEpoch("bleu"), "bleu"),
+        (lambda: BestEpoch(patience=0), "at least 1"),
+        (lambda: Schedule("linear"), "found 'linear', expected 'decay' or 'cosine'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            part()
+
+
+def test_who_wants_files_is_called_after_each_epoch(data, tmp_path, monkeypatch):
+    """With the epoch in the history; the solver itself writes none."""
+    monkeypatch.chdir(tmp_path)
+    before, seen = set(tmp_path.rglob("*")), []
+
+    def after_epoch(solver):
+        assert solver.history[-1]["epoch"] == solver.epoch
+        seen.append((solver.epoch, solver.best_epoch, len(solver.loss_history), solver.is_done))
+
+    solver = make_solver(data, num_epochs=3, after_epoch=after_epoch)
+    solver.train()
+    assert [epoch for epoch, *_ in seen] == [1, 2, 3]
+    assert [steps for *_, steps, _ in seen] == [5, 10, 15]
+    assert [done for *_, done in seen] == [False, False, True]
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("rule", UPDATE_RULES)
+def test_the_fast_engine_moves_as_the_plain_one(data, rule):
+    """Clipped, and with a schedule; the same state, but for rounding."""
+    plain, fast = (
+        CaptioningSolver(
+            CaptioningRNN(data["word_to_idx"], 6, 5, 7, "lstm", np.float64),
+            data,
+            update_rule=rule, num_epochs=2, batch_size=5, clip_norm=0.5, lr_decay=0.9,
+            engine=engine, verbose=False,
+        )
+        for engine in (NumpyEngine, FastEngine)
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        *([row["val_loss"] for row in solver.train()] for solver in (plain, fast)), rtol=1e-12
+    )
+    for name, parameter in plain.model.params.items():
+        np.testing.assert_allclose(fast.model.params[name], parameter, rtol=1e-9, atol=1e-12)
+        ours, theirs = plain.engine.configs[name], fast.engine.configs[name]
+        assert ours.keys() == theirs.keys()
+        for entry, value in ours.items():
+            np.testing.assert_allclose(theirs[entry], value, rtol=1e-8, atol=1e-12)
 
 
 def test_dropout_is_off_in_validation_and_sampling(data):
@@ -380,9 +399,59 @@ def assert_same_run(one, two):
             assert a[key] == b[key]
 
 
-def test_resume_after_sigkill_equals_an_uninterrupted_run(shapes_folder, tmp_path):
+@pytest.mark.parametrize("engine", [NumpyEngine, FastEngine])
+@pytest.mark.parametrize("rule", UPDATE_RULES)
+def test_a_solver_goes_on_bit_for_bit(data, tmp_path, engine, rule):
+    """From the state after two epochs of four, whatever the rule remembers."""
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    words = list(data["word_to_idx"])
+    sizes = {"input_dim": 6, "wordvec_dim": 5, "hidden_dim": 7, "dropout": 0.3}
+
+    def solver(folder):
+        folder.mkdir(exist_ok=True)
+        saving = Saving(folder, Checkpoint("lstm", sizes, words, {}))
+
+        def save_and_keep(solver):
+            saving(solver)
+            if (folder, solver.epoch) == (whole, 2):
+                shutil.copytree(whole, resumed)
+
+        how = {"update_rule": rule, "clip_norm": 1.0, "schedule": Schedule("cosine", warmup=3)}
+        how |= {"engine": engine, "after_epoch": save_and_keep, "verbose": False, "batch_size": 5}
+        return CaptioningSolver(build_model("lstm", sizes, words), data, num_epochs=4, **how)
+
+    solver(whole).train()
+    again = solver(resumed)
+    restore(again, load_checkpoint(resumed / "last.npz"))
+    assert again.epoch == 2
+    again.train()
+    assert_same_run(whole, resumed)
+
+
+def test_best_npz_is_no_state_to_go_on_from(data):
+    with pytest.raises(ValueError, match=r"resume from last\.npz"):
+        restore(make_solver(data), Checkpoint("lstm", {}, [], {}, training={"epoch": 3}))
+
+
+def test_files_come_in_an_order_that_outlives_a_kill(data, tmp_path, monkeypatch):
+    """The best checkpoint, the last one, the metrics; the picture at most once a minute."""
+    written = []
+    monkeypatch.setattr(os, "replace", lambda a, b: written.append(b.name))
+    saving = Saving(tmp_path, Checkpoint("lstm", {}, list(data["word_to_idx"]), {}))
+    make_solver(data, num_epochs=2, after_epoch=saving).train()
+    assert written == 2 * ["best.npz", "last.npz", "metrics.jsonl"]
+    written.clear()
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    make_solver(data, num_epochs=2, after_epoch=saving).train()
+    assert written.count("loss.png") == 1
+    assert written[3] == "loss.png"
+
+
+@pytest.mark.parametrize("engine", ["plain", "numpy"])
+def test_resume_after_sigkill_equals_an_uninterrupted_run(shapes_folder, tmp_path, engine):
     options = "--model lstm --num_samples 40 --num_epochs 25 --hidden_dim 64 --dropout 0.2".split()
-    options += ["--lr_decay", "0.97", "--update_rule", "adamw"]
+    options += ["--engine", engine, "--lr_decay", "0.97", "--update_rule", "adamw"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train_in_process(whole, *options).wait() == 0
 

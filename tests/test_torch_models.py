@@ -10,7 +10,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from core.packing import Packing, lengths_of
 from test_models import (
     CAPTIONS,
     MODELS,
@@ -25,6 +24,7 @@ from test_models import (
 )
 
 from core import decoding, optim
+from core.fast.packing import Packing, lengths_of
 from core.models import build_model
 from core.torch_models import build_torch_model
 from core.torch_models.convert import to_numpy, to_torch

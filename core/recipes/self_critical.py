@@ -28,7 +28,7 @@ TOP_K = 10
 
 
 class SelfCritical:
-    """Makes batches of sampled captions, each with the weight of its loss.
+    """A source of batches for the solver: sampled captions, each with the weight of its loss.
 
     Inputs:
     - data: from ``load_coco_data``; the reward is CIDEr-D against the training captions
@@ -36,6 +36,8 @@ class SelfCritical:
 
     ``reward``: the mean CIDEr-D, 0 to 1,000, of what the last epoch's captions were held against.
     """
+
+    workers = 0  # that read ahead: a caption is sampled from the model of that moment
 
     def __init__(self, data: Mapping, samples: int = 5):
         texts, _ = reference_captions(data, "train")
@@ -48,6 +50,10 @@ class SelfCritical:
     def steps(self, batch_size: int) -> int:
         """How many batches there are in an epoch."""
         return math.ceil(len(self.images) / self._images(batch_size))
+
+    def figures(self) -> dict[str, float]:
+        """What there is to say of the last epoch, for its row."""
+        return {"reward": self.reward}
 
     def _images(self, batch_size: int) -> int:
         """How many images there are in a batch of about so many captions."""

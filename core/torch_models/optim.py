@@ -1,6 +1,6 @@
 """PyTorch's optimizers under the names, the options and the memory of ``core/optim.py``.
 
-What an optimizer remembers can be taken out and put in as the solver's ``optim_configs``, so a run
+What an optimizer remembers can be taken out and put in as an engine's ``configs``, so a run
 that one engine began can be gone on with by the other.
 """
 

@@ -27,14 +27,14 @@ from time import perf_counter
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from core.packing import Packing, lengths_of
-from core.parallel import in_parallel, number_of_threads
 from IPython.display import Markdown
 from threadpoolctl import threadpool_limits
 
 from core import lessons, optim
 from core.attention_layers import additive_scores_backward, additive_scores_forward
 from core.captioning_solver import NumpyEngine
+from core.fast.packing import Packing, lengths_of
+from core.fast.threads import in_parallel, number_of_threads
 from core.gradient_check import check, relative_error
 from core.lessons import compare, confirm, show_source
 from core.models import build_model
@@ -488,7 +488,7 @@ gain(
 # computes the padding like everything else: gates that nobody reads, scores that nobody looks at. In the loop
 # this is easy to avoid **if the rows stand in the right order**. Sort the captions, longest first. Then the
 # captions that go on at step $t$ are always the *first* so many rows, and the state of a step is a slice of the
-# state of the step before. `core/packing.py` lays all places down in the order in which time visits them:
+# state of the step before. `core/fast/packing.py` lays all places down in the order in which time visits them:
 
 # %% tags=["picture"]
 letters, lengths = ["abcd", "ef", "ghijk"], np.array([4, 2, 5])
@@ -1362,7 +1362,7 @@ check("rnn_backward", one_loop_backward, forward=one_loop_forward)
 # Write an RNN over captions of different lengths: $h$ $(N, T, H)$, with zeros after the end of each caption.
 # `lengths` holds a number from 1 to $T$ for each row, in no order. Use the given `product` for $h W_h$ and
 # nothing else: it counts the rows that it multiplies, and there should be exactly one for each word.
-# `core/packing.py` is one way; a shorter one sorts the rows and keeps them where they are.
+# `core/fast/packing.py` is one way; a shorter one sorts the rows and keeps them where they are.
 
 
 # %% tags=["exercise"]

@@ -42,7 +42,7 @@ from core.encoders.weights import load_network, open_stages
 from core.gradient_check import eval_numerical_gradient_array, relative_error
 from core.image_utils import load_image, normalise, resize_and_crop
 from core.lessons import compare, draw_graph, show_source
-from core.run_data import check_same_data
+from core.runs.data import check_same_data
 from core.shapes import caption_is_true, load_scenes
 from core.torch_models import EndToEndCaptioner, TorchEngine, build_end_to_end
 

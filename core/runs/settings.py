@@ -9,12 +9,7 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from pathlib import Path
 
-MODEL_NAMES = ("rnn", "lstm", "attention", "transformer")
-# What the best epoch is best in, and what the solver calls it.
-SELECT = {"loss": "val_loss", "bleu4": "BLEU-4", "cider": "CIDEr-D"}
-OBJECTIVES = ("crossentropy", "scst")
-SCHEDULES = ("decay", "cosine")
-UPDATE_RULES = ("sgd", "sgd_momentum", "rmsprop", "adam", "adamw")
+from core.support.choices import MODEL_NAMES
 
 # Settings that a resumed run may change; what else it was started with stays.
 _MAY_CHANGE = {"num_epochs", "patience", "engine", "device", "precision", "weights", "workers"}
@@ -33,7 +28,6 @@ DEFAULTS = {
     "feature_dropout": 0.0,
     "bucketed": False,
     "clip_norm": 5.0,
-    "average": 0.0,
     "dropout": 0.3,
     "wordvec_dim": 128,
     "hidden_dim": 256,
@@ -79,7 +73,6 @@ ENCODER_DEFAULTS = {
         "encoder_learning_rate": 1e-3,
     },
 }
-ENGINES = ("numpy", "torch")
 TORCH_OPTIONS = ("device", "precision")
 ENCODER_OPTIONS = ("weights", "grid", "finetune_encoder", "encoder_learning_rate", "flip", "crop")
 _MODELS_WITH_ENCODER = ("attention", "transformer")
@@ -90,11 +83,11 @@ MODEL_OPTIONS = {
 }
 
 
-def resolve_settings(given: dict, folder: Path, resume: bool) -> dict:
-    """All settings of a run: those given, else those of the run that is resumed, else defaults.
+def resolve_settings(options: dict, folder: Path, resume: bool) -> dict:
+    """All settings of a run: the options, else those of the run that is resumed, else defaults.
 
     Inputs:
-    - given: settings by name, 'model' among them unless the run is resumed
+    - options: those that were given, by name; 'model' among them unless the run is resumed
     - folder: the run folder
     - resume: whether to go on with the run there
 
@@ -102,19 +95,20 @@ def resolve_settings(given: dict, folder: Path, resume: bool) -> dict:
     with other settings, or when its config.json is none.
     """
     for name, word in (("data", "shapes"), ("init", None), ("weights", "download")):
-        if given.get(name, word) not in (word, "random"):
-            given = given | {name: str(Path(given[name]).resolve())}
+        if options.get(name, word) not in (word, "random"):
+            options = options | {name: str(Path(options[name]).resolve())}
     if not resume:
-        _refuse_options_of_other_models(given, given["model"])
-        overfit = OVERFIT_DEFAULTS if given.get("num_samples") is not None else {}
-        of_encoder = ENCODER_DEFAULTS.get(given.get("encoder"), {})
-        defaults = DEFAULTS | MODEL_DEFAULTS.get(given["model"], {}) | overfit | of_encoder
-        settings = defaults | given
-        _check_encoder_options(given, settings)
-        _check_recipe(given, settings)
+        _refuse_options_of_other_models(options, options["model"])
+        overfit = OVERFIT_DEFAULTS if options.get("num_samples") is not None else {}
+        of_encoder = ENCODER_DEFAULTS.get(options.get("encoder"), {})
+        defaults = DEFAULTS | MODEL_DEFAULTS.get(options["model"], {}) | overfit | of_encoder
+        settings = defaults | options
+        _check_encoder_options(options, settings)
+        _check_engine_of_encoder(options, settings)
+        _check_recipe(options, settings)
         if settings["finetune_encoder"]:
             settings["engine"] = "torch"
-        check_engine_options(given, settings["engine"])
+        check_engine_options(options, settings["engine"])
         return settings
 
     from core.support.files import read_json
@@ -125,27 +119,28 @@ def resolve_settings(given: dict, folder: Path, resume: bool) -> dict:
     settings = read_json(path)
     if not isinstance(settings, dict) or settings.keys() != {"model", *DEFAULTS}:
         raise ValueError(f"{path}: does not hold the settings of a run; start another run")
-    _refuse_options_of_other_models(given, settings["model"])
-    check_engine_options(given, given.get("engine", settings["engine"]))
-    for name, value in given.items():
+    _refuse_options_of_other_models(options, settings["model"])
+    _check_engine_of_encoder(options, settings)
+    check_engine_options(options, options.get("engine", settings["engine"]))
+    for name, value in options.items():
         if name not in _MAY_CHANGE and settings[name] != value:
             raise ValueError(
                 f"--{name}: the run in {folder} has {settings[name]}, found {value}; "
                 "leave the option out, or start another run with another --out"
             )
-    return settings | given
+    return settings | options
 
 
-def _refuse_options_of_other_models(given: dict, model: str) -> None:
+def _refuse_options_of_other_models(options: dict, model: str) -> None:
     for owner, names in MODEL_OPTIONS.items():
         for name in names:
-            if owner != model and name in given:
+            if owner != model and name in options:
                 raise ValueError(f"--{name}: is an option of {owner}, not of {model}; leave it out")
 
 
-def _check_encoder_options(given: dict, settings: dict) -> None:
+def _check_encoder_options(options: dict, settings: dict) -> None:
     for name in ENCODER_OPTIONS:
-        if name in given and settings["encoder"] is None:
+        if name in options and settings["encoder"] is None:
             raise ValueError(f"--{name}: is about pictures; add --encoder, or leave it out")
     if settings["encoder"] is not None and settings["model"] not in _MODELS_WITH_ENCODER:
         raise ValueError(
@@ -153,20 +148,25 @@ def _check_encoder_options(given: dict, settings: dict) -> None:
             f"use --model {' or '.join(_MODELS_WITH_ENCODER)}, or prepare a data folder"
         )
     for name in ("encoder_learning_rate", "crop"):
-        if name in given and not settings["finetune_encoder"]:
+        if name in options and not settings["finetune_encoder"]:
             raise ValueError(f"--{name}: is for an encoder that learns; add --finetune_encoder N")
-    if settings["finetune_encoder"] and given.get("engine") == "numpy":
+
+
+def _check_engine_of_encoder(options: dict, settings: dict) -> None:
+    engine = options.get("engine", "torch")
+    if settings["finetune_encoder"] and engine != "torch":
         raise ValueError(
-            "--engine numpy: has no gradients of an encoder; leave it out, or --finetune_encoder 0"
+            f"--engine {engine}: has no gradients of an encoder; leave it out, or "
+            "--finetune_encoder 0"
         )
 
 
-def _check_recipe(given: dict, settings: dict) -> None:
-    if "weight_decay" in given and settings["update_rule"] != "adamw":
+def _check_recipe(options: dict, settings: dict) -> None:
+    if "weight_decay" in options and settings["update_rule"] != "adamw":
         raise ValueError("--weight_decay: is a number of adamw; add --update_rule adamw")
-    if "lr_decay" in given and settings["schedule"] != "decay":
+    if "lr_decay" in options and settings["schedule"] != "decay":
         raise ValueError("--lr_decay: is for --schedule decay; leave one of them out")
-    if "samples" in given and settings["objective"] != "scst":
+    if "samples" in options and settings["objective"] != "scst":
         raise ValueError("--samples: is about --objective scst; add that, or leave it out")
     if settings["objective"] == "scst" and (settings["init"] is None or settings["num_samples"]):
         raise ValueError(
@@ -191,10 +191,10 @@ def optim_config(settings: dict) -> dict:
     return config
 
 
-def check_engine_options(given: dict, engine: str) -> None:
-    """Raises ValueError for options of the torch engine that the NumPy engine does not have."""
+def check_engine_options(options: dict, engine: str) -> None:
+    """Raises ValueError for options of the torch engine that no other has."""
     for name in TORCH_OPTIONS:
-        if engine != "torch" and given.get(name) is not None:
+        if engine != "torch" and options.get(name) is not None:
             raise ValueError(f"--{name}: is an option of --engine torch; add that, or leave it out")
 
 

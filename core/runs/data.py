@@ -10,19 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from core.runs import DEFAULTS, MODEL_OPTIONS, find_checkpoint
-
-
-def model_config(settings: dict, data: dict) -> dict:
-    """The arguments that build the model of a run, besides the vocabulary."""
-    names = ("wordvec_dim", "hidden_dim", "dtype", "dropout")
-    names += MODEL_OPTIONS.get(settings["model"], ())
-    config = {name: settings[name] for name in names}
-    config["input_dim"] = data["train_features"].shape[-1]
-    if settings["model"] == "transformer":
-        config["norm_first"] = not config.pop("post_norm")
-        config["max_length"] = max(50, data["train_captions"].shape[1])
-    return config
+from core.runs.settings import DEFAULTS, find_checkpoint
 
 
 def load_data(settings: dict, extractor=None, training: bool = True) -> dict:

@@ -1,0 +1,1 @@
+"""A training run: its settings, what it reads, what it is built of, what it saves."""

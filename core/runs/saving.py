@@ -1,0 +1,76 @@
+"""What a run saves after each epoch, and how it goes on from there, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from core.captioning_solver import CaptioningSolver
+from core.checkpoint import Checkpoint, save_checkpoint
+from core.support.files import write_text
+
+_SECONDS_BETWEEN_PICTURES = 60
+
+
+class Saving:
+    """Writes the files of a run; it is the solver's ``after_epoch``.
+
+    best.npz comes before last.npz, and that before metrics.jsonl: a run that is killed in between
+    resumes from the epoch before, and writes the same files again.
+
+    Inputs:
+    - folder: of the run
+    - checkpoint: what the checkpoints say besides the training (model, vocabulary, extractor, ...)
+    """
+
+    def __init__(self, folder: str | Path, checkpoint: Checkpoint):
+        self.folder, self.checkpoint = Path(folder), checkpoint
+        self.drawn = time.monotonic()
+
+    def __call__(self, solver: CaptioningSolver) -> None:
+        params = solver.model.params
+        if solver.best_epoch == solver.epoch:
+            best = replace(self.checkpoint, params=params, training={"epoch": solver.epoch})
+            save_checkpoint(self.folder / "best.npz", best)
+        training = {
+            "epoch": solver.epoch,
+            "history": solver.history,
+            "loss_history": solver.loss_history,
+            "shuffling": solver.rng.bit_generator.state,
+            "dropout": solver.model.rng.bit_generator.state,
+        }
+        optimizer = solver.engine.configs
+        last = replace(self.checkpoint, params=params, optimizer=optimizer, training=training)
+        save_checkpoint(self.folder / "last.npz", last)
+        self.write_metrics(solver.history)
+        if time.monotonic() - self.drawn > _SECONDS_BETWEEN_PICTURES:
+            self.draw(solver.history)
+            self.drawn = time.monotonic()
+
+    def write_metrics(self, history: Sequence[Mapping]) -> None:
+        """metrics.jsonl: a row an epoch."""
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in history))
+
+    def draw(self, history: Sequence[Mapping]) -> None:
+        """loss.png."""
+        from core.show.plots import plot_losses
+
+        plot_losses(history, self.folder / "loss.png")
+
+
+def restore(solver: CaptioningSolver, checkpoint: Checkpoint) -> None:
+    """Takes a solver back to where ``last.npz`` was written; ``train()`` goes on from there.
+
+    Raises ValueError when the checkpoint holds no training state, as ``best.npz`` does.
+    """
+    training = checkpoint.training
+    if "history" not in training:
+        raise ValueError("the checkpoint holds no training state; resume from last.npz")
+    solver.history, solver.loss_history = training["history"], training["loss_history"]
+    solver.rng.bit_generator.state = training["shuffling"]
+    solver.model.rng.bit_generator.state = training["dropout"]
+    solver.model.params = checkpoint.params
+    solver.engine.configs = checkpoint.optimizer
