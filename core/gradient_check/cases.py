@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core import attention_layers, models, rnn_layers, transformer_layers
+from core import attention_layers, layers, models, rnn_layers, transformer_layers
 from core.gradient_check import referee
 
 Array = np.ndarray
 
-_MODULES = (rnn_layers, attention_layers, transformer_layers, models)
+_MODULES = (layers, rnn_layers, attention_layers, transformer_layers, models)
 
 # What dimension letters are drawn from: all different, so that no axis can pass for another.
 SIZES = (3, 4, 5, 7, 8, 9, 10, 11)
@@ -186,7 +186,8 @@ def _make_context_gate(rng, N, C, H):
 
 
 def _gate_and_lstm(C: int, W: int, H: int) -> dict[str, tuple[int, ...]]:
-    return {"Wg": (H, C), "bg": (C,), "Wx": (W + C, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,)}
+    lstm = {"Wx": (W + C, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,)}
+    return {"W_gate": (H, C), "b_gate": (C,), **lstm}
 
 
 def _make_attention_lstm_step(rng, N, W, L, C, K, H):
@@ -197,8 +198,8 @@ def _make_attention_lstm_step(rng, N, W, L, C, K, H):
         keys=(N, L, K),
         prev_h=(N, H),
         prev_c=(N, H),
-        Wq=(H + W, K),
-        v=(K,),
+        W_query=(H + W, K),
+        v_attend=(K,),
         **_gate_and_lstm(C, W, H),
     )
 
@@ -210,10 +211,10 @@ def _make_attention_lstm(rng, N, T, W, L, C, K, H):
         features=(N, L, C),
         h0=(N, H),
         c0=(N, H),
-        Wf=(C, K),
-        Wq=(H + W, K),
-        bf=(K,),
-        v=(K,),
+        W_features=(C, K),
+        W_query=(H + W, K),
+        b_attend=(K,),
+        v_attend=(K,),
         **_gate_and_lstm(C, W, H),
     )
 
@@ -261,13 +262,6 @@ def _make_multi_head_attention(rng, N, T, S):
     projections = {f"{kind}{x}": (E, E)[: 1 + (kind == "W")] for x in "qkvo" for kind in "Wb"}
     inputs = _normal(rng, query=(N, T, E), key=(N, S, E), value=(N, S, E), **projections)
     return {**inputs, "num_heads": _HEADS, "mask": _attention_mask(rng, N, T, S)}
-
-
-def _make_memory_attention(rng, N, T, S):
-    E = _WIDTH
-    projections = dict(Wq=(E, E), bq=(E,), Wk=(E, E), Wv=(E, E), bv=(E,), Wo=(E, E), bo=(E,))
-    inputs = _normal(rng, query=(N, T, E), memory=(N, S, E), **projections)
-    return {**inputs, "num_heads": _HEADS}
 
 
 def _block_shapes(F: int, prefix: str = "") -> dict[str, tuple[int, ...]]:
@@ -498,7 +492,7 @@ CASES: tuple[Case, ...] = (
         "attention_lstm_step",
         "NWLCKH",
         _make_attention_lstm_step,
-        "word features keys prev_h prev_c Wq v Wg bg Wx Wh b".split(),
+        "word features keys prev_h prev_c W_query v_attend W_gate b_gate Wx Wh b".split(),
         ("next_h", "next_c", "gated", "weights"),
         referee.attention_lstm_step,
         gates=True,
@@ -507,7 +501,7 @@ CASES: tuple[Case, ...] = (
         "attention_lstm",
         "NTWLCKH",
         _make_attention_lstm,
-        "words features h0 c0 Wf Wq bf v Wg bg Wx Wh b".split(),
+        "words features h0 c0 W_features W_query b_attend v_attend W_gate b_gate Wx Wh b".split(),
         ("h", "gated", "weights"),
         referee.attention_lstm,
         gates=True,
@@ -550,14 +544,6 @@ CASES: tuple[Case, ...] = (
         ("out",),
         referee.multi_head_attention,
         zero=("bk",),
-    ),
-    _layer(
-        "memory_attention",
-        "NTS",
-        _make_memory_attention,
-        "query memory Wq bq Wk Wv bv Wo bo".split(),
-        ("out",),
-        referee.memory_attention,
     ),
     _decoder_block(
         "decoder_block",

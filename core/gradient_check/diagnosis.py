@@ -182,9 +182,8 @@ def hints(name: str, quantity: str, hint: int) -> list[str]:
     - quantity: the output or gradient that is wrong; '-' when nothing could be compared
     - hint: how many hints are asked for: 1 gives none of these
     """
-    step = name.replace("_backward", "_step_backward")
-    through_time = step in KNOWN and name != step  # whole sequences: our own code is the fast one
-    function = our_function(step if through_time else name)
+    through_time = name.replace("_backward", "_step_backward") in KNOWN and "_step_" not in name
+    function = our_function(name)
     code = inspect.getsource(function).split('"""')[-1].rstrip().splitlines()
     here = [i for i, line in enumerate(code) if re.match(rf"[^#=]*\b{quantity}\b[^=]*= ", line)]
     undone = next((code[i] for i in range(here[-1], -1, -1) if "# " in code[i]), "") if here else ""
@@ -199,9 +198,6 @@ def hints(name: str, quantity: str, hint: int) -> list[str]:
     elif hint >= 2:
         found.append(f"Hint 2: read the equations of {name.replace('_backward', '_forward')} again")
     if hint >= 3:
-        lines = [line for line in code if line.strip()]
-        if here and not through_time:
-            lines = [code[i].strip() for i in here]
-        what = "our code of one step" if through_time else "our code"
-        found += [f"Hint 3: {what} says", *(f"    {line}" for line in lines)]
+        lines = [code[i].strip() for i in here] or [line for line in code if line.strip()]
+        found += ["Hint 3: our code says", *(f"    {line}" for line in lines)]
     return found

@@ -84,18 +84,23 @@ def context_gate(context, h, W, b):
     return [F.linear(h, W.T, b).sigmoid() * context]
 
 
-def attention_lstm_step(word, features, keys, prev_h, prev_c, Wq, v, Wg, bg, Wx, Wh, b):
-    context, weights = _attend(features, keys, torch.cat([prev_h, word], dim=1), Wq, v)
-    (gated,) = context_gate(context, prev_h, Wg, bg)
+def attention_lstm_step(
+    word, features, keys, prev_h, prev_c, W_query, v_attend, W_gate, b_gate, Wx, Wh, b
+):
+    asking = torch.cat([prev_h, word], dim=1)
+    context, weights = _attend(features, keys, asking, W_query, v_attend)
+    (gated,) = context_gate(context, prev_h, W_gate, b_gate)
     x = torch.cat([word, gated], dim=1)
     return [*lstm_step(x, prev_h, prev_c, Wx, Wh, b), gated, weights]
 
 
-def attention_lstm(words, features, h0, c0, Wf, Wq, bf, v, Wg, bg, Wx, Wh, b):
-    keys, h, c, steps = F.linear(features, Wf.T, bf), h0, c0, []
+def attention_lstm(
+    words, features, h0, c0, W_features, W_query, b_attend, v_attend, W_gate, b_gate, Wx, Wh, b
+):
+    keys, h, c, steps = F.linear(features, W_features.T, b_attend), h0, c0, []
     for word in words.unbind(1):
         h, c, gated, weights = attention_lstm_step(
-            word, features, keys, h, c, Wq, v, Wg, bg, Wx, Wh, b
+            word, features, keys, h, c, W_query, v_attend, W_gate, b_gate, Wx, Wh, b
         )
         steps.append((h, gated, weights))
     return [torch.stack(outputs, dim=1) for outputs in zip(*steps, strict=True)]
@@ -125,11 +130,6 @@ def multi_head_attention(query, key, value, Wq, bq, Wk, bk, Wv, bv, Wo, bo, num_
     )
     (heads,) = scaled_dot_product_attention(q, k, v, mask)
     return [F.linear(heads.transpose(1, 2).flatten(2), Wo.T, bo)]
-
-
-def memory_attention(query, memory, Wq, bq, Wk, Wv, bv, Wo, bo, num_heads):
-    weights = Wq, bq, Wk, 0 * bq, Wv, bv, Wo, bo
-    return multi_head_attention(query, memory, memory, *weights, num_heads, None)
 
 
 def decoder_block(norm_first: bool, activation: str, num_heads: int) -> Callable:
