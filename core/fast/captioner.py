@@ -18,7 +18,7 @@ import numpy as np
 
 from core import decoding
 from core.fast.packing import Packing, lengths_of
-from core.fast.threads import in_parallel
+from core.fast.threads import in_parallel, number_of_threads, products_on
 from core.layers import (
     affine_backward,
     affine_forward,
@@ -31,6 +31,9 @@ from core.layers import (
 
 Array = np.ndarray
 
+# Captions times parameters of a batch that more than one thread is worth.
+_WORTH_THREADS = 25_000_000
+
 
 class FastCaptioner:
     """Comes before a model of ``core/models`` among the bases of its twin.
@@ -39,10 +42,10 @@ class FastCaptioner:
     gradients but for rounding. What is dropped out is drawn in another order.
     """
 
-    # Rows that a part must have at least, and on average at most, for a batch to be cut up; None:
-    # never. By the batch alone and not by the number of cores: what is dropped out depends on the
-    # parts, and a run should be the same elsewhere.
-    rows_of_a_part: tuple[int | None, int | None] = None, None
+    # Rows that a part must have at least, and on average at most (None: any number), where a batch
+    # is worth several threads. By batch and model alone, not by the number of cores: what is
+    # dropped out depends on the parts, and a run should be the same elsewhere.
+    rows_of_a_part: tuple[int, int | None] = 32, None
 
     def loss(
         self, features: Array, captions: Array, weights: Array | None = None
@@ -60,8 +63,13 @@ class FastCaptioner:
             of_part = (x[rows] for x in (features, words, targets, mask, weights))
             return self._loss_of_part(*of_part, len(rows) / N, rngs[part])
 
-        losses, grads = zip(*in_parallel(loss_of, range(len(parts))), strict=True)
+        losses, grads = zip(*self._of_parts(loss_of, len(parts), N), strict=True)
         return sum(losses), _sums(grads)
+
+    def threads_for(self, rows: int) -> int:
+        """How many threads a batch of so many captions is worth."""
+        size = sum(parameter.size for parameter in self.params.values())
+        return number_of_threads() if rows * size >= _WORTH_THREADS else 1
 
     def _parts(self, lengths: Array) -> list[Array]:
         """The rows of a batch, cut up: the same work each, like with like.
@@ -70,7 +78,8 @@ class FastCaptioner:
         slow.
         """
         N, (fewest, most) = len(lengths), self.rows_of_a_part
-        count = 1 if fewest is None else min(2, N // fewest)
+        size = sum(parameter.size for parameter in self.params.values())
+        count = min(2, N // fewest) if N * size >= _WORTH_THREADS else 1
         if most is not None:
             count = max(count, N // most)
         if count < 2:
@@ -79,6 +88,13 @@ class FastCaptioner:
         done = np.cumsum(lengths[order] + 1)
         parts = np.split(order, np.searchsorted(done, done[-1] * np.arange(1, count) / count))
         return [part for part in parts if len(part)]
+
+    def _of_parts(self, function, count: int, rows: int) -> list:
+        """What a function finds of each part of a batch, on as many threads as that is worth."""
+        if count > 1:
+            return in_parallel(function, range(count))
+        with products_on(self.threads_for(rows)):
+            return [function(0)]
 
     def _loss_of_part(
         self,
@@ -121,11 +137,22 @@ class FastCaptioner:
     def evaluate(self, features: Array, captions: Array) -> float:
         """As ``CaptioningModel.evaluate``."""
         features, words, targets, mask = self._checked(features, captions)
+        parts = self._parts(lengths_of(mask))
+
+        def loss_of(part: int):
+            rows = parts[part]
+            of_part = (x[rows] for x in (features, words, targets, mask))
+            return self._cross_entropy(*of_part)
+
+        return sum(self._of_parts(loss_of, len(parts), len(words))) / len(words)
+
+    def _cross_entropy(self, features: Array, words: Array, targets: Array, mask: Array) -> float:
+        """Of some rows, summed."""
         packing = Packing(lengths_of(mask), mask.shape[1])
         h, _, _ = self._packed_forward(features, words, mask, packing, share=1, rng=None)
         scored, targets = _scored(mask, targets, packing)
         scores, _ = affine_forward(h[scored], *self._vocabulary())
-        return -log_softmax(scores)[np.arange(len(targets)), targets].sum() / len(words)
+        return -log_softmax(scores)[np.arange(len(targets)), targets].sum()
 
     def _packed_forward(
         self,

@@ -12,6 +12,7 @@ import numpy as np
 from core import optim
 from core.captioning_solver import NumpyEngine
 from core.fast.adam import update_in_place
+from core.fast.threads import products_on
 
 
 class FastEngine(NumpyEngine):
@@ -30,7 +31,8 @@ class FastEngine(NumpyEngine):
             return
         scale = 1.0
         if self.clip_norm is not None:
-            scale, _ = optim.clip_factor(self.grads, self.clip_norm)
+            with products_on(1):  # which is what NumPy takes a norm for
+                scale, _ = optim.clip_factor(self.grads, self.clip_norm)
         params = self.model.params
         for name, parameter in params.items():
             if parameter is not self._own.get(name):

@@ -47,11 +47,6 @@ Array = np.ndarray
 class FastCaptioningRNN(FastCaptioner, CaptioningRNN):
     """``CaptioningRNN``, made fast."""
 
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        if self.cell_type == "lstm":  # the gates of an RNN are too little work for two threads
-            self.rows_of_a_part = 128, None
-
     def _packed_forward(self, features, words, mask, packing: Packing, share: float, rng):
         p = self.params
         packed_forward = {"rnn": rnn_packed_forward, "lstm": lstm_packed_forward}[self.cell_type]
@@ -82,8 +77,6 @@ class FastCaptioningAttention(FastCaptioner, CaptioningAttention):
 
     While it decodes, the state is h, c (N, H), and the ``SharedImages`` with features and keys.
     """
-
-    rows_of_a_part = 32, None
 
     def _packed_forward(self, features, words, mask, packing: Packing, share: float, rng):
         p = self.params

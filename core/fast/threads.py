@@ -1,18 +1,35 @@
-"""Parts of the work on all cores at once: NumPy lets go of Python's lock while it computes."""
+"""How many threads a piece of work is worth, and parts of it on several at once.
+
+NumPy computes elementwise on one core; its products run on as many as its library (BLAS) has
+threads. Those wait awake for the next product: on a machine with other work they take cores from
+each other, and small products are no faster on two threads than on one. So small work has one
+thread. Larger work is cut into parts, each on a thread of Python's with products of its own, which
+sleeps while it waits; NumPy lets go of Python's lock while it computes.
+
+GAIN_THREADS
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from functools import cache
-from threading import Lock
+from pathlib import Path
+from threading import RLock
 
-import numpy as np  # noqa: F401  it loads the library whose threads are counted
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
-_one_at_a_time = Lock()  # of those who change the number of threads of products, and restore it
+# Where Linux says how much of a period a container may compute: version 2, and version 1.
+_QUOTAS = (
+    ("/sys/fs/cgroup/cpu.max",),
+    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
+_IMAGES_OF_A_PART = 16  # at least, when images are shared out
+_one_at_a_time = RLock()  # of those who change the number of threads of products, and restore it
 _inside = ContextVar("_inside", default=False)  # whether this is a part already
 
 
@@ -31,8 +48,37 @@ if hasattr(os, "register_at_fork"):
 
 
 def number_of_threads() -> int:
-    """What NumPy's products run on: the cores, or what OMP_NUM_THREADS and its like allow."""
+    """The cores that this process may use, or fewer where OMP_NUM_THREADS and its like say so."""
+    return min(_cores(), _threads_of_products())
+
+
+def _threads_of_products() -> int:
     return max((library["num_threads"] for library in _blas().info()), default=1)
+
+
+@cache
+def _cores() -> int:
+    """By the process's affinity, and the quota of its container."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    for files in _QUOTAS:
+        if all(Path(name).is_file() for name in files):
+            quota, period = " ".join(Path(name).read_text() for name in files).split()
+            if quota not in ("max", "-1"):
+                cores = min(cores, int(quota) // int(period))
+    return max(1, cores)
+
+
+@contextmanager
+def products_on(threads: int) -> Iterator[None]:
+    """Products have so many threads within the block; a part has the threads of its part."""
+    if _inside.get() or threads == _threads_of_products():
+        yield
+        return
+    with _one_at_a_time, _blas().limit(limits=threads):
+        yield
 
 
 def in_parallel(function: Callable, parts: Sequence) -> list:
@@ -49,8 +95,28 @@ def in_parallel(function: Callable, parts: Sequence) -> list:
         _inside.set(True)
         return function(part)
 
-    with _one_at_a_time, _blas().limit(limits=number_of_threads() // threads):
+    with products_on(number_of_threads() // threads):
         # Each in a copy of the context, where NumPy keeps what is to be done about an overflow.
         futures = [_pool(threads).submit(copy_context().run, run, part) for part in parts]
         wait(futures)
     return [future.result() for future in futures]
+
+
+def searched_in_parts(search: Callable) -> Callable:
+    """``core.decoding.greedy`` or ``beam_search`` with the images shared out between threads."""
+
+    def search_in_parts(model, features, *arguments, **options):
+        count = max(1, min(number_of_threads(), len(features) // _IMAGES_OF_A_PART))
+        bounds = np.linspace(0, len(features), count + 1).astype(int)
+
+        def search_part(part: int):
+            images = features[bounds[part] : bounds[part + 1]]
+            with products_on(1):
+                return search(model, images, *arguments, **options)
+
+        found = in_parallel(search_part, range(count))
+        if isinstance(found[0], tuple):
+            return tuple(np.concatenate(each) for each in zip(*found, strict=True))
+        return np.concatenate(found)
+
+    return search_in_parts
