@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.runs.building import model_builder
-
 from core.runs.data import extractor_of, load_data_of, same_extractor
 from core.runs.settings import check_engine_options, find_checkpoint
 from core.support.choices import DEVICES, ENGINES, MODEL_NAMES, SPLITS
@@ -58,7 +57,7 @@ class Item:
 
 
 @dataclass
-class Rows:
+class ChosenFeatures:
     """Chosen rows of a table of features, read when they are sliced."""
 
     table: object
@@ -165,7 +164,7 @@ def split_items(options, checkpoint, data: dict) -> tuple[list[Item], object]:
     captions = decode_captions(data[f"{split}_captions"][rows], data["idx_to_word"])
     for image, caption in zip(image_idxs[rows].tolist(), captions, strict=True):
         items[image].references.append(caption)
-    return list(items.values()), Rows(data[f"{split}_features"], chosen)
+    return list(items.values()), ChosenFeatures(data[f"{split}_features"], chosen)
 
 
 def photo_items(options, checkpoint, device: str) -> tuple[list[Item], object]:
@@ -280,24 +279,29 @@ def decoders_of(options) -> dict[str, dict]:
     return {owner: of_owner | common for owner, of_owner in decoders.items()}
 
 
-def decoder(name: str, numbers: dict, neighbours=None):
+def decoder(name: str, numbers: dict, engine: str, neighbours=None):
     """(model, features) -> word ids (N, K, T), best first, and scores (N, K) or None.
 
     Inputs:
     - name, numbers: of the way of decoding
+    - engine: 'numpy' shares out the images between threads
     - neighbours: a ``Neighbours`` that ranks what beam search finds, or None
     """
     import numpy as np
 
     from core import decoding
+    from core.fast.threads import searched_in_parts
 
     numbers = dict(numbers)
+    greedy, beam_search = decoding.greedy, decoding.beam_search
+    if engine == "numpy":
+        greedy, beam_search = searched_in_parts(greedy), searched_in_parts(beam_search)
     if name == "beam":
-        search = neighbours.search if numbers.pop("neighbours") else decoding.beam_search
+        search = neighbours.search if numbers.pop("neighbours") else beam_search
         return lambda model, features: search(model, features, **numbers)
     if name == "sample":
         numbers["rng"] = np.random.default_rng(numbers.pop("seed"))
-    decode = {"greedy": decoding.greedy, "sample": decoding.sample}[name]
+    decode = {"greedy": greedy, "sample": decoding.sample}[name]
     return lambda model, features: (decode(model, features, **numbers)[:, None], None)
 
 
@@ -370,7 +374,7 @@ def features_of_all(options, checkpoints: list, items: list[Item], features, dev
     return FeaturesOfEach(tables)
 
 
-def others(options, checkpoint) -> list:
+def ensemble_checkpoints(options, checkpoint) -> list:
     """The further checkpoints of an ensemble, after checking that they fit the first."""
     from core.checkpoint import load_checkpoint
 
@@ -428,7 +432,10 @@ def draw_report(
         scores, alone = score_captions(captions, references)
     # The page has the whole beam, whatever is printed; its best caption is the same.
     decoders["beam"]["n_best"] = decoders["beam"]["beam_size"]
-    found = {name: decoder(name, decoders[name], neighbours)(model, features) for name in decoders}
+    found = {
+        name: decoder(name, decoders[name], options.engine, neighbours)(model, features)
+        for name in decoders
+    }
     entries = []
     for n, item in enumerate(shown):
         picture = None
@@ -470,7 +477,7 @@ def main() -> None:
 
         device = choose_device(options.device or "auto")
     build = model_builder(options.engine, device)
-    checkpoints = [checkpoint, *others(options, checkpoint)]
+    checkpoints = [checkpoint, *ensemble_checkpoints(options, checkpoint)]
     models = [build(c.model, c.config, c.idx_to_word, c.decoder_params) for c in checkpoints]
     model = models[0]
     if options.attention and not model.grid:
@@ -494,7 +501,7 @@ def main() -> None:
         from core.recipes.neighbours import Neighbours
 
         neighbours = Neighbours(data or data_of(options, checkpoint, device), count)
-    decode = decoder(options.decode, decoders[options.decode], neighbours)
+    decode = decoder(options.decode, decoders[options.decode], options.engine, neighbours)
     ids = caption_all(voting, decode, checkpoint.idx_to_word, items, features)
 
     print_table(items)

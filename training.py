@@ -15,10 +15,10 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
-from core.runs.building import model_config, run_model, run_solver
-
+from core.runs.building import model_config, run_model, run_solver, threads_of_run
 from core.runs.data import check_same_data, extractor_of_settings, load_data, load_init
 from core.runs.settings import (
     DEFAULTS,
@@ -181,10 +181,10 @@ def main() -> None:
 
 def train(settings: dict, folder: Path, resume: bool, device: str = "cpu") -> None:
     """A run, whatever computes it; of several processes the first writes and talks."""
-    from core.runs.saving import Saving, restore
-
     from core.captioning_solver import LOSSES
     from core.checkpoint import Checkpoint, load_checkpoint
+    from core.fast.threads import number_of_cores, products_on
+    from core.runs.saving import Saving, restore
     from core.support import processes
     from core.support.files import write_json
 
@@ -227,13 +227,16 @@ def train(settings: dict, folder: Path, resume: bool, device: str = "cpu") -> No
             say(f"the run that was in {folder} is in {aside} now")
         write_json(folder / "config.json", settings)
 
+    threads = threads_of_run(settings, model)
+    where = f"{threads} of {number_of_cores()} cores" if threads else device
     count = sum(parameter.size for parameter in model.params.values())
     say(
         f"{settings['model']}: {count:,} parameters, {len(data['train_captions']):,} captions of "
         f"{data['source']['folder'].name}, vocabulary of {len(data['idx_to_word']):,} words, "
-        f"run folder {folder}"
+        f"on {where}, run folder {folder}"
     )
-    solver.train()
+    with products_on(threads) if threads else nullcontext():
+        solver.train()
     if first:
         saving.draw(solver.history)
     best, select = solver.history[solver.best_epoch - 1], solver.best.select

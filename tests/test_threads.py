@@ -196,7 +196,7 @@ def test_a_container_s_quota_is_respected(files, cores, tmp_path, monkeypatch):
     quotas = (tmp_path / "max",), (tmp_path / "quota", tmp_path / "period")
     monkeypatch.setattr(threads, "_QUOTAS", quotas)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert threads._cores.__wrapped__() == cores
+    assert threads.number_of_cores.__wrapped__() == cores
 
 
 def test_what_the_user_allows_is_respected():

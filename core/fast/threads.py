@@ -49,7 +49,7 @@ if hasattr(os, "register_at_fork"):
 
 def number_of_threads() -> int:
     """The cores that this process may use, or fewer where OMP_NUM_THREADS and its like say so."""
-    return min(_cores(), _threads_of_products())
+    return min(number_of_cores(), _threads_of_products())
 
 
 def _threads_of_products() -> int:
@@ -57,8 +57,8 @@ def _threads_of_products() -> int:
 
 
 @cache
-def _cores() -> int:
-    """By the process's affinity, and the quota of its container."""
+def number_of_cores() -> int:
+    """That this process may use, by its affinity and the quota of its container."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:

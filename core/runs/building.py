@@ -71,6 +71,13 @@ def run_model(settings: dict, config: dict, data: dict, start, extractor, device
     return model
 
 
+def threads_of_run(settings: dict, model) -> int | None:
+    """How many cores a run is worth: one for the definitions; None where PyTorch sees to it."""
+    if settings["engine"] == "torch":
+        return None
+    return 1 if settings["engine"] == "plain" else model.threads_for(settings["batch_size"])
+
+
 def run_solver(settings: dict, model, data: dict, **more):
     """The solver of a run; ``more`` is what its settings do not say."""
     import numpy as np
