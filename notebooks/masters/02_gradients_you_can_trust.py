@@ -25,24 +25,29 @@ import numpy as np
 import torch
 
 from core import lessons
-from core.attention_layers import softmax, softmax_backward
 from core.gradient_check import (
     check,
     eval_numerical_gradient,
     eval_numerical_gradient_array,
     relative_error,
 )
+from core.layers import (
+    dropout_forward,
+    softmax,
+    softmax_backward,
+    word_embedding_backward,
+)
 from core.lessons import compare, confirm, draw_graph, show_source
 from core.models import CaptioningRNN
 from core.rnn_layers import (
     lstm_step_backward,
     lstm_step_forward,
+    rnn_backward,
+    rnn_forward,
     rnn_step_backward,
     rnn_step_forward,
-    word_embedding_backward,
 )
 from core.transformer_layers import (
-    dropout_forward,
     scaled_dot_product_attention_backward,
     scaled_dot_product_attention_forward,
 )
@@ -764,9 +769,7 @@ both_checks(
 # very state, and not only in a check.
 
 # %%
-no_scale = slip(
-    scaled_dot_product_attention_backward, "dscores *= q.shape[-1] ** -0.5\n", "\n"
-)
+no_scale = slip(scaled_dot_product_attention_backward, " * q.shape[-1] ** -0.5", "")
 
 
 def attention_error(backward, keys, queries=3, d=4):
@@ -787,11 +790,7 @@ both_checks(
 # cost nothing.
 
 # %%
-wrong_axis = slip(
-    scaled_dot_product_attention_backward,
-    "dscores *= q.shape[-1] ** -0.5",
-    "dscores *= q.shape[-2] ** -0.5",
-)
+wrong_axis = slip(scaled_dot_product_attention_backward, "q.shape[-1]", "q.shape[-2]")
 both_checks(
     "equal sizes",
     ("4 queries of width 4", attention_error(wrong_axis, keys=5, queries=4, d=4)),
@@ -878,8 +877,7 @@ both_checks(
 # %% [markdown]
 # **8. No word twice.** A look-up reads row $k$ of $W$ at each use of word $k$, so the gradients of all its uses
 # add up. An assignment keeps the last one. And `dW[ids] += dout` is no better: NumPy reads all rows first, then
-# adds, then writes, and the last write wins. (`core` sums the rows that belong together; `np.add.at` would do
-# as well.)
+# adds, then writes, and the last write wins. `np.add.at` adds one use after the other; `core` takes that.
 
 
 # %%
@@ -916,47 +914,31 @@ assert embedding_error(word_embedding_backward, repeated) < 1e-8
 
 # %% [markdown]
 # **9. Damage.** Back-propagation through time adds to the gradient of a step what flows back from the next one
-# ([lesson 5](05_the_vanilla_rnn.ipynb)). But `dh[:, t]` is a *view*, and `+=` writes through it into the
-# caller's array. The gradients that come back are right, so a check that calls once approves. Whoever reads
-# `dh` afterwards gets something else: here the same backward, called a second time.
-
+# ([lesson 5](05_the_vanilla_rnn.ipynb)). But `dh[:, t]` is a *view*, and `dh[:, t] += dprev_h` writes through it
+# into the caller's array. The gradients that come back are right, so a check that calls once approves. Whoever
+# reads `dh` afterwards gets something else: here the same backward, called a second time.
 
 # %%
-def sequence_forward(x, h0, Wx, Wh, b):
-    h, states, caches = h0, [], []
-    for t in range(x.shape[1]):
-        h, cache = rnn_step_forward(x[:, t], h, Wx, Wh, b)
-        states.append(h)
-        caches.append(cache)
-    return np.stack(states, axis=1), caches
-
-
-def writing_backward(dh, caches):
-    dx, from_next, weights = [], 0, (0, 0, 0)
-    for t in reversed(range(dh.shape[1])):
-        total = dh[:, t]
-        total += from_next  # the slip: total = dh[:, t] + from_next makes a new array
-        dx_t, from_next, *of_weights = rnn_step_backward(total, caches[t])
-        dx.append(dx_t)
-        weights = [a + b for a, b in zip(weights, of_weights, strict=True)]
-    return np.stack(dx[::-1], axis=1), from_next, *weights
-
-
+writing_backward = slip(
+    rnn_backward,
+    "dh[:, t] + dprev_h",
+    "np.add(dh[:, t], dprev_h, out=dh[:, t])",  # dh[:, t] += dprev_h, as an expression
+)
 inputs = randn((3, 6, 2)), randn((3, 4)), 0.7 * randn((2, 4)), 0.7 * randn((4, 4)), randn(4)
 dh = randn((3, 6, 4))
-_, caches = sequence_forward(*inputs)
+_, cache = rnn_forward(*inputs)
 given = dh.copy()
-first, second = (writing_backward(given, caches) for _ in range(2))
+first, second = (writing_backward(given, cache) for _ in range(2))
 pairs = zip(second, first, strict=True)
 both_checks(
     "damage",
-    ("one call", worst_error(sequence_forward, writing_backward, inputs, dh)),
+    ("one call", worst_error(rnn_forward, writing_backward, inputs, dh)),
     ("two calls", max(relative_error(again, before) for again, before in pairs)),
 )
 
 given = dh.copy()
 for_torch = torch.from_numpy(given)  # a view as well
-writing_backward(given, caches)
+writing_backward(given, cache)
 print("what PyTorch was given has changed, too:", not np.array_equal(for_torch.numpy(), dh))
 assert not np.array_equal(for_torch.numpy(), dh)
 
@@ -966,7 +948,7 @@ assert not np.array_equal(for_torch.numpy(), dh)
 # which more below, does:
 
 # %%
-report = check("rnn_backward", writing_backward, forward=sequence_forward)
+report = check("rnn_backward", writing_backward)
 assert not report
 report
 
@@ -975,9 +957,7 @@ report
 # forward. They cannot know what the forward should have been. Leave the scale of attention out of both:
 
 # %%
-no_scale_forward = slip(
-    scaled_dot_product_attention_forward, "scores *= q.shape[-1] ** -0.5\n", "\n"
-)
+no_scale_forward = slip(scaled_dot_product_attention_forward, " * q.shape[-1] ** -0.5", "")
 *arrays, dout = (randn((2, 1, rows, 4)) for rows in (3, 5, 5, 3))  # q, k, v
 out, _ = no_scale_forward(*arrays)
 expected = torch.nn.functional.scaled_dot_product_attention(*map(torch.from_numpy, arrays))
@@ -1073,7 +1053,7 @@ report
 
 # %% [markdown]
 # And the transpose that was forgotten above? The first hint names the first wrong gradient, the likely mistake
-# and the worst entry. The second says which line of the forward it undoes; the third shows our line.
+# and the worst entry. The second quotes the line of the forward; the third shows our line of the backward.
 
 # %%
 report = check("rnn_step_backward", no_transpose)

@@ -21,20 +21,17 @@ import numpy as np
 from core import lessons
 from core.coco_utils import decode_captions
 from core.gradient_check import check, eval_numerical_gradient, relative_error
-from core.lessons import compare, confirm, draw_graph, show_source
-from core.rnn_layers import (
+from core.layers import (
     affine_backward,
     affine_forward,
-    affine_weights_backward,
     log_softmax,
-    softmax_loss,
-    sums_of_rows,
     temporal_affine_backward,
     temporal_affine_forward,
     temporal_softmax_loss,
     word_embedding_backward,
     word_embedding_forward,
 )
+from core.lessons import compare, confirm, draw_graph, show_source
 from core.shapes import caption_is_true, load_scenes
 
 lessons.style()
@@ -105,7 +102,8 @@ assert p_after[right] > p[right]
 # | $b$ | $(M,)$ | added to every row |
 # | out | $(N, M)$ | |
 #
-# In `core` each $x_n$ may have any shape, and is flattened to a row of $D$ numbers first.
+# The code of this lesson is `core/layers.py`, in the same order. There each $x_n$ may have any shape, and is flattened
+# to a row of $D$ numbers first.
 
 # %%
 show_source(affine_forward)
@@ -163,7 +161,7 @@ draw_graph(
     ],
     "An affine layer: values forward (blue), gradients back (orange)",
 )  # fmt: skip
-show_source(affine_backward, affine_weights_backward)
+show_source(affine_backward)
 
 # %%
 report = check("affine_backward", affine_backward)
@@ -279,36 +277,27 @@ def added(dout, cache):
     return dW
 
 
-def by_add_at(dout, cache):
-    x, W = cache
-    dW = np.zeros_like(W)
-    np.add.at(dW, x, dout)
-    return dW
-
-
 cache = (x, np.zeros((4, 2)))
 for name, backward in (
     ("dW[x] = dout", assigned),
     ("dW[x] += dout", added),
-    ("np.add.at(dW, x, dout)", by_add_at),
     ("core", word_embedding_backward),
 ):
     rows = zip(vocabulary, backward(dout, cache), strict=True)
-    print(f"{name:<24}", *(f"{word}: {row}" for word, row in rows))
+    print(f"{name:<16}", *(f"{word}: {row}" for word, row in rows))
 assert np.array_equal(word_embedding_backward(dout, cache)[0], [101, 202])
 assert np.array_equal(added(dout, cache), assigned(dout, cache))
 
 # %% [markdown]
 # Both lose the first "a". The `+=` looks like a sum and is none: NumPy reads all rows `dW[x]`, adds, and writes
-# all of them back; the second "a" overwrites the first. `np.add.at` adds one place after the other. `core` sorts
-# the places by their word and sums each word's rows with one call: the same numbers, by large steps instead of
-# small ones.
+# all of them back; the second "a" overwrites the first. `core` takes `np.add.at`, which adds one place after the
+# other.
 
 # %%
-show_source(word_embedding_backward, sums_of_rows, docstring=False)
+show_source(word_embedding_backward, docstring=False)
 
 # %%
-for right_or_wrong in (word_embedding_backward, by_add_at, added):
+for right_or_wrong in (word_embedding_backward, added):
     report = check("word_embedding_backward", right_or_wrong)
     print(f"{right_or_wrong.__name__}:\n{report}\n")
     assert bool(report) == (right_or_wrong is not added)
@@ -555,13 +544,8 @@ assert np.isnan(textbook)
 assert log_softmax(s)[0] == 0
 
 # %% [markdown]
-# So `core` fuses the pair, never forms $\log p$ of what is not asked for, and looks the right word up instead of
-# multiplying by zeros. (`smoothing` belongs to training on photos; at 0 it is not there.)
-
-# %%
-show_source(softmax_loss)
-
-# %% [markdown]
+# So `core` fuses the pair, and looks the right word up instead of multiplying by zeros.
+#
 # ## Padding does not count
 #
 # Captions of a batch have different lengths and share one array, filled up with `<NULL>`. What the model says at
@@ -571,7 +555,8 @@ show_source(softmax_loss)
 #    dx_{nt} = \frac{\text{mask}_{nt}}{N} \left(p_{nt} - \text{onehot}(y_{nt})\right) $$
 #
 # Here $x$ are the scores, $(N, T, V)$. Three corners: padding at the end; gaps in the middle (a word that must
-# not be learned); and a row without any word. Places that do not count may hold anything, NaN as well.
+# not be learned); and a row without any word. Places that do not count may hold anything, NaN as well. (`mask` may
+# hold weights too; `smoothing` belongs to training on photos; at 0 it is not there.)
 
 # %%
 show_source(temporal_softmax_loss, docstring=False)
@@ -1132,8 +1117,8 @@ compare(my_loss_of_spoilt_scores, temporal_softmax_loss, scores, y, mask)
 # Bengio, Ducharme, Vincent and Jauvin (2003) read a *window* of words. Build it with the last two: look up both
 # vectors, lay them side by side, one affine layer, tanh, another affine layer, softmax. Write `window_loss`: the
 # loss a token (a mean over the $M$ rows), and the gradients by the names of the parameters. `affine_forward` lays
-# the two vectors side by side by itself; `softmax_loss(scores, y, weights)` takes the weight of each row; and
-# $\tanh' = 1 - \tanh^2$. Then train it, and beat the floor of every bigram model.
+# the two vectors side by side by itself; `temporal_softmax_loss` gives the mean over the rows if each row is a caption
+# of one word, `scores[:, None]`; and $\tanh' = 1 - \tanh^2$. Then train it, and beat the floor of every bigram model.
 
 
 # %% tags=["exercise"]
@@ -1144,9 +1129,9 @@ def window_loss(params, contexts, targets):
     a, cache1 = affine_forward(vectors, params["w1"], params["b1"])
     h = np.tanh(a)
     scores, cache2 = affine_forward(h, params["w2"], params["b2"])
-    M = len(targets)
-    loss, dscores = softmax_loss(scores, targets, np.full(M, 1 / M))
-    dh, dw2, db2 = affine_backward(dscores, cache2)
+    counts = np.ones((len(targets), 1), dtype=bool)
+    loss, dscores = temporal_softmax_loss(scores[:, None], targets[:, None], counts)
+    dh, dw2, db2 = affine_backward(dscores[:, 0], cache2)
     dvectors, dw1, db1 = affine_backward(dh * (1 - h**2), cache1)
     dW_embed = word_embedding_backward(dvectors, word_cache)
     return loss, {"W_embed": dW_embed, "w1": dw1, "b1": db1, "w2": dw2, "b2": db2}

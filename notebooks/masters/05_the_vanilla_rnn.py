@@ -26,12 +26,10 @@ from core.gradient_check import check, eval_numerical_gradient_array, relative_e
 from core.lessons import compare, confirm, draw_graph, show_source
 from core.models import CaptioningRNN
 from core.rnn_layers import (
-    gradient_before,
     rnn_backward,
     rnn_forward,
     rnn_step_backward,
     rnn_step_forward,
-    sums_of_rows,
 )
 
 lessons.style()
@@ -85,7 +83,7 @@ for word in ("a", "red", "a"):
 # | $W_x$, $W_h$, $b$ | $(D, H)$, $(H, H)$, $(H,)$ | shared by all steps |
 # | $h_{\text{next}}$ | $(N, H)$ | the new state, and the layer's output |
 #
-# The code of `core` is the equation, and a `cache` of what the way back will need:
+# The code, in `core/rnn_layers.py`, is the equation, and a `cache` of what the way back will need:
 
 # %%
 show_source(rnn_step_forward)
@@ -133,7 +131,7 @@ draw_graph(
 )  # fmt: skip
 
 # %% [markdown]
-# Undo the forward from its last line to its first.
+# Walk back through the forward, from its last line to its first.
 #
 # **The nonlinearity.** $h = \tanh(a)$ acts on each entry by itself, and $\tanh'(a) = 1 - \tanh^2(a)$. As
 # $\tanh(a)$ is $h_{\text{next}}$, which we have already, the derivative costs one square:
@@ -185,7 +183,8 @@ report
 #
 # $$ dW_x = \sum_t x_t^T\, da_t, \qquad dW_h = \sum_t h_{t-1}^T\, da_t, \qquad db = \sum_t \sum_n da_{t,n} $$
 #
-# This is **back-propagation through time** (Werbos 1990): run the steps forward, then undo them in reverse.
+# This is **back-propagation through time** (Werbos 1990): run the steps forward, then walk back from the last to
+# the first.
 
 # %%
 draw_graph(
@@ -203,70 +202,24 @@ draw_graph(
     "Three steps: $h_1$ and $h_2$ are read twice",
     unit=1.6,
 )  # fmt: skip
-
-
-# %%
-def loop_forward(x, h0, Wx, Wh, b):
-    """T calls of the step; the caches are kept for the way back."""
-    h, caches, states = h0, [], []
-    for t in range(x.shape[1]):
-        h, cache = rnn_step_forward(x[:, t], h, Wx, Wh, b)
-        states.append(h)
-        caches.append(cache)
-    return np.stack(states, axis=1), caches
-
-
-def loop_backward(dh, caches):
-    """The same steps undone in reverse."""
-    x, prev_h, Wx, Wh, _ = caches[0]
-    dx = np.zeros((*dh.shape[:2], x.shape[1]))
-    dWx, dWh, db = np.zeros_like(Wx), np.zeros_like(Wh), np.zeros(len(Wh))
-    from_next = np.zeros_like(prev_h)  # nobody reads the last state but the loss
-    for t in reversed(range(dh.shape[1])):
-        total = dh[:, t] + from_next  # two readers
-        dx[:, t], from_next, dWx_t, dWh_t, db_t = rnn_step_backward(total, caches[t])
-        dWx, dWh, db = dWx + dWx_t, dWh + dWh_t, db + db_t  # shared by all steps
-    return dx, from_next, dWx, dWh, db  # what is left over reaches h0
-
+show_source(rnn_forward, rnn_backward)
 
 # %%
 T = 6
 x, h0 = rng.standard_normal((N, T, D)), rng.standard_normal((N, H))
 dh = rng.standard_normal((N, T, H))
 
-h, caches = loop_forward(x, h0, Wx, Wh, b)
-gradients = loop_backward(dh, caches)
-for name, value, gradient in zip(
-    ("x", "h0", "Wx", "Wh", "b"), (x, h0, Wx, Wh, b), gradients, strict=True
-):
-    # value is changed in place, one entry at a time: the lambda need not read its argument
-    numerical = eval_numerical_gradient_array(
-        lambda _: loop_forward(x, h0, Wx, Wh, b)[0], value, dh
-    )
-    error = relative_error(gradient, numerical)
-    print(
-        f"d{name:<3} {gradient.shape!s:<10} off by {'less than 1e-8' if error < 1e-8 else error}"
-    )
-    assert error < 1e-8
+h, cache = rnn_forward(x, h0, Wx, Wh, b)
+gradients = rnn_backward(dh, cache)
 
-# %% [markdown]
-# `core` has the same pair as `rnn_forward` and `rnn_backward`. There the product with $W_x$ does not wait for
-# its turn in the loop: all steps together are one large product, which is faster
-# ([lesson 7](07_from_loops_to_gemms.ipynb)). It must give the same numbers, and the plain
-# loop, slow and easy to read, is what it is compared with:
-
-# %%
-fast_h, cache = rnn_forward(x, h0, Wx, Wh, b)
-assert relative_error(fast_h, h) < 1e-12
-assert all(
-    relative_error(a, b) < 1e-12
-    for a, b in zip(rnn_backward(dh, cache), gradients, strict=True)
-)
 report = check("rnn_backward", rnn_backward)
 assert report
 report
 
 # %% [markdown]
+# These two loops will train a captioner below. `core/fast` computes the same numbers in less time
+# ([lesson 7](07_from_loops_to_gemms.ipynb)).
+#
 # ## What happens to a gradient on a long way
 #
 # Let the loss read the last state alone, and follow its gradient, a row, back to step $t$. Each step multiplies it
@@ -289,11 +242,11 @@ def gradient_by_step(radius, input_scale, H=64, T=60, seed=1):
     Wh = rng.standard_normal((H, H))
     Wh *= radius / np.abs(np.linalg.eigvals(Wh)).max()
     x = input_scale * rng.standard_normal((1, T, H))
-    h, caches = loop_forward(x, np.zeros((1, H)), np.eye(H), Wh, np.zeros(H))
+    _, (*_, step_caches) = rnn_forward(x, np.zeros((1, H)), np.eye(H), Wh, np.zeros(H))
     total, norms = rng.standard_normal((1, H)), []
-    for cache in reversed(caches):
+    for step_cache in reversed(step_caches):
         norms.append(np.linalg.norm(total))
-        _, total, *_ = rnn_step_backward(total, cache)
+        _, total, *_ = rnn_step_backward(total, step_cache)
     return np.array(norms) / norms[0]  # by distance from the last step
 
 
@@ -342,21 +295,18 @@ assert gradient_by_step(3.0, 0.5)[50] > 1e3
 # %%
 def forgetful_backward(dh, cache):
     """Each step for itself: the gradient from the next step is left out."""
-    x, prev_h, Wx, Wh, _ = cache[0]
-    dx = np.zeros((*dh.shape[:2], x.shape[1]))
-    dWx, dWh, db = np.zeros_like(Wx), np.zeros_like(Wh), np.zeros(len(Wh))
-    for t in reversed(range(dh.shape[1])):
-        dx[:, t], dh0, dWx_t, dWh_t, db_t = rnn_step_backward(dh[:, t], cache[t])
-        dWx, dWh, db = dWx + dWx_t, dWh + dWh_t, db + db_t
-    return dx, dh0, dWx, dWh, db
+    *_, step_caches = cache
+    steps = [rnn_step_backward(dh[:, t], step_caches[t]) for t in range(dh.shape[1])]
+    dx, dprev_h, *dweights = zip(*steps, strict=True)
+    return np.stack(dx, axis=1), dprev_h[0], *map(sum, dweights)
 
 
-report = check("rnn_backward", forgetful_backward, forward=loop_forward)
+report = check("rnn_backward", forgetful_backward)
 assert not report
 report
 
 # %%
-wrong = forgetful_backward(dh, caches)
+wrong = forgetful_backward(dh, cache)
 for name, a, b_ in zip(("dx", "dh0", "dWx", "dWh", "db"), wrong, gradients, strict=True):
     cosine = np.vdot(a, b_) / np.linalg.norm(a) / np.linalg.norm(b_)
     print(
@@ -397,16 +347,8 @@ def learn_by_heart():
     return model, solver.loss_history
 
 
-def without_the_next_step(dh, cache):
-    """As rnn_packed_backward, which does this layer's work in the model, but forgetful."""
-    inputs, which, Wh, packing, states = cache
-    da = dh * (1 - states[len(packing.order) :] ** 2)
-    dh0 = gradient_before(da[packing.steps[0][0]] @ Wh.T, packing)
-    return sums_of_rows(da, which, len(inputs)), dh0, states[packing.before].T @ da
-
-
 model, losses = learn_by_heart()
-with patch("core.models.captioning_rnn.rnn_packed_backward", without_the_next_step):
+with patch("core.models.captioning_rnn.rnn_backward", forgetful_backward):
     forgetful_model, forgetful_losses = learn_by_heart()
 
 plt.plot(losses, label="the true gradient")
@@ -501,33 +443,27 @@ compare(
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 · Through time, by yourself
 #
-# Close the lesson, and write `rnn_backward` with calls of `rnn_step_backward`. `cache` is the list of the steps' caches, each
-# `(x, prev_h, Wx, Wh, next_h)`; `dh` is $(N, T, H)$. Return `dx, dh0, dWx, dWh, db`.
+# Close the lesson, and write `rnn_backward` with calls of `rnn_step_backward`. The cache of `rnn_forward` ends with the
+# list of the steps' caches; `dh` is $(N, T, H)$. Return `dx, dh0, dWx, dWh, db`.
 # (`check(..., hint=2)` and `hint=3` say more when it does not hold.)
 
 
 # %% tags=["exercise"]
-def steps_forward(x, h0, Wx, Wh, b):
-    h, caches, states = h0, [], []
-    for t in range(x.shape[1]):
-        h, cache = rnn_step_forward(x[:, t], h, Wx, Wh, b)
-        states.append(h)
-        caches.append(cache)
-    return np.stack(states, axis=1), caches
-
-
 def steps_backward(dh, cache):
+    x, h0, Wx, Wh, step_caches = cache
     ### BEGIN SOLUTION
     from_next, dx, weights = 0, [], [0, 0, 0]
     for t in reversed(range(dh.shape[1])):
-        dx_t, from_next, *of_weights = rnn_step_backward(dh[:, t] + from_next, cache[t])
+        dx_t, from_next, *of_weights = rnn_step_backward(
+            dh[:, t] + from_next, step_caches[t]
+        )
         dx.append(dx_t)
         weights = [total + more for total, more in zip(weights, of_weights, strict=True)]
     return np.stack(dx[::-1], axis=1), from_next, *weights
     ### END SOLUTION
 
 
-check("rnn_backward", steps_backward, forward=steps_forward)
+check("rnn_backward", steps_backward)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 3 · A project: ReLU with an identity

@@ -15,6 +15,7 @@
 
 # %% tags=["setup"]
 import warnings
+from unittest.mock import patch
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,12 +26,16 @@ from core.captioning_solver import CaptioningSolver
 from core.coco_utils import decode_captions
 from core.decoding import beam_search
 from core.gradient_check import check, eval_numerical_gradient_array, relative_error
+from core.layers import (
+    sigmoid,
+    temporal_affine_backward,
+    temporal_affine_forward,
+    temporal_softmax_loss,
+)
 from core.lessons import compare, draw_graph, show_source
 from core.models import CaptioningRNN
-from core.optim import clip_factor, update_in_place
+from core.optim import adam, clip_gradient_norm
 from core.rnn_layers import (
-    affine_backward,
-    affine_forward,
     lstm_backward,
     lstm_forward,
     lstm_step_backward,
@@ -38,9 +43,6 @@ from core.rnn_layers import (
     rnn_backward,
     rnn_forward,
     rnn_step_backward,
-    rnn_step_forward,
-    sigmoid,
-    softmax_loss,
 )
 from core.shapes import caption_is_true, load_scenes
 
@@ -236,7 +238,8 @@ draw_graph(
 )  # fmt: skip
 
 # %% [markdown]
-# Undo the forward from its last line to its first. All of it is element-wise until we reach the products.
+# Walk back through the forward, from its last line to its first. All of it is element-wise until we reach the
+# products.
 #
 # **The output.** $h_{\text{next}} = o \odot \tanh(c_{\text{next}})$ is a product of two factors; each receives the
 # upstream gradient times the other:
@@ -349,58 +352,17 @@ assert abs(numerical - dvalue) < 1e-6
 #
 # ## Through time
 #
-# As in lesson 5: the same step $T$ times, then undone in reverse. Now two gradients come back from the next step,
-# one for each state. The cell starts at zero, and the last cell has no reader but its own tanh.
-
+# As in lesson 5: the same step $T$ times, then back from the last to the first. Now two gradients come back from the
+# next step, one for each state. The cell starts at zero, a constant: the gradient that reaches it ends there. The last
+# cell has no reader but its own tanh.
 
 # %%
-def loop_forward(x, h0, Wx, Wh, b):
-    """T calls of the step, from an empty cell; the caches are kept for the way back."""
-    h, c, caches, states = h0, np.zeros_like(h0), [], []
-    for t in range(x.shape[1]):
-        h, c, cache = lstm_step_forward(x[:, t], h, c, Wx, Wh, b)
-        states.append(h)
-        caches.append(cache)
-    return np.stack(states, axis=1), caches
+show_source(lstm_forward, lstm_backward)
 
-
-def loop_backward(dh, caches, step_backward=lstm_step_backward):
-    """The same steps undone in reverse."""
-    x, prev_h, _, Wx, Wh, *_ = caches[0]
-    dx = np.zeros((*dh.shape[:2], x.shape[1]))
-    dWx, dWh, db = np.zeros_like(Wx), np.zeros_like(Wh), np.zeros(Wh.shape[1])
-    dh_next = dc_next = np.zeros_like(prev_h)  # nobody comes after the last step
-    for t in reversed(range(dh.shape[1])):
-        dx[:, t], dh_next, dc_next, dWx_t, dWh_t, db_t = step_backward(
-            dh[:, t] + dh_next, dc_next, caches[t]
-        )
-        dWx, dWh, db = dWx + dWx_t, dWh + dWh_t, db + db_t  # shared by all steps
-    # The first cell was a constant: its gradient, dc_next, ends here.
-    return dx, dh_next, dWx, dWh, db
-
-
-report = check("lstm_backward", loop_backward, forward=loop_forward)
+# %%
+report = check("lstm_backward", lstm_backward)
 assert report
 report
-
-# %% [markdown]
-# `core` has the pair as `lstm_forward` and `lstm_backward`, which compute the same numbers faster
-# ([lesson 7](07_from_loops_to_gemms.ipynb) builds them). The plain loop is their oracle:
-
-# %%
-T = 6
-x, h0 = rng.standard_normal((N, T, D)), rng.standard_normal((N, H))
-dh = rng.standard_normal((N, T, H))
-h, caches = loop_forward(x, h0, Wx, Wh, b)
-gradients = loop_backward(dh, caches)
-
-fast_h, cache = lstm_forward(x, h0, Wx, Wh, b)
-assert relative_error(fast_h, h) < 1e-12
-for name, fast, slow in zip(
-    ("dx", "dh0", "dWx", "dWh", "db"), lstm_backward(dh, cache), gradients, strict=True
-):
-    assert relative_error(fast, slow) < 1e-12
-    print(f"{name:<4} {fast.shape!s:<11} equal to less than 1e-12")
 
 # %% [markdown]
 # ## Why the cell carries the gradient
@@ -454,9 +416,9 @@ def through_the_cell(forget_bias, all_ways, H=64, T=60, seed=1):
     b = np.zeros(4 * H)
     b[H : 2 * H] = forget_bias
     x = 0.5 * rng.standard_normal((1, T, H))
-    _, caches = loop_forward(x, np.zeros((1, H)), Wx, Wh, b)
+    _, (*_, step_caches) = lstm_forward(x, np.zeros((1, H)), Wx, Wh, b)
     dh, dc, norms = rng.standard_normal((1, H)), np.zeros((1, H)), []
-    for cache in reversed(caches):
+    for cache in reversed(step_caches):
         *_, i, f, o, g, tanh_c = cache
         norms.append(np.linalg.norm(dc + dh * o * (1 - tanh_c**2)))
         _, dh, dc, *_ = lstm_step_backward(dh, dc, cache)
@@ -469,12 +431,10 @@ def through_an_rnn(H=64, T=60, seed=1):
     rng = np.random.default_rng(seed)
     Wh = rng.standard_normal((H, H))
     Wh /= np.abs(np.linalg.eigvals(Wh)).max()
-    x, h, caches = 0.5 * rng.standard_normal((1, T, H)), np.zeros((1, H)), []
-    for t in range(T):
-        h, cache = rnn_step_forward(x[:, t], h, np.eye(H), Wh, np.zeros(H))
-        caches.append(cache)
+    x = 0.5 * rng.standard_normal((1, T, H))
+    _, (*_, step_caches) = rnn_forward(x, np.zeros((1, H)), np.eye(H), Wh, np.zeros(H))
     dh, norms = rng.standard_normal((1, H)), []
-    for cache in reversed(caches):
+    for cache in reversed(step_caches):
         norms.append(np.linalg.norm(dh))
         _, dh, *_ = rnn_step_backward(dh, cache)
     return np.array(norms) / norms[0]
@@ -560,10 +520,10 @@ def loss_and_gradients(cell, p, x, y):
     forward, backward, _ = LAYERS[cell]
     h0 = np.zeros((len(x), len(p["Wh"])), np.float32)
     h, cache = forward(x, h0, p["Wx"], p["Wh"], p["b"])
-    scores, score_cache = affine_forward(h[:, -1], p["Wy"], p["by"])
-    loss, dscores = softmax_loss(scores, y, np.full(len(x), 1 / len(x), np.float32))
+    scores, score_cache = temporal_affine_forward(h[:, -1:], p["Wy"], p["by"])
+    loss, dscores = temporal_softmax_loss(scores, y[:, None], np.ones((len(x), 1)))
     dh, grads = np.zeros_like(h), {}
-    dh[:, -1], grads["Wy"], grads["by"] = affine_backward(dscores, score_cache)
+    dh[:, -1:], grads["Wy"], grads["by"] = temporal_affine_backward(dscores, score_cache)
     _, _, grads["Wx"], grads["Wh"], grads["b"] = backward(dh, cache)
     return loss, grads
 
@@ -575,8 +535,7 @@ def accuracy(cell, p, T, marks=0.0):
     return float(((h[:, -1] @ p["Wy"] + p["by"]).argmax(axis=1) == y).mean())
 
 
-def train(cell, T, forget_bias=0.0, fixed=(), marks=0.0, steps=200, H=16, seed=0,
-          gradients=loss_and_gradients):  # fmt: skip
+def train(cell, T, forget_bias=0.0, fixed=(), marks=0.0, steps=200, H=16, seed=0):
     """Adam, 32 sequences a step. ``fixed`` holds gates that stand still: (block, bias)."""
     rng = np.random.default_rng(seed)
     blocks = LAYERS[cell][2]
@@ -594,8 +553,10 @@ def train(cell, T, forget_bias=0.0, fixed=(), marks=0.0, steps=200, H=16, seed=0
         p["b"][columns] = bias
     configs, losses = {name: {"learning_rate": 1e-2} for name in p}, []
     for _ in range(steps):
-        loss, grads = gradients(cell, p, *sequences(rng, 32, T, marks))
-        update_in_place("adam", p, grads, configs, clip_factor(grads, 1.0)[0])
+        loss, grads = loss_and_gradients(cell, p, *sequences(rng, 32, T, marks))
+        grads, _ = clip_gradient_norm(grads, 1.0)
+        for name in p:
+            p[name], configs[name] = adam(p[name], grads[name], configs[name])
         losses.append(float(loss))
     return p, losses
 
@@ -688,10 +649,9 @@ for name, fixed in VARIANTS.items():
         ax.set(xlabel="step", title=task)
     table[name, "long"] = accuracy("lstm", p, 120, marks)
     x_, _ = sequences(np.random.default_rng(99), 200, 120, marks)
-    h_, caches_ = loop_forward(
-        x_, np.zeros((200, 16), np.float32), p["Wx"], p["Wh"], p["b"]
-    )
-    table[name, "cell"] = max(float(np.abs(cache[2]).max()) for cache in caches_)
+    h0_ = np.zeros((200, 16), np.float32)
+    _, (*_, step_caches) = lstm_forward(x_, h0_, p["Wx"], p["Wh"], p["b"])
+    table[name, "cell"] = max(float(np.abs(cache[2]).max()) for cache in step_caches)
 axes[0].set_ylabel("loss (nats), mean of 15 steps")
 axes[1].legend(bbox_to_anchor=(1.01, 1), loc="upper left", fontsize=9)
 plt.show()
@@ -747,10 +707,10 @@ T = 20
 x, h0 = rng.standard_normal((N, T, D)), rng.standard_normal((N, H))
 dh = np.zeros((N, T, H))
 dh[:, -1] = rng.standard_normal((N, H))  # the loss reads the last state, as in the toy task
-_, caches = loop_forward(x, h0, Wx, Wh, b)
-right, wrong = (
-    loop_backward(dh, caches, step) for step in (lstm_step_backward, forgets_the_cell)
-)
+_, cache = lstm_forward(x, h0, Wx, Wh, b)
+right = lstm_backward(dh, cache)
+with patch("core.rnn_layers.lstm_step_backward", forgets_the_cell):
+    wrong = lstm_backward(dh, cache)
 for name, a, b_ in zip(("dx", "dh0", "dWx", "dWh", "db"), wrong, right, strict=True):
     cosine = np.vdot(a, b_) / np.linalg.norm(a) / np.linalg.norm(b_)
     error = relative_error(a, b_)
@@ -759,25 +719,11 @@ for name, a, b_ in zip(("dx", "dh0", "dWx", "dWh", "db"), wrong, right, strict=T
     )
 assert relative_error(wrong[2], right[2]) > 0.1
 
-
-def with_the_slip(cell, p, x, y):
-    """``loss_and_gradients`` with the plain loop and the step that forgets the cell."""
-    h0 = np.zeros((len(x), len(p["Wh"])), np.float32)
-    h, caches = loop_forward(x, h0, p["Wx"], p["Wh"], p["b"])
-    scores, score_cache = affine_forward(h[:, -1], p["Wy"], p["by"])
-    loss, dscores = softmax_loss(scores, y, np.full(len(x), 1 / len(x), np.float32))
-    dh, grads = np.zeros_like(h), {}
-    dh[:, -1], grads["Wy"], grads["by"] = affine_backward(dscores, score_cache)
-    _, _, *of_weights = loop_backward(dh, caches, forgets_the_cell)
-    for name, gradient in zip(("Wx", "Wh", "b"), of_weights, strict=True):
-        grads[name] = gradient
-    return loss, grads
-
-
 print("\nrecalled with the slip, forget bias ln T:")
 recalled = {}
 for T in (4, 32):
-    p, losses = train("lstm", T, forget_bias=np.log(T), gradients=with_the_slip)
+    with patch("core.rnn_layers.lstm_step_backward", forgets_the_cell):
+        p, losses = train("lstm", T, forget_bias=np.log(T))
     recalled[T] = accuracy("lstm", p, T)
     end = np.mean(losses[-20:])
     print(f"{T:>3} symbols: {recalled[T]:4.0%}   (loss {losses[0]:.2f} -> {end:.2f})")
@@ -800,13 +746,16 @@ def adds_in_place(dnext_h, dnext_c, cache):
     return gradients
 
 
-for a, b_ in zip(loop_backward(dh, caches, adds_in_place), right, strict=True):
-    assert np.array_equal(a, b_)  # the loop above never looks at its array again
+with patch("core.rnn_layers.lstm_step_backward", adds_in_place):
+    in_place = lstm_backward(dh, cache)
+for a, b_ in zip(in_place, right, strict=True):
+    assert np.array_equal(a, b_)  # lstm_backward never looks at its array again
 
 dnext_h, dnext_c = rng.standard_normal((2, N, H))
-expected = lstm_step_backward(dnext_h, dnext_c.copy(), caches[-1])[2]
+*_, step_cache = cache[-1]
+expected = lstm_step_backward(dnext_h, dnext_c.copy(), step_cache)[2]
 for call in ("first", "second", "third"):
-    dprev_c = adds_in_place(dnext_h, dnext_c, caches[-1])[2]
+    dprev_c = adds_in_place(dnext_h, dnext_c, step_cache)[2]
     print(f"{call:<7} call: dprev_c off by {relative_error(dprev_c, expected):.2f}")
 assert relative_error(dprev_c, expected) > 0.1
 
@@ -815,12 +764,12 @@ assert not report
 report
 
 # %% [markdown]
-# The first call is right, and so is the whole loop above, to the last bit. What breaks is whatever the caller
+# The first call is right, and so is `lstm_backward` as a whole, to the last bit. What breaks is whatever the caller
 # does next with its own array: a second call, a comparison, another name for the same zeros. `check` looks at
 # what it handed in, before and after.
 #
 # **Gates in another order.** Every library has its own; PyTorch stores i, f, g, o. Here is a step that reads its
-# blocks so, forward and backward. As the swap undoes itself, it serves both ways:
+# blocks so, forward and backward. Twice swapped is not swapped, so one function serves both ways:
 
 
 # %%

@@ -17,29 +17,24 @@
 import re
 import textwrap
 import warnings
-from dataclasses import replace
+from unittest.mock import patch
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from core import attention_layers, lessons
+from core import lessons
 from core.attention_layers import (
     additive_attention_backward,
     additive_attention_forward,
-    additive_scores_backward,
-    additive_scores_forward,
     attend_backward,
     attend_forward,
     attention_lstm_backward,
     attention_lstm_forward,
     attention_lstm_step_backward,
     attention_lstm_step_forward,
-    context_backward,
     context_gate_backward,
     context_gate_forward,
     doubly_stochastic_loss,
-    softmax,
-    softmax_backward,
 )
 from core.captioning_solver import CaptioningSolver
 from core.coco_utils import decode_captions, image_path
@@ -47,6 +42,7 @@ from core.decoding import beam_search, word_log_probabilities
 from core.gradient_check import check, eval_numerical_gradient_array, relative_error
 from core.grounding import pointing
 from core.image_utils import load_image
+from core.layers import softmax, softmax_backward
 from core.lessons import compare, confirm, draw_graph, show_source
 from core.models import CaptioningAttention
 from core.scenes import COLOURS, IMAGE_SIZE, KINDS
@@ -196,24 +192,19 @@ assert np.allclose(with_red, with_blue)  # the question makes no difference
 # | $w = \mathrm{softmax}(s)$ | $(N, L)$ | over the locations: each row sums to 1 |
 # | context $\bar f$ | $(N, C)$ | $\bar f_{nc} = \sum_l w_{nl} f_{nlc}$ |
 #
-# Written plainly, line for line:
-
+# In `core/attention_layers.py` it is two functions. A captioner asks one question a word about a picture that stays
+# the same: so the keys are made once, and `attend_forward` does the rest for each word. (`temporal_affine_forward` is
+# the affine layer of lesson 3, for one axis more. In the code $u$ is `activation`.)
 
 # %%
-def plain_forward(features, h, Wf, Wh, b, v):
-    keys = features @ Wf + b  # (N, L, K)
-    query = h @ Wh  # (N, K)
-    u = np.tanh(keys + query[:, None])  # (N, L, K): the query is added at every location
-    weights = softmax(u @ v)  # (N, L)
-    context = (weights[:, :, None] * features).sum(axis=1)  # (N, C)
-    return context, weights, (features, h, Wf, Wh, v, u, weights)
+show_source(softmax, attend_forward, additive_attention_forward)
 
-
+# %%
 rng = np.random.default_rng(0)
 N, L, C, H, K = 3, 5, 4, 7, 8  # all different, so that a wrong axis cannot hide
 features, h = rng.standard_normal((N, L, C)), rng.standard_normal((N, H))
 Wf, Wh, b, v = (rng.standard_normal(shape) for shape in ((C, K), (H, K), (K,), (K,)))
-context, weights, _ = plain_forward(features, h, Wf, Wh, b, v)
+context, weights, _ = additive_attention_forward(features, h, Wf, Wh, b, v)
 
 
 def sums_by_hand(n):
@@ -236,23 +227,6 @@ for n in range(N):
     assert relative_error(weights[n], by_hand[1]) < 1e-12
 print("weights", weights.shape, "with the sums", weights.sum(axis=1))
 print("context", context.shape, "off the sums by hand by less than 1e-12")
-
-# %% [markdown]
-# `core` cuts the same computation at another place, because a captioner asks one question a word about a picture
-# that stays the same. The keys are made once; `attend_forward` does the rest, for one question a picture or (in
-# a beam search) for several, which stand on an axis of their own, $Q$. And the comparison $u$, by far the
-# largest array, is made for a few pictures at a time and thrown away. (`temporal_affine_forward` is the affine
-# layer of lesson 3, for one axis more.)
-
-# %%
-show_source(softmax, attend_forward, additive_attention_forward)
-show_source(additive_scores_forward, docstring=False)
-show_source(attention_layers._compared)
-
-# %%
-ours = additive_attention_forward(features, h, Wf, Wh, b, v)
-assert relative_error(ours[0], context) < 1e-12 and relative_error(ours[1], weights) < 1e-12
-print("core gives the context and the weights of the plain version: off by less than 1e-12")
 
 # %% [markdown]
 # ## The backward
@@ -283,7 +257,7 @@ draw_graph(
 )  # fmt: skip
 
 # %% [markdown]
-# Undo the forward from its last line to its first.
+# Walk back through the forward, from its last line to its first.
 #
 # **The context.** $\bar f_{nc} = \sum_l w_{nl} f_{nlc}$. The weight $w_{nl}$ is read by all $C$ channels of its
 # picture's context, the feature $f_{nlc}$ by one of them:
@@ -365,41 +339,8 @@ assert ds[0] < 0 < ds[1] < ds[2]
 #
 # Now the whole of it, line for line from the derivation, and its check:
 
-
 # %%
-def plain_backward(dcontext, dweights, cache):
-    features, h, Wf, Wh, v, u, w = cache
-    # context = sum over l of w_l f_l: two readers of the weights
-    dw = dweights + (dcontext[:, None] * features).sum(axis=2)  # (N, L)
-    dfeatures = w[:, :, None] * dcontext[:, None]  # (N, L, C)
-    # w = softmax(s)
-    ds = w * (dw - (w * dw).sum(axis=1, keepdims=True))  # (N, L)
-    # s = u @ v
-    du = ds[:, :, None] * v  # (N, L, K)
-    dv = (ds[:, :, None] * u).sum(axis=(0, 1))  # (K,)
-    # u = tanh(keys + query)
-    dkeys = du * (1 - u**2)  # (N, L, K)
-    dquery = dkeys.sum(axis=1)  # (N, K)
-    # query = h @ Wh
-    dh, dWh = dquery @ Wh.T, h.T @ dquery
-    # keys = features @ Wf + b: two readers of the features
-    dfeatures = dfeatures + dkeys @ Wf.T
-    dWf = np.einsum("nlc,nlk->ck", features, dkeys)
-    db = dkeys.sum(axis=(0, 1))
-    return dfeatures, dh, dWf, dWh, db, dv
-
-
-report = check("additive_attention_backward", plain_backward, forward=plain_forward)
-assert report
-report
-
-# %% [markdown]
-# The same in `core`, in pieces, since the LSTM below calls them one by one. `dkeys` is an array that the
-# function adds to: all the words of a caption ask the same keys.
-
-# %%
-show_source(softmax_backward, additive_scores_backward, docstring=False)
-show_source(attend_backward, context_backward, additive_attention_backward, docstring=False)
+show_source(softmax_backward, attend_backward, additive_attention_backward, docstring=False)
 
 # %%
 report = check("additive_attention_backward", additive_attention_backward)
@@ -479,59 +420,10 @@ report
 
 # %% [markdown]
 # A caption is $T$ such steps. The keys are made once, before the loop; in the backward each step adds to `dkeys`
-# and `dfeatures`, and what has gathered in `dkeys` goes back through $W_f$ once, at the end. `core` moves what
-# the words add to the questions and to the LSTM out of the loop as well, and leaves the padding out; the plain
-# loop is its oracle:
-
+# and `dfeatures`, and what has gathered in `dkeys` goes back through $W_f$ once, at the end.
 
 # %%
-def loop_forward(x, features, h0, c0, Wf, Wq, bf, v, *gate_and_lstm):
-    keys = features @ Wf + bf
-    h, c, steps = h0, c0, []
-    for t in range(x.shape[1]):
-        inputs = x[:, t], features, keys, h, c
-        step = attention_lstm_step_forward(*inputs, Wq, v, *gate_and_lstm)
-        h, c = step[:2]
-        steps.append((h, *step[2:]))
-    h, gated, weights, caches = zip(*steps, strict=True)
-    stacked = (np.stack(each, axis=1) for each in (h, gated, weights))
-    return (*stacked, (features, Wf, caches))
-
-
-def loop_backward(dh, dgated, dweights, cache):
-    features, Wf, caches = cache
-    from_next_h, from_next_c, dx, total = 0, np.zeros_like(dh[:, 0]), [], None
-    for t in reversed(range(dh.shape[1])):
-        upstream = dh[:, t] + from_next_h, from_next_c, dgated[:, t], dweights[:, t]
-        step = attention_lstm_step_backward(*upstream, caches[t])
-        dx_t, dfeatures, dkeys, from_next_h, from_next_c, *shared = step
-        dx.insert(0, dx_t)
-        now = [dfeatures, dkeys, *shared]  # all steps read these
-        total = now if total is None else [a + b for a, b in zip(total, now, strict=True)]
-    dfeatures, dkeys, dWq, dv, *gate_and_lstm = total
-    dfeatures = dfeatures + dkeys @ Wf.T
-    dWf, dbf = np.einsum("nlc,nlk->ck", features, dkeys), dkeys.sum(axis=(0, 1))
-    dx = np.stack(dx, axis=1)
-    return dx, dfeatures, from_next_h, from_next_c, dWf, dWq, dbf, dv, *gate_and_lstm
-
-
-T, W = 6, 9
-x, c0 = rng.standard_normal((N, T, W)), rng.standard_normal((N, H))
-shapes = {
-    "Wf": (C, K), "Wq": (H + W, K), "bf": (K,), "v": (K,), "Wg": (H, C), "bg": (C,),
-    "Wx": (W + C, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,),
-}  # fmt: skip
-arguments = x, features, h, c0, *(0.5 * rng.standard_normal(s) for s in shapes.values())
-*plain, plain_cache = loop_forward(*arguments)
-*fast, fast_cache = attention_lstm_forward(*arguments)
-upstream = [rng.standard_normal(out.shape) for out in plain]
-plain_gradients = loop_backward(*upstream, plain_cache)
-gradients = attention_lstm_backward(*upstream, fast_cache)
-names = ["x", "features", "h0", "c0", *shapes]
-for name, a, b_ in zip(names, gradients, plain_gradients, strict=True):
-    assert relative_error(a, b_) < 1e-12, name
-assert all(relative_error(a, b_) < 1e-12 for a, b_ in zip(fast, plain, strict=True))
-print(f"the loop and core agree: 3 outputs, {len(names)} gradients, off by less than 1e-12")
+show_source(attention_lstm_forward, attention_lstm_backward, docstring=False)
 
 # %%
 report = check("attention_lstm_backward", attention_lstm_backward)
@@ -935,14 +827,15 @@ for name, members in {
     group |= dict.fromkeys(members, name)
 groups = np.array([[group[words[i]] for i in row] for row in ids])
 each, (n_pictures, T) = np.arange(len(ids)), ids.shape
-blank_images = trained.begin(np.broadcast_to(blank, features.shape)).images
+_, _, *blank_image = trained.begin(np.broadcast_to(blank, features.shape))
 
 shut, gate, state = np.zeros(ids.shape), np.zeros(ids.shape), trained.begin(features)
 Wg, bg = trained.params["W_gate"], trained.params["b_gate"]
 for t in range(T):
-    gates, _ = context_gate_forward(np.ones((n_pictures, 40)), state.h, Wg, bg)
+    h, c, *_ = state
+    gates, _ = context_gate_forward(np.ones((n_pictures, 40)), h, Wg, bg)
     gate[:, t] = gates.mean(axis=1)
-    without, _ = trained.step(replace(state, images=blank_images), read[:, t])
+    without, _ = trained.step((h, c, *blank_image), read[:, t])
     log_p, state = trained.step(state, read[:, t])
     shut[:, t] = (log_p - without)[each, ids[:, t]]
 
@@ -1003,14 +896,13 @@ assert agrees[0] > 0.5 > 0.3 > agrees[3] and hidden[3] > 0.5
 # %%
 def log_p_with_eyes_shut(steps):
     """(N, T) log-probabilities; steps, (N, T), says where it sees the blank picture."""
-    state, found = trained.begin(features), []
+    (h, c, *image), found = trained.begin(features), []
     for t in range(T):
-        log_p, seen = trained.step(state, read[:, t])
-        blank_log_p, unseen = trained.step(replace(state, images=blank_images), read[:, t])
+        log_p, seen = trained.step((h, c, *image), read[:, t])
+        blank_log_p, unseen = trained.step((h, c, *blank_image), read[:, t])
         closed = steps[:, t, None]
         found.append(np.where(closed, blank_log_p, log_p)[each, ids[:, t]])
-        h, c = np.where(closed, unseen.h, seen.h), np.where(closed, unseen.c, seen.c)
-        state = replace(seen, h=h, c=c)
+        h, c = np.where(closed, unseen[:2], seen[:2])
     return np.stack(found, axis=1)
 
 
@@ -1196,28 +1088,18 @@ def forgetful(dweights, weights):
     return weights * dweights
 
 
-def forgetful_backward(dcontext, dweights, cache):
-    features, h, Wf, Wh, v, u, w = cache
-    dw = dweights + (dcontext[:, None] * features).sum(axis=2)
-    dkeys = forgetful(dw, w)[:, :, None] * v * (1 - u**2)
-    dquery = dkeys.sum(axis=1)
-    dfeatures = w[:, :, None] * dcontext[:, None] + dkeys @ Wf.T
-    dWf, db = np.einsum("nlc,nlk->ck", features, dkeys), dkeys.sum(axis=(0, 1))
-    dv = (forgetful(dw, w)[:, :, None] * u).sum(axis=(0, 1))
-    return dfeatures, dquery @ Wh.T, dWf, h.T @ dquery, db, dv
+def forgetful_backward(*arguments):
+    with patch("core.attention_layers.softmax_backward", forgetful):
+        return additive_attention_backward(*arguments)
 
 
-report = check("additive_attention_backward", forgetful_backward, forward=plain_forward)
+report = check("additive_attention_backward", forgetful_backward)
 assert not report
 report
 
 # %%
-right_one = attention_layers.softmax_backward
-attention_layers.softmax_backward = forgetful  # for this cell alone
-try:
+with patch("core.attention_layers.softmax_backward", forgetful):
     wrong_losses, wrong_right = forty_by_heart()
-finally:
-    attention_layers.softmax_backward = right_one
 
 plt.semilogy(losses, color=BLUE, label=f"right: {right} of 40 word for word")
 plt.semilogy(wrong_losses, color=ORANGE, label=f"the sum forgotten: {wrong_right} of 40")
