@@ -229,10 +229,11 @@ def scaled_dot_product_attention_backward(dout: Array, cache: tuple):
     dweights = dout @ v.swapaxes(-1, -2)
     dv = weights.swapaxes(-1, -2) @ dout
     # weights = softmax(scores)
-    dscores = softmax_backward(dweights, weights) * q.shape[-1] ** -0.5
+    dscores = softmax_backward(dweights, weights)
     # scores = q @ k.T / sqrt(d)
-    dq = dscores @ k
-    dk = dscores.swapaxes(-1, -2) @ q
+    dproducts = dscores * q.shape[-1] ** -0.5
+    dq = dproducts @ k
+    dk = dproducts.swapaxes(-1, -2) @ q
     return dq, dk, dv
 
 

@@ -147,7 +147,7 @@ def test_hints_say_more_step_by_step():
         "lstm_step_backward", ("dprev_c = dc * prev_c, dc * f", "dprev_c = dc * prev_c, dc")
     )
     three = repr(check("lstm_step_backward", wrong, hint=3))
-    assert "dprev_c undoes this line of the forward: next_c = f * prev_c + i * g" in three
+    assert "dprev_c comes from this line of the forward: next_c = f * prev_c + i * g" in three
     assert "df, dprev_c = dc * prev_c, dc * f" in three
 
 

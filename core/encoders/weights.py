@@ -101,7 +101,7 @@ def state_of_stages(network: nn.Module) -> dict[str, Tensor]:
 
 
 def put_state_of_stages(network: nn.Module, state: Mapping[str, Array]) -> None:
-    """Undoes ``state_of_stages``; raises ValueError for what is not of this network."""
+    """The inverse of ``state_of_stages``; raises ValueError for what is not of this network."""
     own = state_of_stages(network)
     for name in own.keys() | state.keys():
         found, expected = (x[name].shape if name in x else None for x in (state, own))

@@ -248,7 +248,7 @@ def check(
     - function: yours. A backward gets the cache of ours, whose docstring says what that holds;
     - forward: unless you give yours as well
     - hint: 1 says what is wrong with the first wrong gradient, with the likely mistake; 2 adds the
-      line of the forward that it undoes; 3 adds our line of code
+      line of the forward that it comes from; 3 adds our line of code
     - seed: of the random inputs
 
     Returns a report that prints itself at the end of a cell, and is true when everything holds.

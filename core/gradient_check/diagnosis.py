@@ -175,7 +175,7 @@ def with_worst(hint: str, got: Array, expected: Array) -> str:
 
 
 def hints(name: str, quantity: str, hint: int) -> list[str]:
-    """The second and third hint for a wrong gradient: what it undoes, and our code for it.
+    """The second and third hint for a wrong gradient: the line of the forward, and our code.
 
     Inputs:
     - name: of the function
@@ -186,15 +186,16 @@ def hints(name: str, quantity: str, hint: int) -> list[str]:
     function = our_function(name)
     code = inspect.getsource(function).split('"""')[-1].rstrip().splitlines()
     here = [i for i, line in enumerate(code) if re.match(rf"[^#=]*\b{quantity}\b[^=]*= ", line)]
-    undone = next((code[i] for i in range(here[-1], -1, -1) if "# " in code[i]), "") if here else ""
+    comments = [line for line in code[: here[-1] + 1] if "# " in line] if here else []
     found = []
     if hint >= 2 and through_time:
         found.append(
-            "Hint 2: undo the steps from the last to the first. Each state has two readers, the "
-            "loss and the next step; the weights are read by every step"
+            "Hint 2: go through the steps from the last to the first. Each state has two readers, "
+            "the loss and the next step; the weights are read by every step"
         )
-    elif hint >= 2 and undone:
-        found.append(f"Hint 2: {quantity} undoes this line of the forward: {undone.strip(' #')}")
+    elif hint >= 2 and comments:
+        line = comments[-1].strip(" #")
+        found.append(f"Hint 2: {quantity} comes from this line of the forward: {line}")
     elif hint >= 2:
         found.append(f"Hint 2: read the equations of {name.replace('_backward', '_forward')} again")
     if hint >= 3:

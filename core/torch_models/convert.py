@@ -40,7 +40,7 @@ def to_numpy(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Array
 
 
 def to_torch(model: nn.Module, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
-    """Undoes ``to_numpy``; the tensors have the dtype of the arrays and are on the CPU.
+    """The inverse of ``to_numpy``; the tensors have the dtype of the arrays and are on the CPU.
 
     Raises ValueError when the arrays do not fit the model.
     """
