@@ -47,10 +47,8 @@ def attend_forward(features: Array, keys: Array, query: Array, v: Array):
     - query: (N, K), ``h Wh``, the question that this word asks
     - v: (K,)
 
-    Returns:
-    - context: (N, C)
-    - weights: (N, L), non-negative, each row sums to 1
-    - cache: (features, v, activation (N, L, K), weights)
+    Returns context (N, C), weights (N, L), of which each row sums to 1, and the cache (features, v,
+    activation (N, L, K), weights).
     """
     activation = np.tanh(keys + query[:, None])
     weights = softmax(activation @ v)
@@ -67,11 +65,7 @@ def attend_backward(dcontext: Array, dweights: Array, cache: tuple):
       ``doubly_stochastic_loss``
     - cache: from ``attend_forward``
 
-    Returns:
-    - dfeatures: (N, L, C)
-    - dkeys: (N, L, K)
-    - dquery: (N, K)
-    - dv: (K,)
+    Returns dfeatures (N, L, C), dkeys (N, L, K), dquery (N, K), dv (K,).
     """
     features, v, activation, weights = cache
     # context = weights @ features: the weights have a second reader
@@ -115,13 +109,7 @@ def additive_attention_backward(dcontext: Array, dweights: Array, cache: tuple):
     - dweights: (N, L) gradient that reaches the weights from elsewhere; zeros when none does
     - cache: from ``additive_attention_forward``
 
-    Returns:
-    - dfeatures: (N, L, C)
-    - dh: (N, H)
-    - dWf: (C, K)
-    - dWh: (H, K)
-    - db: (K,)
-    - dv: (K,)
+    Returns dfeatures (N, L, C), dh (N, H), dWf (C, K), dWh (H, K), db (K,), dv (K,).
     """
     key_cache, h, Wh, attend_cache = cache
     # context, weights = attend(features, keys, query; v)
@@ -146,9 +134,7 @@ def context_gate_forward(context: Array, h: Array, W: Array, b: Array):
     - h: (N, H)
     - W: (H, C), b: (C,): one gate a channel. The paper's beta (section 4.2.1) is one gate for all.
 
-    Returns:
-    - out: (N, C)
-    - cache: (context, h, W, gate (N, C))
+    Returns out (N, C) and the cache (context, h, W, gate (N, C)).
     """
     gate = sigmoid(h @ W + b)
     return gate * context, (context, h, W, gate)
@@ -161,11 +147,7 @@ def context_gate_backward(dout: Array, cache: tuple):
     - dout: (N, C)
     - cache: from ``context_gate_forward``
 
-    Returns:
-    - dcontext: (N, C)
-    - dh: (N, H)
-    - dW: (H, C)
-    - db: (C,)
+    Returns dcontext (N, C), dh (N, H), dW (H, C), db (C,).
     """
     context, h, W, gate = cache
     # out = gate * context
@@ -182,19 +164,10 @@ def context_gate_backward(dout: Array, cache: tuple):
 
 
 def attention_lstm_step_forward(
-    word: Array,
-    features: Array,
-    keys: Array,
-    prev_h: Array,
-    prev_c: Array,
-    W_query: Array,
-    v_attend: Array,
-    W_gate: Array,
-    b_gate: Array,
-    Wx: Array,
-    Wh: Array,
-    b: Array,
-):
+    word: Array, features: Array, keys: Array, prev_h: Array, prev_c: Array,
+    W_query: Array, v_attend: Array, W_gate: Array, b_gate: Array,
+    Wx: Array, Wh: Array, b: Array,
+):  # fmt: skip
     """One word of the decoder of Show, Attend and Tell (section 3.1.2).
 
     ::
@@ -217,11 +190,8 @@ def attention_lstm_step_forward(
     - W_gate: (H, C), b_gate: (C,) of the gate
     - Wx: (W + C, 4H), Wh: (H, 4H), b: (4H,) of the LSTM
 
-    Returns:
-    - next_h, next_c: (N, H)
-    - gated: (N, C)
-    - weights: (N, L)
-    - cache: ([prev_h, word], W_query, and those of the three parts)
+    Returns next_h, next_c (N, H), gated (N, C), weights (N, L) and the cache: [prev_h, word],
+    W_query, and those of the three parts.
     """
     asking = np.concatenate([prev_h, word], axis=1)
     context, weights, attend_cache = attend_forward(features, keys, asking @ W_query, v_attend)
@@ -267,20 +237,10 @@ def attention_lstm_step_backward(
 
 
 def attention_lstm_forward(
-    words: Array,
-    features: Array,
-    h0: Array,
-    c0: Array,
-    W_features: Array,
-    W_query: Array,
-    b_attend: Array,
-    v_attend: Array,
-    W_gate: Array,
-    b_gate: Array,
-    Wx: Array,
-    Wh: Array,
-    b: Array,
-):
+    words: Array, features: Array, h0: Array, c0: Array,
+    W_features: Array, W_query: Array, b_attend: Array, v_attend: Array,
+    W_gate: Array, b_gate: Array, Wx: Array, Wh: Array, b: Array,
+):  # fmt: skip
     """The decoder over a whole sequence: a step for each word.
 
     Inputs:
@@ -290,11 +250,8 @@ def attention_lstm_forward(
     - W_features: (C, K), b_attend: (K,) of the keys
     - W_query, v_attend, W_gate, b_gate, Wx, Wh, b: see ``attention_lstm_step_forward``
 
-    Returns:
-    - h: (N, T, H) hidden state after each step
-    - gated: (N, T, C) gated context of each step
-    - weights: (N, T, L) where each step looked
-    - cache: (cache of the keys, those of the T steps)
+    Returns, of each step, h (N, T, H), gated (N, T, C) and weights (N, T, L), where it looked; and
+    the cache (cache of the keys, those of the T steps).
     """
     keys, key_cache = temporal_affine_forward(features, W_features, b_attend)
     h, c, found, caches = h0, c0, [], []
@@ -359,9 +316,7 @@ def doubly_stochastic_loss(weights: Array, mask: Array, strength: float):
     - mask: (N, T) booleans: steps that are False (padding) are left out
     - strength: the paper's lambda
 
-    Returns:
-    - loss: a scalar
-    - dweights: (N, T, L)
+    Returns the loss, a scalar, and its gradient dweights (N, T, L).
     """
     N = len(weights)
     counts = np.asarray(mask, dtype=weights.dtype)[:, :, None]

@@ -31,9 +31,7 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, tuple]:
     - w: (D, M) weights
     - b: (M,) bias
 
-    Returns:
-    - out: (N, M)
-    - cache: (x, w)
+    Returns out (N, M) and the cache (x, w).
     """
     return x.reshape(len(x), len(w)) @ w + b, (x, w)
 
@@ -45,10 +43,7 @@ def affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]:
     - dout: (N, M) gradient of the loss with respect to out
     - cache: from ``affine_forward``
 
-    Returns:
-    - dx: (N, d_1, ..., d_k)
-    - dw: (D, M)
-    - db: (M,)
+    Returns dx (N, d_1, ..., d_k), dw (D, M), db (M,).
     """
     x, w = cache
     # out = x.reshape(N, D) @ w + b
@@ -66,9 +61,7 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, tuple]
     - w: (D, M)
     - b: (M,)
 
-    Returns:
-    - out: (N, T, M)
-    - cache: (x, w)
+    Returns out (N, T, M) and the cache (x, w).
     """
     N, T, D = x.shape
     out = x.reshape(N * T, D) @ w + b
@@ -82,10 +75,7 @@ def temporal_affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, A
     - dout: (N, T, M)
     - cache: from ``temporal_affine_forward``
 
-    Returns:
-    - dx: (N, T, D)
-    - dw: (D, M)
-    - db: (M,)
+    Returns dx (N, T, D), dw (D, M), db (M,).
     """
     x, w = cache
     N, T, D = x.shape
@@ -109,9 +99,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, tuple]:
     - x: (N, T), or any shape, of integer word ids in 0 .. V-1
     - W: (V, D) one vector per word
 
-    Returns:
-    - out: (N, T, D), the shape of x and D
-    - cache: (x, W)
+    Returns out (N, T, D), the shape of x and D, and the cache (x, W).
 
     Raises ValueError for an id outside 0 .. V-1 (NumPy would read -1 as the last word) and
     for ids that are not integers.
@@ -128,8 +116,7 @@ def word_embedding_backward(dout: Array, cache: tuple) -> Array:
     - dout: (N, T, D), the shape of out
     - cache: from ``word_embedding_forward``
 
-    Returns:
-    - dW: (V, D)
+    Returns dW (V, D).
     """
     x, W = cache
     # out[n, t] = W[x[n, t]]. With ``dW[x] += dout`` a word that is used twice would count once.
@@ -187,8 +174,7 @@ def dropout_backward(dout: Array, cache: Array | None) -> Array:
     - dout: the shape of x
     - cache: from ``dropout_forward``
 
-    Returns:
-    - dx: the shape of x
+    Returns dx, the shape of x.
     """
     mask = cache
     # out = x * mask
@@ -258,17 +244,13 @@ def temporal_softmax_loss(
     - mask: (N, T) booleans, or weights: positions that are False add nothing to the loss, get no
       gradient, and may hold any score and any id
     - verbose: print the shape of dx
-    - smoothing: this share of the target's probability is spread evenly over all words, so that a
-      model is not driven to certainty (Szegedy et al., CVPR 2016, section 7)
+    - smoothing: the share of the target's probability that is spread evenly over all words, against
+      too much certainty (Szegedy et al., CVPR 2016, section 7)
 
-    Returns:
-    - loss: a scalar, in nats
-    - dx: (N, T, V) gradient of the loss with respect to x
+    Returns the loss, in nats, and its gradient dx (N, T, V): ``softmax(x) - target``, where the
+    target is ``onehot(y)`` but for the smoothing (Bishop, PRML 2006, section 4.3.4).
 
     Raises ValueError when an id that counts lies outside 0 .. V-1.
-
-    The gradient of the pair is ``softmax(x) - target``, where the target is ``onehot(y)`` but for
-    the smoothing (Bishop, PRML 2006, section 4.3.4).
     """
     N, _, V = x.shape
     mask = np.asarray(mask)
@@ -283,7 +265,7 @@ def temporal_softmax_loss(
     if smoothing:
         expected = expected + smoothing * log_p.mean(axis=1)
     loss = x.dtype.type(-np.sum(weights * expected))
-
+    # d loss / d scores = softmax - target
     dscores = np.exp(log_p) - smoothing / V
     dscores[right] -= 1 - smoothing
     dx = np.zeros_like(x)

@@ -41,9 +41,7 @@ def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array):
     - Wh: (H, H) hidden-to-hidden weights
     - b: (H,) bias
 
-    Returns:
-    - next_h: (N, H)
-    - cache: (x, prev_h, Wx, Wh, next_h)
+    Returns next_h (N, H) and the cache (x, prev_h, Wx, Wh, next_h).
     """
     next_h = np.tanh(x @ Wx + prev_h @ Wh + b)
     return next_h, (x, prev_h, Wx, Wh, next_h)
@@ -56,12 +54,7 @@ def rnn_step_backward(dnext_h: Array, cache: tuple):
     - dnext_h: (N, H)
     - cache: from ``rnn_step_forward``
 
-    Returns:
-    - dx: (N, D)
-    - dprev_h: (N, H)
-    - dWx: (D, H)
-    - dWh: (H, H)
-    - db: (H,)
+    Returns dx (N, D), dprev_h (N, H), dWx (D, H), dWh (H, H), db (H,).
     """
     x, prev_h, Wx, Wh, next_h = cache
     # next_h = tanh(a), and tanh'(a) = 1 - tanh(a)^2
@@ -83,9 +76,7 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array):
     - h0: (N, H) hidden state before the first step
     - Wx: (D, H), Wh: (H, H), b: (H,)
 
-    Returns:
-    - h: (N, T, H) hidden state after each step
-    - cache: (x, h0, Wx, Wh, the caches of the T steps)
+    Returns h (N, T, H), the state after each step, and the cache (x, h0, Wx, Wh, step caches).
     """
     N, T, _ = x.shape
     h, step_caches = np.empty((N, T, len(Wh)), dtype=x.dtype), []
@@ -105,12 +96,7 @@ def rnn_backward(dh: Array, cache: tuple):
       reaches it through the later steps is added here.
     - cache: from ``rnn_forward``
 
-    Returns:
-    - dx: (N, T, D)
-    - dh0: (N, H)
-    - dWx: (D, H)
-    - dWh: (H, H)
-    - db: (H,)
+    Returns dx (N, T, D), dh0 (N, H), dWx (D, H), dWh (H, H), db (H,).
     """
     x, h0, Wx, Wh, step_caches = cache
     dx, dWx, dWh, db = (np.zeros_like(array) for array in (x, Wx, Wh, Wh[0]))
@@ -148,10 +134,7 @@ def lstm_step_forward(x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Arr
     - prev_c: (N, H) cell state of the step before
     - Wx: (D, 4H), Wh: (H, 4H), b: (4H,)
 
-    Returns:
-    - next_h: (N, H)
-    - next_c: (N, H)
-    - cache: (x, prev_h, prev_c, Wx, Wh, i, f, o, g, tanh_c)
+    Returns next_h, next_c (N, H) and the cache (x, prev_h, prev_c, Wx, Wh, i, f, o, g, tanh_c).
     """
     a_i, a_f, a_o, a_g = np.split(x @ Wx + prev_h @ Wh + b, 4, axis=1)
     i, f, o, g = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o), np.tanh(a_g)
@@ -169,13 +152,7 @@ def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: tuple):
     - dnext_c: (N, H) gradient that reaches next_c from the next step
     - cache: from ``lstm_step_forward``
 
-    Returns:
-    - dx: (N, D)
-    - dprev_h: (N, H)
-    - dprev_c: (N, H)
-    - dWx: (D, 4H)
-    - dWh: (H, 4H)
-    - db: (4H,)
+    Returns dx (N, D), dprev_h (N, H), dprev_c (N, H), dWx (D, 4H), dWh (H, 4H), db (4H,).
     """
     x, prev_h, prev_c, Wx, Wh, i, f, o, g, tanh_c = cache
     # next_h = o * tanh(next_c): next_c has a second reader, so its two gradients add up
@@ -205,9 +182,7 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array):
     - h0: (N, H) hidden state before the first step
     - Wx: (D, 4H), Wh: (H, 4H), b: (4H,), blocks in the order i, f, o, g
 
-    Returns:
-    - h: (N, T, H) hidden state after each step
-    - cache: (x, h0, Wx, Wh, the caches of the T steps)
+    Returns h (N, T, H), the state after each step, and the cache (x, h0, Wx, Wh, step caches).
     """
     N, T, _ = x.shape
     h, step_caches = np.empty((N, T, len(Wh)), dtype=x.dtype), []
@@ -226,12 +201,7 @@ def lstm_backward(dh: Array, cache: tuple):
     - dh: (N, T, H) gradient that reaches each h[:, t] directly, from above
     - cache: from ``lstm_forward``
 
-    Returns:
-    - dx: (N, T, D)
-    - dh0: (N, H)
-    - dWx: (D, 4H)
-    - dWh: (H, 4H)
-    - db: (4H,)
+    Returns dx (N, T, D), dh0 (N, H), dWx (D, 4H), dWh (H, 4H), db (4H,).
     """
     x, h0, Wx, Wh, step_caches = cache
     dx, dWx, dWh, db = (np.zeros_like(array) for array in (x, Wx, Wh, Wh[0]))

@@ -66,10 +66,7 @@ def layer_norm_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]
     - dout: (..., E)
     - cache: from ``layer_norm_forward``
 
-    Returns:
-    - dx: (..., E)
-    - dgamma: (E,)
-    - dbeta: (E,)
+    Returns dx (..., E), dgamma (E,), dbeta (E,).
     """
     normal, scale, gamma = cache
     # out = gamma * normal + beta
@@ -156,12 +153,7 @@ def feed_forward_backward(dout: Array, cache: tuple):
     - dout: (N, T, E)
     - cache: from ``feed_forward_forward``
 
-    Returns:
-    - dx: (N, T, E)
-    - dW1: (E, F)
-    - db1: (F,)
-    - dW2: (F, E)
-    - db2: (E,)
+    Returns dx (N, T, E), dW1 (E, F), db1 (F,), dW2 (F, E), db2 (E,).
     """
     cache1, activation_cache, cache2, activation = cache
     # out = f(x @ W1 + b1) @ W2 + b2
@@ -220,9 +212,7 @@ def scaled_dot_product_attention_backward(dout: Array, cache: tuple):
     - dout: (N, h, T, d)
     - cache: from ``scaled_dot_product_attention_forward``
 
-    Returns:
-    - dq: (N, h, T, d)
-    - dk, dv: (N, h, S, d)
+    Returns dq (N, h, T, d), dk, dv (N, h, S, d).
     """
     q, k, v, weights = cache
     # out = weights @ v
@@ -238,20 +228,10 @@ def scaled_dot_product_attention_backward(dout: Array, cache: tuple):
 
 
 def multi_head_attention_forward(
-    query: Array,
-    key: Array,
-    value: Array,
-    Wq: Array,
-    bq: Array,
-    Wk: Array,
-    bk: Array,
-    Wv: Array,
-    bv: Array,
-    Wo: Array,
-    bo: Array,
-    num_heads: int,
-    mask: Array | None = None,
-):
+    query: Array, key: Array, value: Array,
+    Wq: Array, bq: Array, Wk: Array, bk: Array, Wv: Array, bv: Array, Wo: Array, bo: Array,
+    num_heads: int, mask: Array | None = None,
+):  # fmt: skip
     """Attention with several heads, each in its own projection (section 3.2.2).
 
     ::

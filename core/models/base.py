@@ -163,25 +163,11 @@ class CaptioningModel:
         return features, words, targets, targets != self.null
 
     def _checked_features(self, features: Array) -> Array:
-        """(N, D) for a model of one vector an image; (N, L, C) for one of a grid."""
+        """(N, D), in the dtype of the model."""
         features = self._as_array(features)
-        width = self.input_dim
-        if not self.grid:
-            if features.ndim != 2 or features.shape[1] != width:
-                raise ValueError(f"features: found shape {features.shape}, expected (N, {width})")
-            return features
-        if features.ndim == 2:
-            features = features[:, None]
-        if features.ndim != 3 or features.shape[2] != width or features.shape[1] == 0:
-            raise ValueError(
-                f"features: found shape {features.shape}, expected (N, L, {width}) or (N, {width})"
-            )
-        if features.shape[1] == 1:
-            warnings.warn(
-                "the features are one location an image: attention has no choice there, its weight "
-                f"is always 1, and these parameters cannot learn: {', '.join(self.needs_a_grid())}",
-                stacklevel=2,
-            )
+        if features.ndim != 2 or features.shape[1] != self.input_dim:
+            expected = f"(N, {self.input_dim})"
+            raise ValueError(f"features: found shape {features.shape}, expected {expected}")
         return features
 
     def _as_array(self, features: Array) -> Array:
@@ -203,3 +189,26 @@ class CaptioningModel:
         Returns (N, max_length) word ids; what follows <END> is <NULL>.
         """
         return decoding.greedy(self, features, max_length)
+
+
+class CaptioningModelOnGrid(CaptioningModel):
+    """A captioner that reads a grid of locations for each image."""
+
+    grid = True
+
+    def _checked_features(self, features: Array) -> Array:
+        """(N, L, C); one vector an image, (N, C), becomes one location, and a warning."""
+        features, width = self._as_array(features), self.input_dim
+        if features.ndim == 2:
+            features = features[:, None]
+        if features.ndim != 3 or features.shape[2] != width or features.shape[1] == 0:
+            raise ValueError(
+                f"features: found shape {features.shape}, expected (N, L, {width}) or (N, {width})"
+            )
+        if features.shape[1] == 1:
+            warnings.warn(
+                "the features are one location an image: attention has no choice there, its weight "
+                f"is always 1, and these parameters cannot learn: {', '.join(self.needs_a_grid())}",
+                stacklevel=2,
+            )
+        return features

@@ -27,7 +27,7 @@ from core.layers import (
     word_embedding_backward,
     word_embedding_forward,
 )
-from core.models.base import CaptioningModel
+from core.models.base import CaptioningModelOnGrid
 
 Array = np.ndarray
 
@@ -37,7 +37,7 @@ RECURRENT = (
 )  # fmt: skip
 
 
-class CaptioningAttention(CaptioningModel):
+class CaptioningAttention(CaptioningModelOnGrid):
     """Scores captions given a grid of image features.
 
     ::
@@ -60,8 +60,6 @@ class CaptioningAttention(CaptioningModel):
     - dropout: of the word vectors and of the deep output
     - double_stochastic: strength of ``doubly_stochastic_loss``, which ``loss`` adds
     """
-
-    grid = True
 
     def __init__(
         self,

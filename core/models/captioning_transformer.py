@@ -20,7 +20,7 @@ from core.layers import (
     word_embedding_backward,
     word_embedding_forward,
 )
-from core.models.base import CaptioningModel
+from core.models.base import CaptioningModelOnGrid
 from core.transformer_layers import (
     ACTIVATIONS,
     BLOCK_SHAPES,
@@ -37,7 +37,7 @@ from core.transformer_layers import (
 Array = np.ndarray
 
 
-class CaptioningTransformer(CaptioningModel):
+class CaptioningTransformer(CaptioningModelOnGrid):
     """Scores captions given a grid of image features.
 
     ::
@@ -64,8 +64,6 @@ class CaptioningTransformer(CaptioningModel):
     Raises ValueError for an unknown kind of positions or activation, too, and when the heads do not
     divide the width.
     """
-
-    grid = True
 
     def __init__(
         self,

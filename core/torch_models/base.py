@@ -58,6 +58,9 @@ class TorchCaptioner(nn.Module, CaptioningModel):
         """The name of each parameter in ``core/models`` -> its name here."""
         raise NotImplementedError
 
+    def _checked_features(self, features: Array | Tensor) -> Tensor:
+        return self.twin_of._checked_features(self, features)
+
     def needs_a_grid(self) -> list[str]:
         return self.twin_of.needs_a_grid(self)
 
