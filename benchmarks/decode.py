@@ -23,6 +23,7 @@ from benchmarks.side_by_side import (
     show,
 )
 from core import decoding
+from core.fast.threads import searched_in_parts
 from core.models import MODELS
 from core.torch_models import build_torch_model
 
@@ -47,34 +48,30 @@ def measure(name: str, images: int, seconds: float) -> list[dict]:
     """Rows of one model: greedy and beam search, and beam search of an eighth without a cache."""
     ours, features, _ = model_and_batch(name, images)
     torch = build_torch_model(name, SIZES[name], VOCABULARY, params=ours.params)
-    models = {"ours": ours, "torch": torch}
     few = features[: max(1, images // 8)]
 
-    def greedy(model):
-        decoding.greedy(model, features, MAX_LENGTH)
+    greedy = partial(decoding.greedy, max_length=MAX_LENGTH)
+    beam = partial(decoding.beam_search, beam_size=5, max_length=MAX_LENGTH)
 
-    def beam(model):
-        decoding.beam_search(model, features, 5, MAX_LENGTH)
-
-    def beam_of_few(model):
-        decoding.beam_search(model, few, 5, MAX_LENGTH)
-
-    def without_cache(model):
-        decoding.beam_search(WithoutCache(model), few, 5, MAX_LENGTH)
+    def without_cache(model, features):
+        return beam(WithoutCache(model), features)
 
     rows = []
-    for search, function, number in (
+    for label, search, number in (
         ("greedy", greedy, images),
         ("beam 5", beam, images),
-        ("beam 5", beam_of_few, len(few)),
+        ("beam 5", beam, len(few)),
         ("beam 5 without cache", without_cache, len(few)),
     ):
-        sides = {side: partial(function, model) for side, model in models.items()}
-        times = in_turn(sides, seconds, f"{name}, {search}")
+        sides = {
+            "ours": partial(searched_in_parts(search), ours, features[:number]),
+            "torch": partial(search, torch, features[:number]),
+        }
+        times = in_turn(sides, seconds, f"{name}, {label}")
         rows.append(
             {
                 "model": name,
-                "search": search,
+                "search": label,
                 "images": number,
                 "ours_images_per_second": 1e3 * number / times["ours"],
                 "torch_images_per_second": 1e3 * number / times["torch"],

@@ -2,7 +2,7 @@
 
 python -m benchmarks.one_at_a_time [--json]
 
-The last row is a step made of plain functions alone: word by word, padding and all.
+The last rows are the definitions: word by word, padding and all, as ``--engine plain`` trains.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from benchmarks.side_by_side import (
     show,
     step_of,
 )
-from core import attention_layers, optim, rnn_layers, transformer_layers
+from benchmarks.train_step import plain_step
+from core import transformer_layers
 from core.captioning_solver import NumpyEngine
-from core.fast import FastEngine
-from core.models.base import CaptioningModel
+from core.fast import FastEngine, attention, recurrent, transformer
+from core.models import MODELS
 
 BATCH_SIZE = 64
 
@@ -41,14 +42,7 @@ def measure_all(seconds: float) -> list[dict]:
         for what, (without, models) in OPTIMISATIONS.items()
         for model in models
     ]
-    engine, features, captions = engine_and_batch("lstm")
-    plain = PlainLSTM(engine.model.params)
-    sides = {
-        "with": step_of(engine, features, captions),
-        "without": lambda: plain.step(features, captions),
-    }
-    times = in_turn(sides, seconds, "plain")
-    return [*rows, row_of("lstm", "all of them, and products outside of the loop", times)]
+    return rows + [all_of_them(model, seconds) for model in MODELS]
 
 
 def measure(model: str, what: str, without: Callable, seconds: float) -> dict:
@@ -56,10 +50,15 @@ def measure(model: str, what: str, without: Callable, seconds: float) -> dict:
     step = step_of(engine, features, captions)
 
     def slower() -> None:
-        with without(engine.model):
+        with without(engine):
             step()
 
     return row_of(model, what, in_turn({"with": step, "without": slower}, seconds, what))
+
+
+def all_of_them(model: str, seconds: float) -> dict:
+    sides = {"with": step_of(*engine_and_batch(model)), "without": plain_step(model, BATCH_SIZE)}
+    return row_of(model, "all of them", in_turn(sides, seconds, f"{model}, definitions"))
 
 
 def row_of(model: str, what: str, times: dict[str, float]) -> dict:
@@ -82,48 +81,33 @@ def engine_and_batch(name: str):
 # ---------------------------------------------------------------------------------------------
 
 
-def all_padding_counts(model) -> AbstractContextManager:
+def all_padding_counts(engine) -> AbstractContextManager:
     """No word is padding: what was, is computed like any other."""
-    return patch.object(model, "null", -1)
+    return patch.object(engine.model, "null", -1)
 
 
-def one_part(model) -> AbstractContextManager:
-    return patch.object(model, "rows_of_a_part", (BATCH_SIZE + 1, None))
+def one_part(engine) -> AbstractContextManager:
+    """The whole batch at once, its products on all cores."""
+    return patch.object(engine.model, "rows_of_a_part", (BATCH_SIZE + 1, None))
 
 
-def every_word_by_itself(_) -> AbstractContextManager:
-    def word_vectors(self, words, rng):
-        vectors, cache = rnn_layers.word_embedding_forward(words, self.params["W_embed"])
-        return vectors, np.arange(len(words)), (cache, None)
-
-    return patch.object(CaptioningModel, "_word_vectors", word_vectors)
-
-
-def plain_update(_) -> AbstractContextManager:
+def plain_update(engine) -> AbstractContextManager:
     """New arrays for every sum and product, of whole parameters."""
-    return patch.object(FastEngine, "update", NumpyEngine.update)
+    return patch.object(engine, "update", lambda: NumpyEngine.update(engine))
 
 
 def gates_in_columns(_) -> AbstractContextManager:
     """The gates as they come out of the product, four blocks of columns."""
-
-    def look_up(inputs, which):
-        return rnn_layers.by_gate(inputs[which])
-
-    return patch.object(rnn_layers, "look_up_gates", look_up)
-
-
-def plain_product(_) -> AbstractContextManager:
-    return patch.object(rnn_layers, "back_through", lambda da, W: da @ W.T)
+    return patch.object(recurrent, "gates_apart", lambda a: recurrent.by_gate(a.copy()))
 
 
 def whole_comparison(_) -> AbstractContextManager:
     """The comparison of all images at once, through memory instead of a cache."""
-    return patch.object(attention_layers, "_CACHED", 1 << 40)
+    return patch.object(attention, "_CACHED", 1 << 40)
 
 
 def keys_and_values(_) -> AbstractContextManager:
-    """Cross-attention as self-attention is computed."""
+    """Cross-attention by its definition."""
 
     def forward(query, memory, Wq, bq, Wk, Wv, bv, Wo, bo, num_heads):
         weights = Wq, bq, Wk, np.zeros_like(bq), Wv, bv, Wo, bo
@@ -138,62 +122,18 @@ def keys_and_values(_) -> AbstractContextManager:
         return dquery, dkey + dvalue, dWq, dbq, dWk, *others
 
     return patch.multiple(
-        transformer_layers,
-        memory_attention_forward=forward,
-        memory_attention_backward=backward,
+        transformer, memory_attention_forward=forward, memory_attention_backward=backward
     )
 
 
 OPTIMISATIONS = {
     "padding left out": (all_padding_counts, ("rnn", "lstm", "attention", "transformer")),
     "parts of the batch on two threads": (one_part, ("rnn", "lstm", "attention", "transformer")),
-    "each different word multiplied once": (every_word_by_itself, ("rnn", "lstm", "attention")),
     "Adam in place, in pieces": (plain_update, ("rnn", "lstm", "attention", "transformer")),
     "each gate in one piece": (gates_in_columns, ("lstm",)),
-    "W da^T for da W^T in the loop": (plain_product, ("rnn", "lstm")),
     "a few images compared at a time": (whole_comparison, ("attention",)),
     "no keys and values of the image": (keys_and_values, ("transformer",)),
 }
-
-
-class PlainLSTM:
-    """The model as the definitions have it: the oracle functions, one step after another."""
-
-    def __init__(self, params):
-        self.params, self.configs = dict(params), {name: {} for name in params}
-
-    def step(self, features, captions) -> None:
-        p, layers = self.params, rnn_layers
-        words, targets = captions[:, :-1], captions[:, 1:]
-        T = words.shape[1]
-        h, proj_cache = layers.affine_forward(features, p["W_proj"], p["b_proj"])
-        c, states, caches = np.zeros_like(h), [], []
-        vectors = p["W_embed"][words]
-        for t in range(T):
-            h, c, cache = layers.lstm_step_forward(vectors[:, t], h, c, p["Wx"], p["Wh"], p["b"])
-            states.append(h)
-            caches.append(cache)
-        scores, score_cache = layers.temporal_affine_forward(
-            np.stack(states, axis=1), p["W_vocab"], p["b_vocab"]
-        )
-        _, dscores = layers.temporal_softmax_loss(scores, targets, targets != 0)
-        grads = {name: np.zeros_like(w) for name, w in p.items()}
-        dh, grads["W_vocab"], grads["b_vocab"] = layers.temporal_affine_backward(
-            dscores, score_cache
-        )
-        dprev_h = dprev_c = np.zeros_like(h)
-        for t in reversed(range(T)):
-            dx, dprev_h, dprev_c, *weights = layers.lstm_step_backward(
-                dh[:, t] + dprev_h, dprev_c, caches[t]
-            )
-            for name, gradient in zip(("Wx", "Wh", "b"), weights, strict=True):
-                grads[name] += gradient
-            np.add.at(grads["W_embed"], words[:, t], dx)
-        _, grads["W_proj"], grads["b_proj"] = layers.affine_backward(dprev_h, proj_cache)
-        grads, _ = optim.clip_gradient_norm(grads, CLIP_NORM)
-        for name, gradient in grads.items():
-            config = self.configs[name] | STILL
-            p[name], self.configs[name] = optim.adam(p[name], gradient, config)
 
 
 if __name__ == "__main__":

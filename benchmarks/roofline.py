@@ -14,9 +14,10 @@ from functools import partial
 import numpy as np
 
 from benchmarks.side_by_side import bandwidth, in_turn, parser, peak_gflops, show
-from core.attention_layers import additive_scores_forward
 from core.fast.adam import update_in_place
-from core.rnn_layers import back_through, lstm_cell, softmax_loss, sums_of_rows
+from core.fast.attention import additive_scores_forward
+from core.fast.captioner import softmax_loss, sums_by_word
+from core.fast.recurrent import lstm_cell
 
 H, V, L, K = 512, 1004, 49, 256
 
@@ -55,7 +56,7 @@ def measure_all(seconds: float) -> list[dict]:
     Wh = normal(H, 4 * H)
     for n in (25, 64, 256):
         h, da, out = normal(n, H), normal(n, 4 * H), normal(n, 4 * H)
-        forward, backward = partial(np.matmul, h, Wh, out=out), partial(back_through, da, Wh)
+        forward, backward = partial(np.matmul, h, Wh, out=out), partial(np.matmul, da, Wh.T)
         measure(f"h Wh, {n} rows", forward, 2 * n * Wh.size, h, Wh, out)
         measure(f"da Wh^T, {n} rows", backward, 2 * n * Wh.size, h, Wh, da)
     a, cells = normal(4, 256, H), [normal(256, H) for _ in range(4)]
@@ -67,7 +68,7 @@ def measure_all(seconds: float) -> list[dict]:
     compare = partial(additive_scores_forward, keys, query, v)
     measure("additive scores, 64 images", compare, 4 * keys.size, keys, query)
     read = normal(3000, 4 * H)
-    repeated = partial(sums_of_rows, read, words, V)
+    repeated = partial(sums_by_word, read, words, V)
     measure("gradient of repeated words", repeated, read.size, read, read[:V])
     params, grads, configs = {"w": normal(2_600_000)}, {"w": normal(2_600_000)}, {"w": {}}
     update = partial(update_in_place, "adam", params, grads, configs)

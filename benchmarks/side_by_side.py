@@ -21,7 +21,7 @@ import torch
 from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
-from core.models import build_model
+from core.fast import build_fast_model
 
 VOCABULARY = ["<NULL>", "<START>", "<END>", "<UNK>", *(f"word{i}" for i in range(1000))]
 STEPS = 16  # words read of the longest captions
@@ -56,15 +56,15 @@ def batch_like_real_ones(batch_size: int, grid: bool, rng: np.random.Generator):
     return features, captions
 
 
-def model_and_batch(name: str, batch_size: int):
+def model_and_batch(name: str, batch_size: int, build: Callable = build_fast_model):
     """A model of ``SIZES`` with parameters drawn anew, and features and captions for it."""
     rng = np.random.default_rng(0)
-    model = build_model(name, SIZES[name], VOCABULARY, rng=rng)
+    model = build(name, SIZES[name], VOCABULARY, rng=rng)
     return model, *batch_like_real_ones(batch_size, model.grid, rng)
 
 
 def step_of(engine, features, captions) -> Callable[[], None]:
-    """A whole training step of either engine."""
+    """A whole training step of any engine."""
 
     def step() -> None:
         engine.compute(features, captions)

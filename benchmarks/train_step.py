@@ -2,8 +2,9 @@
 
 python -m benchmarks.train_step [--json] [--models lstm,attention] [--batch_sizes 25,64,256]
 
-PyTorch runs the twins of ``core/torch_models``, at their best: fused cells, fused Adam, scores only
-where they count and, of the variants below, the one that is the fastest here.
+Ours are the fast twins of ``core/fast``; beside them the definitions (``--engine plain``) on one
+core. PyTorch runs the twins of ``core/torch_models``, at their best: fused cells, fused Adam,
+scores only where they count and, of the variants below, the one that is the fastest here.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from benchmarks.side_by_side import (
     show,
     step_of,
 )
+from core.captioning_solver import NumpyEngine
 from core.fast import FastEngine
 from core.fast.packing import Packing, lengths_of
-from core.models import MODELS
-from core.rnn_layers import back_through
+from core.fast.threads import products_on
+from core.models import MODELS, build_model
 from core.torch_models import TorchEngine, build_torch_model
 
 BATCH_SIZES = (25, 64, 256)
@@ -69,7 +71,7 @@ def measure(name: str, batch_size: int, seconds: float, may_compile: bool) -> di
         tried = in_turn(theirs, seconds / 2, f"{name}, {batch_size}: PyTorch's variants")
         theirs = {min(tried, key=tried.get): theirs[min(tried, key=tried.get)]}
     (variant,) = theirs
-    sides = {"ours": ours, **theirs}
+    sides = {"ours": ours, **theirs, "plain": plain_step(name, batch_size)}
     if name in ("rnn", "lstm"):
         sides["products"] = products_of_a_step(model, features, captions)
     times = in_turn(sides, seconds, f"{name}, {batch_size}")
@@ -80,10 +82,24 @@ def measure(name: str, batch_size: int, seconds: float, may_compile: bool) -> di
         "torch_ms": times[variant],
         "torch_over_ours": times[variant] / times["ours"],
         "torch_variant": variant,
+        "plain_ms": times["plain"],
+        "plain_over_ours": times["plain"] / times["ours"],
         "gflops": 1e-6 * operations(model, captions) / times["ours"],
         "peak_gflops": peak_gflops(),
         "our_products_ms": times.get("products", ""),
     }
+
+
+def plain_step(name: str, batch_size: int) -> Callable[[], None]:
+    """A step of the definitions."""
+    model, features, captions = model_and_batch(name, batch_size, build_model)
+    step = step_of(NumpyEngine(model, "adam", STILL, CLIP_NORM), features, captions)
+
+    def on_one_core() -> None:
+        with products_on(1):
+            step()
+
+    return on_one_core
 
 
 def twins(name: str, features, captions, may_compile: bool) -> dict[str, Callable[[], None]]:
@@ -131,17 +147,17 @@ def products_of_a_step(model, features, captions) -> Callable[[], None]:
 
     lengths = lengths_of(captions[:, 1:] != 0)
     packing = Packing(lengths, int(lengths.max()))
-    words, different = len(packing.rows), len(np.unique(packing.pack(captions[:, :-1])))
+    words = len(packing.rows)
     H, width = p["Wh"].shape
-    vectors, dinputs = like(different, len(p["Wx"])), like(different, width)
+    vectors = like(words, len(p["Wx"]))
     h, da, dscores = like(words, H), like(words, width), like(words, len(p["b_vocab"]))
     h0 = like(len(captions), H)
 
     def products() -> None:
         features @ p["W_proj"], features.T @ h0
-        vectors @ p["Wx"], dinputs @ p["Wx"].T, vectors.T @ dinputs
+        vectors @ p["Wx"], da @ p["Wx"].T, vectors.T @ da
         for now, _ in packing.steps:
-            h[now] @ p["Wh"], back_through(da[now], p["Wh"])
+            h[now] @ p["Wh"], da[now] @ p["Wh"].T
         h.T @ da
         h @ p["W_vocab"], dscores @ p["W_vocab"].T, h.T @ dscores
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from core.fast.packing import Packing
-from core.fast.recurrent import by_gate, lstm_cell, lstm_cell_backward
+from core.fast.recurrent import by_gate, gates_apart, lstm_cell, lstm_cell_backward
 from core.layers import sigmoid, softmax, softmax_backward, temporal_affine_forward
 
 Array = np.ndarray
@@ -244,7 +244,7 @@ def words_apart(vectors: Array, W_query, v_attend, W_gate, b_gate, Wx, Wh, b):
     """
     H, W = len(Wh), vectors.shape[1]
     asked, read = vectors @ W_query[H:], vectors @ Wx[:W] + b
-    return asked, by_gate(read).copy(), (W_query[:H], v_attend, W_gate, b_gate, Wx[W:], Wh)
+    return asked, gates_apart(read), (W_query[:H], v_attend, W_gate, b_gate, Wx[W:], Wh)
 
 
 def look_and_read(query, gates, features, keys, prev_h, prev_c, loop_weights):

@@ -82,7 +82,7 @@ def lstm_packed_forward(inputs: Array, h0: Array, Wh: Array, packing: Packing):
       states start with h0 and with zeros
     """
     (N, H), M = h0.shape, len(inputs)
-    gates = by_gate(inputs).copy()
+    gates = gates_apart(inputs)
     h_states, c_states = (np.empty((N + M, H), dtype=inputs.dtype) for _ in range(2))
     h_states[:N], c_states[:N] = packing.by_length(h0), 0
     h, c, tanh_c = h_states[N:], c_states[N:], np.empty((M, H), dtype=inputs.dtype)
@@ -122,12 +122,17 @@ def lstm_packed_backward(dh: Array, cache: tuple):
 
 
 def by_gate(a: Array) -> Array:
-    """(M, 4H) -> (4, M, H): a view of the blocks i, f, o and g.
-
-    A copy of it has each gate in one piece of memory. NumPy goes through that several times faster
-    than through a block of columns, which it copies into a buffer and back, row by row.
-    """
+    """(M, 4H) -> (4, M, H): a view of the blocks i, f, o and g."""
     return a.reshape(len(a), 4, a.shape[1] // 4).swapaxes(0, 1)
+
+
+def gates_apart(a: Array) -> Array:
+    """(M, 4H) -> (4, M, H): a copy, each gate in one piece of memory.
+
+    NumPy goes through that several times faster than through a block of columns, which it copies
+    into a buffer and back, row by row.
+    """
+    return by_gate(a).copy()
 
 
 def lstm_cell(a: Array, prev_c: Array, c: Array, tanh_c: Array, h: Array) -> None:
