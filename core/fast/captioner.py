@@ -121,17 +121,13 @@ class FastCaptioner:
         if self.top_k is not None:
             scores = decoding.without_undrawn(self, scores, targets, self.top_k)
         loss, dscores = softmax_loss(scores, targets, weights, self.label_smoothing)
-        dscored, dvocabulary, db_vocab = affine_backward(dscores, score_cache)
+        dscored, *dvocabulary = affine_backward(dscores, score_cache)
         dh = dscored
         if len(dscored) < len(h):
             dh = np.zeros_like(h)
             dh[scored] = dscored
         grads = self._packed_backward(dh, cache)
-        grads["b_vocab"] = db_vocab
-        if self.tied:
-            grads["W_embed"] += dvocabulary.T  # read at both ends
-        else:
-            grads["W_vocab"] = dvocabulary
+        self._add_vocabulary(grads, *dvocabulary)
         return loss + penalty, grads
 
     def evaluate(self, features: Array, captions: Array) -> float:

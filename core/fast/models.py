@@ -31,15 +31,12 @@ from core.layers import (
     dropout_backward,
     dropout_forward,
     log_softmax,
-    temporal_affine_backward,
-    temporal_affine_forward,
     word_embedding_forward,
 )
 from core.models import build_model
 from core.models.captioning_attention import RECURRENT, CaptioningAttention
 from core.models.captioning_rnn import CaptioningRNN
 from core.models.captioning_transformer import CaptioningTransformer
-from core.transformer_layers import layer_norm_backward, layer_norm_forward
 
 Array = np.ndarray
 
@@ -143,48 +140,16 @@ class FastCaptioningTransformer(FastCaptioner, CaptioningTransformer):
     """
 
     rows_of_a_part = 12, 32  # all words of a part go through its products at once
+    block_forward = staticmethod(fast_block_forward)
+    block_backward = staticmethod(fast_block_backward)
 
     def _packed_forward(self, features, words, mask, packing: Packing, share: float, rng):
-        p, T, E = self.params, words.shape[1], self.params["W_embed"].shape[1]
-        drop = self.dropout, rng, rng is not None
-        memory, memory_cache = temporal_affine_forward(features, p["W_proj"], p["b_proj"])
-        vectors, _ = word_embedding_forward(words, p["W_embed"])
-        x, word_drop = dropout_forward(E**0.5 * vectors + self._positions()[:T], *drop)
-        causal = np.tri(T, dtype=bool)  # a word may attend to itself and to those before it
-        block_caches, norm_cache = [], None
-        for layer in range(self.num_layers):
-            x, cache = fast_block_forward(
-                x, memory, self._block(layer), self.num_heads, causal, self.norm_first,
-                self.activation, *drop,
-            )  # fmt: skip
-            block_caches.append(cache)
-        h = packing.pack(x)
-        if self.norm_first:
-            h, norm_cache = layer_norm_forward(h, p["norm.gamma"], p["norm.beta"])
-        return h, 0, (memory_cache, words, word_drop, block_caches, packing, norm_cache)
+        h, penalty, cache = self._forward(features, words, mask, rng)
+        return packing.pack(h), penalty, (packing, cache)
 
     def _packed_backward(self, dh: Array, cache: tuple) -> dict[str, Array]:
-        memory_cache, words, word_drop, block_caches, packing, norm_cache = cache
-        grads, dmemory = {}, 0
-        # h = norm(x) where the packing has entries
-        if self.norm_first:
-            dh, grads["norm.gamma"], grads["norm.beta"] = layer_norm_backward(dh, norm_cache)
-        dx = packing.unpack(dh)
-        # x = block(x, memory), block by block: all of them read the memory
-        for layer in reversed(range(self.num_layers)):
-            dx, dmemory_block, block_grads = fast_block_backward(dx, block_caches[layer])
-            dmemory = dmemory + dmemory_block
-            grads.update((f"block{layer}.{name}", g) for name, g in block_grads.items())
-        # x = dropout(sqrt(E) W_embed[words] + positions)
-        dx = dropout_backward(dx, word_drop)
-        if self.learned_positions:
-            grads["W_position"] = np.zeros_like(self.params["W_position"])
-            grads["W_position"][: dx.shape[1]] = dx.sum(axis=0)
-        dvectors = dx.shape[2] ** 0.5 * dx.reshape(-1, dx.shape[2])
-        grads["W_embed"] = self._word_vectors_backward(dvectors, (words.ravel(), None))
-        # memory = features @ W_proj + b_proj
-        _, grads["W_proj"], grads["b_proj"] = temporal_affine_backward(dmemory, memory_cache)
-        return grads
+        packing, cache = cache
+        return self._backward(packing.unpack(dh), cache)
 
     def begin(self, features: Array) -> tuple[list, SharedImages]:
         words, images = super().begin(features)

@@ -166,12 +166,16 @@ def fast_block_forward(
     y, memory_cache = memory_attention_forward(y, memory, *weights, num_heads)
     x, leave_cache = leave_forward(x, y, gamma, beta, norm_first, *drop)
     x, inner_cache = feed_forward_sublayer_forward(x, params, activation, norm_first, *drop)
-    return x, (words_cache, enter_cache, memory_cache, leave_cache, inner_cache)
+    # Laid out like the caches of the definition: the attention's ends with its weights (N, h, T, S).
+    (N, T, _), S = x.shape, memory.shape[1]
+    attention_cache = memory_cache[-1].reshape(N, T, num_heads, S).swapaxes(1, 2)
+    image_cache = enter_cache, (memory_cache, (attention_cache,)), leave_cache
+    return x, (words_cache, image_cache, inner_cache)
 
 
 def fast_block_backward(dout: Array, cache: tuple):
     """Gradients of ``fast_block_forward``, as ``decoder_block_backward`` returns them."""
-    words_cache, enter_cache, memory_cache, leave_cache, inner_cache = cache
+    words_cache, (enter_cache, (memory_cache, _), leave_cache), inner_cache = cache
     dx, inner_grads = feed_forward_sublayer_backward(dout, inner_cache)
     dx, dy, dgamma_after, dbeta_after = leave_backward(dx, leave_cache)
     dy, dmemory, *dweights = memory_attention_backward(dy, memory_cache)

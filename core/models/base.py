@@ -109,13 +109,9 @@ class CaptioningModel:
             scores, targets, counts, smoothing=self.label_smoothing
         )
 
-        dh, dvocabulary, db_vocab = temporal_affine_backward(dscores, score_cache)
+        dh, *dvocabulary = temporal_affine_backward(dscores, score_cache)
         grads = self._backward(dh, cache)
-        grads["b_vocab"] = db_vocab
-        if self.tied:
-            grads["W_embed"] += dvocabulary.T  # read at both ends
-        else:
-            grads["W_vocab"] = dvocabulary
+        self._add_vocabulary(grads, *dvocabulary)
         return loss + penalty, grads
 
     def evaluate(self, features: Array, captions: Array) -> float:
@@ -142,6 +138,14 @@ class CaptioningModel:
         """(E, V) and (V,): what scores the words."""
         W = self.params["W_embed"].T if self.tied else self.params["W_vocab"]
         return W, self.params["b_vocab"]
+
+    def _add_vocabulary(self, grads: dict[str, Array], dW: Array, db: Array) -> None:
+        """Adds the gradients of what ``_vocabulary`` returns to those of the rest."""
+        grads["b_vocab"] = db
+        if self.tied:
+            grads["W_embed"] += dW.T  # read at both ends
+        else:
+            grads["W_vocab"] = dW
 
     # -- checks -------------------------------------------------------------------------------
 

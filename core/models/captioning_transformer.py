@@ -65,6 +65,9 @@ class CaptioningTransformer(CaptioningModelOnGrid):
     divide the width.
     """
 
+    block_forward = staticmethod(decoder_block_forward)
+    block_backward = staticmethod(decoder_block_backward)
+
     def __init__(
         self,
         word_to_idx: Mapping[str, int],
@@ -143,13 +146,11 @@ class CaptioningTransformer(CaptioningModelOnGrid):
         memory, memory_cache = temporal_affine_forward(features, p["W_proj"], p["b_proj"])
         vectors, word_cache = word_embedding_forward(words, p["W_embed"])
         x, word_drop = dropout_forward(E**0.5 * vectors + self._positions()[:T], *drop)
-        causal = np.tri(T, dtype=bool)  # a word may attend to itself and to those before it
+        causal = np.tri(T, dtype=bool)  # a word attends to itself and to those before it
+        how = self.num_heads, causal, self.norm_first, self.activation
         block_caches, norm_cache = [], None
         for layer in range(self.num_layers):
-            x, cache = decoder_block_forward(
-                x, memory, self._block(layer), self.num_heads, causal, self.norm_first,
-                self.activation, *drop,
-            )  # fmt: skip
+            x, cache = self.block_forward(x, memory, self._block(layer), *how, *drop)
             block_caches.append(cache)
         if self.norm_first:
             x, norm_cache = layer_norm_forward(x, p["norm.gamma"], p["norm.beta"])
@@ -162,7 +163,7 @@ class CaptioningTransformer(CaptioningModelOnGrid):
             dx, grads["norm.gamma"], grads["norm.beta"] = layer_norm_backward(dx, norm_cache)
         # x = block(x, memory), block by block: all of them read the memory
         for layer in reversed(range(self.num_layers)):
-            dx, dmemory_block, block_grads = decoder_block_backward(dx, block_caches[layer])
+            dx, dmemory_block, block_grads = self.block_backward(dx, block_caches[layer])
             dmemory = dmemory + dmemory_block
             grads.update((f"block{layer}.{name}", g) for name, g in block_grads.items())
         # x = dropout(sqrt(E) W_embed[words] + positions)
