@@ -68,8 +68,10 @@ class FastCaptioner:
 
     def threads_for(self, rows: int) -> int:
         """How many threads a batch of so many captions is worth."""
-        size = sum(parameter.size for parameter in self.params.values())
-        return number_of_threads() if rows * size >= _WORTH_THREADS else 1
+        return number_of_threads() if self._is_large(rows) else 1
+
+    def _is_large(self, rows: int) -> bool:
+        return rows * sum(w.size for w in self.params.values()) >= _WORTH_THREADS
 
     def _parts(self, lengths: Array) -> list[Array]:
         """The rows of a batch, cut up: the same work each, like with like.
@@ -78,8 +80,7 @@ class FastCaptioner:
         slow.
         """
         N, (fewest, most) = len(lengths), self.rows_of_a_part
-        size = sum(parameter.size for parameter in self.params.values())
-        count = min(2, N // fewest) if N * size >= _WORTH_THREADS else 1
+        count = min(2, N // fewest) if self._is_large(N) else 1
         if most is not None:
             count = max(count, N // most)
         if count < 2:

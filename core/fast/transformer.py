@@ -162,14 +162,14 @@ def fast_block_forward(
     x, words_cache = self_attention_forward(x, params, num_heads, mask, norm_first, *drop)
     gamma, beta = params["norm2.gamma"], params["norm2.beta"]
     y, enter_cache = enter_forward(x, gamma, beta, norm_first)
-    weights = (params[f"cross.{name}"] for name in _CROSS)
-    y, memory_cache = memory_attention_forward(y, memory, *weights, num_heads)
+    projections = (params[f"cross.{name}"] for name in _CROSS)
+    y, memory_cache = memory_attention_forward(y, memory, *projections, num_heads)
     x, leave_cache = leave_forward(x, y, gamma, beta, norm_first, *drop)
     x, inner_cache = feed_forward_sublayer_forward(x, params, activation, norm_first, *drop)
-    # Laid out like the caches of the definition: the attention's ends with its weights (N, h, T, S).
-    (N, T, _), S = x.shape, memory.shape[1]
-    attention_cache = memory_cache[-1].reshape(N, T, num_heads, S).swapaxes(1, 2)
-    image_cache = enter_cache, (memory_cache, (attention_cache,)), leave_cache
+    # Laid out as the definition's, whose attention ends with its weights, (N, h, T, S).
+    N, T, _ = x.shape
+    weights = memory_cache[-1].reshape(N, T, num_heads, -1).swapaxes(1, 2)
+    image_cache = enter_cache, (memory_cache, (weights,)), leave_cache
     return x, (words_cache, image_cache, inner_cache)
 
 
