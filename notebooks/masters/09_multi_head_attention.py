@@ -18,19 +18,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from core import lessons
-from core.attention_layers import additive_scores_forward, softmax, softmax_backward
 from core.coco_utils import decode_captions, image_path
 from core.gradient_check import check, eval_numerical_gradient_array, relative_error
 from core.grounding import pointing
 from core.image_utils import load_image
+from core.layers import softmax, softmax_backward
 from core.lessons import compare, confirm, draw_graph, show_source
 from core.models import CaptioningTransformer
 from core.optim import adam
 from core.shapes import load_scenes
 from core.show.plots import upsample
 from core.transformer_layers import (
-    memory_attention_backward,
-    memory_attention_forward,
     merge_heads,
     multi_head_attention_backward,
     multi_head_attention_forward,
@@ -115,7 +113,7 @@ def milliseconds(function):
     return 1000 * min(times)
 
 
-additive = milliseconds(lambda: additive_scores_forward(k, q, v))
+additive = milliseconds(lambda: np.tanh(k[:, None] + q[:, :, None]) @ v)
 product = milliseconds(lambda: q @ k.swapaxes(1, 2))
 print(f"{N * T * S:,} scores, width {K}, in milliseconds:")
 print(f"additive {additive:.1f}, dot product {product:.1f}")
@@ -625,7 +623,7 @@ draw_graph(
 )  # fmt: skip
 
 # %% [markdown]
-# Undo it from the right to the left. Image and head stay the same throughout, so their indices are left out: $t$
+# Go from the right to the left. Image and head stay the same throughout, so their indices are left out: $t$
 # is a question, $s$ or $r$ a key, $i$ a channel of a head.
 #
 # **The output.** $\mathrm{out} = \mathrm{merge}(o)\,W_o + b_o$ is an affine layer on all $N T$ positions:
@@ -749,8 +747,8 @@ assert relative_error(out_changed, out) < 1e-10
 assert np.linalg.norm(of["bk"]) < 1e-12 < 1e-2 < np.linalg.norm(of["bq"])
 
 # %% [markdown]
-# "Less than 1e-12" and not 0: that is rounding. A parameter on which nothing depends is only carried about, so the
-# blocks of `core` leave it out.
+# "Less than 1e-12" and not 0: that is rounding. Nothing depends on this parameter, so the blocks of `core` do not
+# have it.
 #
 # ## One key kills half of the layer
 #
@@ -806,7 +804,7 @@ for title, features in (
     print(f"    {lost:,} of {total:,} numbers", *(f"\n    {name}" for name in dead), sep="")
 assert sorted(dead) == sorted(model.needs_a_grid()) and lost > 16_000
 print("what the model says about it:", str(said[0].message).split(":")[0])
-assert not grads["W_embed"][model.null].any()  # no padding mask, and yet it is never read
+assert not grads["W_embed"][model.null].any()  # no padding mask, and yet no gradient
 
 # %% [markdown]
 # The loss at the start does not give it away. `model.needs_a_grid()` knows the names, and the model warns when it
@@ -853,96 +851,17 @@ assert difference > 0.05
 #
 # ## The image, asked more cheaply
 #
-# Cross-attention as written makes keys and values of all $S$ locations, for every picture of a batch and in each
-# block. A caption has far fewer words than its picture has locations, so it can be cheaper to carry the $T$
-# questions to where the locations are. For head $i$, with its columns $W_{k,i}$ of shape $(E, d)$ and one question
-# $q_{t,i}$:
+# Cross-attention makes keys and values of all $S$ locations $m_s$, in each block. A caption has far fewer words than
+# its picture has locations, so it can be cheaper to carry the $T$ questions to the locations. For head $i$, with its
+# columns $W_{k,i}$ of shape $(E, d)$:
 #
 # $$ q_{t,i} \cdot (m_s W_{k,i}) = (q_{t,i} W_{k,i}^T) \cdot m_s, \qquad
 #    \sum_s w_{ts} (m_s W_{v,i} + b_{v,i}) = \Big(\sum_s w_{ts}\, m_s\Big) W_{v,i} + b_{v,i} $$
 #
-# The first moves a bracket; $b_k$ is left out, as it may be. The second moves a product out of a sum, and uses
-# $\sum_s w_{ts} = 1$ for the bias. The price: the carried questions, and what they see, have width $E$ for each
-# head, instead of $d$. Counted in multiplications for one caption, without the output product $T E^2$ that both
-# share:
+# The first moves a bracket, the second a product out of a sum ($\sum_s w_{ts} = 1$ takes care of the bias). The
+# numbers stay the same, so this is speed and no other layer: `core/transformer_layers.py` keeps the definition
+# above, and `core/fast/transformer.py` trains with this form.
 #
-# | | keys and values made | memory read as it is |
-# | --- | --- | --- |
-# | queries | $T E^2$ | $T E^2$ |
-# | to keys and values / to the memory and back | $2 S E^2$ | $2 T E^2$ |
-# | scores and means | $2 T S E$ | $2 h T S E$ |
-
-
-# %%
-def multiplications(T, S, E, h):
-    """For one caption: with keys and values, and without."""
-    made = T * E**2 + 2 * S * E**2 + 2 * T * S * E
-    return made, 3 * T * E**2 + 2 * h * T * S * E
-
-
-print("words  locations  width  heads    keys and values       memory   ratio")
-sizes = (8, 64, 64, 4), (8, 64, 128, 4), (16, 64, 128, 4), (32, 64, 128, 4)
-for T_, S_, E_, h_ in sizes:
-    made, read = multiplications(T_, S_, E_, h_)
-    print(f"{T_:5d} {S_:10d} {E_:6d} {h_:6d} {made:18,} {read:12,} {made / read:7.2f}")
-
-rng = np.random.default_rng(3)
-N, T, S, E, h = 3, 5, 16, 12, 4
-query, memory = rng.standard_normal((N, T, E)), rng.standard_normal((N, S, E))
-p = draw_parameters(rng, E)
-dout = rng.standard_normal((N, T, E))
-plain, cache = multi_head_attention_forward(query, memory, memory, *p.values(), h)
-dquery, dkey, dvalue, *of_weights = multi_head_attention_backward(dout, cache)
-expected = [dquery, dkey + dvalue] + [
-    g for name, g in zip(names, of_weights, strict=True) if name != "bk"
-]
-without_bk = [value for name, value in p.items() if name != "bk"]
-fast, cache = memory_attention_forward(query, memory, *without_bk, h)
-got = memory_attention_backward(dout, cache)
-worst = max(
-    relative_error(a, b) for a, b in zip((fast, *got), (plain, *expected), strict=True)
-)
-print("output and all nine gradients equal to the plain form: off by less than 1e-12")
-assert worst < 1e-12
-
-# %% [markdown]
-# Plain is the definition, and stays as the oracle; fast is what the blocks use for the image while they train. It
-# pays for captions, and would not for long texts: setting the columns equal gives $T = SE / (E + (h-1)S)$, so that
-# plain is cheaper from 26 words on at width 128 with 64 locations, and from 17 on at width 64. (While a caption is
-# *decoded*, one word after the other, keys and values of the picture are made once and kept:
-# [lesson 11](11_decoding.ipynb).) Multiplications are not time; what it comes to in milliseconds, in float32:
-
-# %% tags=["measured"]
-N, T, S, E, h = 64, 12, 64, 128, 4
-query = rng.standard_normal((N, T, E), dtype=np.float32)
-memory = rng.standard_normal((N, S, E), dtype=np.float32)
-p32 = {name: value.astype(np.float32) for name, value in draw_parameters(rng, E).items()}
-no_bk = [value for name, value in p32.items() if name != "bk"]
-dout = rng.standard_normal((N, T, E), dtype=np.float32)
-
-
-def plain():
-    _, cache = multi_head_attention_forward(query, memory, memory, *p32.values(), h)
-    multi_head_attention_backward(dout, cache)
-
-
-def fast():
-    _, cache = memory_attention_forward(query, memory, *no_bk, h)
-    memory_attention_backward(dout, cache)
-
-
-print(f"{N} captions of {T} words, forward and backward:")
-print(f"plain {milliseconds(plain):.1f} ms, fast {milliseconds(fast):.1f} ms")
-
-# %% [markdown]
-# And its gradients, checked like any other:
-
-# %%
-report = check("memory_attention_backward", memory_attention_backward)
-assert report
-report
-
-# %% [markdown]
 # ## What heads learn to look at
 #
 # The Transformer that came with the lessons, trained on all 40,000 captions by

@@ -31,27 +31,32 @@ from core.gradient_check import (
     relative_error,
 )
 from core.gradient_check.cases import CASES
+from core.layers import dropout_backward, dropout_forward
 from core.lessons import compare, confirm, draw_graph, show_source
 from core.models import CaptioningTransformer, captioning_transformer
 from core.shapes import caption_is_true, load_scenes
 from core.transformer_layers import (
     ACTIVATIONS,
     BLOCK_SHAPES,
+    cross_attention_backward,
+    cross_attention_forward,
     decoder_block_backward,
     decoder_block_forward,
-    dropout_backward,
-    dropout_forward,
+    enter_backward,
+    enter_forward,
     feed_forward_backward,
     feed_forward_forward,
+    feed_forward_sublayer_backward,
+    feed_forward_sublayer_forward,
     gelu_backward,
     gelu_forward,
     layer_norm_backward,
     layer_norm_forward,
-    multi_head_attention_forward,
+    leave_backward,
+    leave_forward,
     positional_encoding,
     relu_backward,
-    residual_backward,
-    residual_forward,
+    self_attention_forward,
 )
 
 lessons.style()
@@ -101,9 +106,7 @@ assert np.allclose(out, [5, 3, 3, 5])
 # | $\gamma$, $\beta$ | $(E,)$ | learned, shared by all rows; 1 and 0 at the start |
 #
 # But for $\epsilon$, $y$ has mean 0 and variance 1 for every row that is not constant, and $a x + b$ gives the same $y$
-# for any numbers $a > 0$ and $b$. In
-# the code `_mean(x)` is the mean of each row, `_mean(x, y)` that of $x \odot y$, both $(\dots, 1)$; `normal` is
-# $y$ and `scale` is $s$.
+# for any numbers $a > 0$ and $b$. In the code `normal` is $y$ and `scale` is $s$.
 
 # %%
 show_source(layer_norm_forward)
@@ -351,67 +354,76 @@ draw_graph(
     "A sublayer in the residual stream, norm first",
 )  # fmt: skip
 
+# %% [markdown]
+# In `core` a sublayer is three calls: it *enters*, which is the norm, computes $f$, and *leaves*, which is the sum.
+
 # %%
-show_source(residual_forward, residual_backward, docstring=False)
+show_source(enter_forward, enter_backward, leave_forward, leave_backward, docstring=False)
 
 # %% [markdown]
-# `norm_first` says where the layer norm stands: in front of the sublayer, on the branch (*pre-norm*, as in the
-# picture), or behind the sum, on the stream itself (*post-norm*, as in the paper of 2017). What that decides is
+# `norm_first` says where the layer norm is: in front of the sublayer, on the branch (*pre-norm*, as in the
+# picture), or after the sum, on the stream itself (*post-norm*, as in the paper of 2017). What that decides is
 # measured below.
 #
 # ### The tempting wrong way: forgetting one of the two paths
 #
 # Either term of $dx$ can be left out without an error of shapes. Twelve feed-forward sublayers in a stream, a
-# gradient at the top, and its length on the way down; and how wrong the weights of the lowest sublayer are in the
-# end:
+# gradient at the top, and its length on the way down; and how wrong the gradient of the lowest sublayer's weights is
+# in the end. (`mock.patch.object` puts one function of `core` in the place of another, for as long as the `with`
+# lasts.)
 
 
 # %%
-def only_through(dout, sublayer_backward, cache):
-    """residual_backward without the direct path."""
-    dx, dgamma, dbeta = residual_backward(dout, sublayer_backward, cache)
-    return dx - dout, dgamma, dbeta
+def only_through(dout, cache):
+    """leave_backward without the direct path."""
+    dx, dy, dgamma, dbeta = leave_backward(dout, cache)
+    return 0 * dx, dy, dgamma, dbeta
 
 
-def only_direct(dout, sublayer_backward, cache):
-    """residual_backward without the path through the sublayer."""
-    _, dgamma, dbeta = residual_backward(dout, sublayer_backward, cache)
-    return dout, dgamma, dbeta
+def only_direct(dy, cache):
+    """enter_backward without the path through the sublayer."""
+    dx, dgamma, dbeta = enter_backward(dy, cache)
+    return 0 * dx, dgamma, dbeta
 
 
-def stack_of_sublayers(backward, L=12, E=32, F=64, seed=0):
+SLIPS = {
+    "direct path only": (transformer_layers, "enter_backward", only_direct),
+    "sublayers only": (transformer_layers, "leave_backward", only_through),
+}
+
+
+def draw_block(rng, E, F):
+    """Parameters of a block, as they are drawn for a new model."""
+    sizes, params = {"E": E, "F": F}, {}
+    for name, letters in BLOCK_SHAPES.items():
+        shape = [sizes[letter] for letter in letters]
+        if len(shape) == 2:
+            params[name] = rng.standard_normal(shape) / shape[0] ** 0.5
+        else:
+            params[name] = np.full(shape, 1.0 if name.endswith("gamma") else 0.0)
+    return params
+
+
+def stack_of_sublayers(L=12, E=32, F=64, seed=0):
     """Lengths of the stream's gradient from the top down; dW2 of the lowest sublayer."""
     rng = np.random.default_rng(seed)
-    x, caches, grads = rng.standard_normal((4, 5, E)), [], []
+    x, caches = rng.standard_normal((4, 5, E)), []
     for _ in range(L):
-        W1, W2 = (rng.standard_normal(s) * s[0] ** -0.5 for s in ((E, F), (F, E)))
-
-        def sublayer(y, W1=W1, W2=W2):
-            return feed_forward_forward(y, W1, np.zeros(F), W2, np.zeros(E))
-
-        x, cache = residual_forward(x, sublayer, np.ones(E), np.zeros(E), norm_first=True)
+        x, cache = feed_forward_sublayer_forward(x, draw_block(rng, E, F), "relu", True)
         caches.append(cache)
-
-    def sublayer_backward(dy, cache):
-        dy, _, _, dW2, _ = feed_forward_backward(dy, cache)
-        grads.append(dW2)
-        return dy
-
     dx = rng.standard_normal(x.shape)
     lengths = [np.linalg.norm(dx)]
     for cache in reversed(caches):
-        dx, *_ = backward(dx, sublayer_backward, cache)
+        dx, grads = feed_forward_sublayer_backward(dx, cache)
         lengths.append(np.linalg.norm(dx))
-    return np.array(lengths) / lengths[0], grads[-1]
+    return np.array(lengths) / lengths[0], grads["feed_forward.W2"]
 
 
-lengths, true = stack_of_sublayers(residual_backward)
+lengths, true = stack_of_sublayers()
 plt.semilogy(lengths, marker="o", markersize=4, label="both paths")
-for backward, label in (
-    (only_direct, "direct path only"),
-    (only_through, "sublayers only"),
-):
-    lengths, wrong = stack_of_sublayers(backward)
+for label, slip in SLIPS.items():
+    with mock.patch.object(*slip):
+        lengths, wrong = stack_of_sublayers()
     plt.semilogy(lengths, marker="o", markersize=4, label=label)
     cosine = np.vdot(wrong, true) / np.linalg.norm(wrong) / np.linalg.norm(true)
     error = relative_error(wrong, true)
@@ -427,14 +439,12 @@ assert lengths[-1] < 1e-3  # through the sublayers only: fades with each of them
 
 # %% [markdown]
 # Through the sublayers alone the gradient fades with each of them, as in a network without residuals. By the
-# direct path alone it keeps its length to the last digit, and the
-# lowest $dW_2$ made from it still has a cosine of 0.5 with the true one: whether a training run would show it is tried
-# at the end of the lesson. Here is what the check says of a
-# whole decoder block, of which `residual_backward` is a part. (`mock.patch.object` puts one function of `core` in
-# the place of another, for as long as the `with` lasts.)
+# direct path alone it keeps its length to the last digit, and the lowest $dW_2$ made from it still has a cosine of
+# 0.45 with the true one: whether a training run would show it is tried at the end of the lesson. Here is what the
+# check says of a whole decoder block:
 
 # %%
-with mock.patch.object(transformer_layers, "residual_backward", only_direct):
+with mock.patch.object(*SLIPS["direct path only"]):
     report = check("decoder_block_backward", decoder_block_backward)
 wrong = [row.quantity for row in report.rows if not row.passed]
 print(f"{len(wrong)} of {len(report.rows)} quantities wrong")
@@ -442,7 +452,7 @@ print("right:", ", ".join(row.quantity for row in report.rows if row.passed))
 assert not report
 
 # %% [markdown]
-# Right is only what no other sublayer stands behind: the output, and the parameters of the last.
+# Right is only what no other sublayer comes after: the output, and the parameters of the last.
 #
 # ## Feed-forward: what is done with what was gathered
 #
@@ -766,50 +776,18 @@ draw_graph(
 show_source(decoder_block_forward, docstring=False)
 
 # %% [markdown]
-# For the picture the block uses lesson 9's fast form, `memory_attention`. Composed by hand from the parts, with
-# the plain form of attention, it gives the same:
-
+# The sublayers, each between its `enter` and its `leave`. (A dictionary holds the parameters; the keys have no bias,
+# for [lesson 9](09_multi_head_attention.ipynb)'s reason.)
 
 # %%
-def draw_block(rng, E, F):
-    """Parameters of a block, as they are drawn for a new model."""
-    sizes, params = {"E": E, "F": F}, {}
-    for name, letters in BLOCK_SHAPES.items():
-        shape = [sizes[letter] for letter in letters]
-        if len(shape) == 2:
-            params[name] = rng.standard_normal(shape) / shape[0] ** 0.5
-        else:
-            params[name] = np.full(shape, 1.0 if name.endswith("gamma") else 0.0)
-    return params
+show_source(
+    self_attention_forward,
+    cross_attention_forward,
+    feed_forward_sublayer_forward,
+    docstring=False,
+)
 
-
-N, T, S, E, F, h = 3, 5, 7, 8, 12, 2
-p = draw_block(rng, E, F)
-x, memory = rng.standard_normal((N, T, E)), rng.standard_normal((N, S, E))
-causal = np.tri(T, dtype=bool)
-
-
-def attend(y, source, which, mask=None):
-    W = {name: p[f"{which}.{name}"] for name in ("Wq", "bq", "Wk", "Wv", "bv", "Wo", "bo")}
-    weights = W["Wq"], W["bq"], W["Wk"], np.zeros(E), W["Wv"], W["bv"], W["Wo"], W["bo"]
-    return multi_head_attention_forward(y, source, source, *weights, h, mask)[0]
-
-
-def norm(x, i):
-    return layer_norm_forward(x, p[f"norm{i}.gamma"], p[f"norm{i}.beta"])[0]
-
-
-stream = x
-y = norm(stream, 1)
-stream = stream + attend(y, y, "self", causal)
-stream = stream + attend(norm(stream, 2), memory, "cross")
-weights = (p[f"feed_forward.{name}"] for name in ("W1", "b1", "W2", "b2"))
-stream = stream + feed_forward_forward(norm(stream, 3), *weights)[0]
-
-out, _ = decoder_block_forward(x, memory, p, h, causal)
-print("out:", out.shape, " largest difference from the parts: less than 1e-12")
-assert np.abs(out - stream).max() < 1e-12
-
+# %%
 counts, sizes = {}, {"E": 64, "F": 256}
 for name, letters in BLOCK_SHAPES.items():
     part = name.split(".")[0].rstrip("123")
@@ -818,11 +796,12 @@ print("numbers in a block with E = 64, F = 256:")
 print("   ", ", ".join(f"{part} {count:,}" for part, count in counts.items()))
 
 # %% [markdown]
-# Half of the parameters of a block are in its feed-forward layer. The backward is the same list undone from the
-# end, and every one of its 26 gradients is checked, pre-norm, post-norm, and with dropout under a frozen mask:
+# Half of the parameters of a block are in its feed-forward layer. The backward takes the sublayers from the last to
+# the first. Each adds what comes back through its `enter` to what came by the direct path, and every one of the
+# block's 26 gradients is checked, pre-norm, post-norm, and with dropout under a frozen mask:
 
 # %%
-show_source(decoder_block_backward, docstring=False)
+show_source(decoder_block_backward, cross_attention_backward, docstring=False)
 
 
 # %%
@@ -880,7 +859,7 @@ def follow(norm_first, L=24, E=32, N=8, T=10, S=16, h=4, seed=0):
     for cache in reversed(caches):
         dx, _, grads = decoder_block_backward(dx, cache)
         if not norm_first:  # the direct path goes through the norms
-            for *_, norm_cache, _ in reversed(cache):  # see the end of residual_forward
+            for *_, (_, norm_cache) in reversed(cache):  # of leave_forward
                 direct, _, _ = layer_norm_backward(direct, norm_cache)
         gradient.append(np.linalg.norm(dx))
         by_direct.append(np.linalg.norm(direct))
@@ -984,11 +963,11 @@ assert eight["post-norm"] > 3 * eight["pre-norm"]
 # ## The whole model, parameter by parameter
 #
 # `CaptioningTransformer` is little more than a loop over blocks:
-#
-# $$ \text{memory} = \text{features}\,W_{\text{proj}} + b_{\text{proj}}, \qquad
-#    x = \sqrt E\,W_{\text{embed}}[\text{words}] + P, \qquad x \leftarrow \text{block}_l(x, \text{memory}), \qquad
-#    \text{scores} = \mathrm{norm}(x)\,W_{\text{vocab}} + b_{\text{vocab}} $$
-#
+
+# %%
+show_source(CaptioningTransformer._forward)
+
+# %% [markdown]
 # All blocks read the memory, so its gradient is the sum of what they send back. Parts that hold one by one can
 # still be joined wrongly. So the loss of the whole model is checked, entry by entry of every parameter, on a model
 # small enough for that: two blocks of width 6, GELU, biases and gains away from 0 and 1; a word that comes twice,
@@ -1057,11 +1036,11 @@ assert wrong_ones(grads) == ["W_proj", "b_proj"]
 # them, and with the true one:
 
 # %%
-both = transformer_layers, captioning_transformer  # the last norm stands in the model
+both = transformer_layers, captioning_transformer  # the last norm is in the model
 slips = {
     "the true gradient": [],
-    "residual: direct path only": [(transformer_layers, "residual_backward", only_direct)],
-    "residual: sublayers only": [(transformer_layers, "residual_backward", only_through)],
+    "residual: direct path only": [SLIPS["direct path only"]],
+    "residual: sublayers only": [SLIPS["sublayers only"]],
     "layer norm: naive": [
         (module, "layer_norm_backward", naive_backward) for module in both
     ],

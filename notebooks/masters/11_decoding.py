@@ -25,12 +25,12 @@ import numpy as np
 from core import decoding, lessons
 from core.coco_utils import decode_captions
 from core.decoding import beam_search, greedy, sample, word_log_probabilities
+from core.layers import affine_forward, log_softmax
 from core.lessons import compare, confirm, show_source
 from core.metrics import CIDErD
-from core.rnn_layers import log_softmax
 from core.shapes import DEFAULT_FOLDER, PLACES, caption_is_true, load_scenes
 from core.show.plots import BLUE, GREY, ORANGE
-from core.transformer_layers import BLOCK_SHAPES, decoder_block_forward, layer_norm_forward
+from core.transformer_layers import decoder_block_step
 
 lessons.style()
 
@@ -207,7 +207,7 @@ assert decode_captions(ids, toy.idx_to_word) == [" ".join(said[:-1])] and rank =
 #     python training.py --model rnn --hidden_dim 128 --wordvec_dim 64 --out runs/rnn
 #
 # makes it in about a minute, and the same with `--model transformer --wordvec_dim 64` the Transformer below in
-# about six. The pictures are the 300 held-out ones, and since we know what is drawn in each, we can tell
+# about nine. The pictures are the 300 held-out ones, and since we know what is drawn in each, we can tell
 # whether a caption is **true** of its picture (`core.shapes.caption_is_true`).
 
 # %%
@@ -686,8 +686,6 @@ for table in by_alpha.values():
 class Wrapped:
     """A decoder that leaves everything to another one; those below change one thing."""
 
-    thread_safe = False
-
     def __init__(self, model):
         self.model = model
 
@@ -717,11 +715,11 @@ print(f"at the first that ends:                mean score {np.mean(first_end):.3
 assert np.abs(full - stopped[:, 0]).max() < 1e-4 and np.mean(first_end) < full.mean() - 0.02
 
 # %% [markdown]
-# `core` searches all pictures of a batch at once and gives each its own end. Its loop, to be read beside the
-# twenty lines above:
+# `core` searches all pictures of a batch at once and gives each its own end, to be read beside the twenty lines
+# above:
 
 # %%
-show_source(decoding._beam_search, docstring=False)
+show_source(beam_search, docstring=False)
 
 # %% [markdown]
 # ## Larger is not always better
@@ -807,22 +805,15 @@ assert np.mean(loss > 1e-3) > 0.2
 #
 # An RNN reads one word in one step, whatever came before: its state $h$ has a fixed size. A Transformer looks back
 # at all words. Given a beginning of $t$ words, the plain way to get the next word runs all $t$ of them through all
-# blocks. Written out with the layers of [lesson 10](10_the_transformer_block.ipynb):
+# blocks, as in training ([lesson 10](10_the_transformer_block.ipynb)):
 
 
 # %%
 def whole_prefix(model, features, words):
     """Log-probabilities (N, V) of the word after ``words`` (N, t), from nothing."""
-    p, T = model.params, words.shape[1]
-    memory = features @ p["W_proj"] + p["b_proj"]  # (N, L, E)
-    x = p["W_embed"].shape[1] ** 0.5 * p["W_embed"][words] + p["W_position"][:T]
-    for layer in range(model.num_layers):
-        block = {name: p[f"block{layer}.{name}"] for name in BLOCK_SHAPES}
-        x, _ = decoder_block_forward(
-            x, memory, block, model.num_heads, np.tri(T, dtype=bool)
-        )
-    x, _ = layer_norm_forward(x[:, -1], p["norm.gamma"], p["norm.beta"])
-    return log_softmax(x @ p["W_vocab"] + p["b_vocab"])
+    h, _, _ = model._forward(features, words, words != model.null, rng=None)  # (N, t, E)
+    scores, _ = affine_forward(h[:, -1], *model._vocabulary())
+    return log_softmax(scores)
 
 
 # %% [markdown]
@@ -833,7 +824,7 @@ def whole_prefix(model, features, words):
 # that the new row needs of them are their keys and values, in each block. Keep those, and one row is enough:
 
 # %%
-show_source(type(runs["transformer"]).step, docstring=False)
+show_source(type(runs["transformer"]).step, decoder_block_step, docstring=False)
 
 # %%
 exact = copy.copy(transformer)
@@ -849,30 +840,28 @@ for t in range(words.shape[1]):
     largest = max(largest, np.abs(log_probs - again).max())
 print("largest difference of a log-probability, cache or none: less than 1e-12")
 assert largest < 1e-12
-keys = state.words[0]
+kept = [array for pair in state[0] for array in pair]  # keys, values, keys, values
 print(
-    f"state after {words.shape[1]} words: keys of block 1 {keys.shape} = (N, heads, t, d),"
+    f"state after {words.shape[1]} words: keys of block 1 {kept[0].shape} = (N, heads, t, d),"
 )
-print(f"  {len(state.words)} such arrays, {sum(x.nbytes for x in state.words):,} bytes")
+print(f"  {len(kept)} such arrays, {sum(array.nbytes for array in kept):,} bytes")
 h, _ = rnn.begin(pictures[:8])
 print(f"state of the RNN, after any number of words: h {h.shape}")
 
 # %% [markdown]
 # **Counted.** A product of $(n, m)$ and $(m, k)$ is $nmk$ multiplications. For one caption, one block, with
-# width $E$, inner width $F$, $h$ heads and $L$ locations:
+# width $E$, inner width $F$ and $L$ locations:
 #
 # | | with the cache, word $t$ | without, $t$ words |
 # | --- | --- | --- |
 # | self-attention: $q$, $k$, $v$, output | $4E^2$ | $4tE^2$ |
 # | its scores and weighted sums | $2tE$ | $2t^2E$ |
-# | cross-attention | $2E^2 + 2LE$ | $t\,(4E^2 + 2hLE)$ |
+# | cross-attention | $2E^2 + 2LE$ | $t\,(2E^2 + 2LE) + 2LE^2$ |
 # | feed-forward | $2EF$ | $2tEF$ |
 #
-# Then $EV$ for the scores of the vocabulary. Without a cache the image's memory is projected anew each time as
-# well, $LCE$; with it, that and the image's keys and values, $2LE^2$ a block, are made once, in `begin`. (The
-# entry of cross-attention without the cache is how `core` does it for whole captions, see
-# `memory_attention_forward`.) A count on paper is a claim like any other. Arrays that count the multiplications
-# they go through can check it:
+# Then $EV$ for the scores of the vocabulary. Without a cache the image's memory, $LCE$, and its keys and values,
+# $2LE^2$ a block, are made anew for each word; with it once, in `begin`. A count on paper is a claim like any other.
+# Arrays that count the multiplications they go through can check it:
 
 
 # %%
@@ -893,7 +882,7 @@ class Counting(np.ndarray):
 
 L, C = grids.shape[1:]
 V, E = transformer.params["W_embed"].shape
-F, heads, layers = 4 * E, transformer.num_heads, transformer.num_layers
+F, layers = 4 * E, transformer.num_layers
 
 
 def with_cache(t):
@@ -901,8 +890,9 @@ def with_cache(t):
 
 
 def without_cache(t):
-    of_a_word = 4 * E**2 + 4 * E**2 + 2 * heads * L * E + 2 * E * F
-    return L * C * E + layers * (t * of_a_word + 2 * t**2 * E) + E * V
+    of_a_word = 4 * E**2 + 2 * E**2 + 2 * L * E + 2 * E * F
+    of_the_image = L * C * E + layers * 2 * L * E**2
+    return of_the_image + layers * (t * of_a_word + 2 * t**2 * E) + E * V
 
 
 counting = copy.copy(transformer)
@@ -926,9 +916,9 @@ print(f"a caption of 12 words: {once + cached:,} (of which begin: {once:,}), {ag
 print("the formulas and the counted products are equal")
 
 # %% [markdown]
-# With the cache a word costs nearly the same wherever it stands; only $2tE$ grows. Without it, its price grows
-# in proportion to $t$, and a caption of $T$ words about $T^2/2$ words' work instead of $T$. That is
-# multiplications. Seconds are another thing, so we measure them, for 100 pictures at once:
+# With the cache a word costs nearly the same at every place; only $2tE$ grows. Without it each word pays for the
+# image again and for all words before it: a caption of $T$ words is about $T^2/2$ words' work instead of $T$. That
+# is multiplications. Seconds are another thing, so we measure them, for 100 pictures at once:
 
 
 # %% tags=["measured"]
@@ -964,10 +954,9 @@ for count in (100, 1):
 print(f"multiplications: {without_cache(12) / with_cache(12):.0f} times as many without")
 
 # %% [markdown]
-# The time saved is less than the multiplications saved: a product of one row a picture is too thin to keep a
-# processor busy, and each call of NumPy costs some microseconds whatever its size. For a single picture most of
-# the time goes into calls, and the cache saves little. It pays with beams, batches, long texts and large models,
-# which is everywhere else.
+# Each call of NumPy costs some microseconds whatever its size. For a single picture most of the time goes into
+# calls, and the cache saves little. It pays with beams, batches, long texts and large models, which is everywhere
+# else.
 #
 # ## The tempting wrong ways
 #

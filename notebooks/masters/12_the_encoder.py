@@ -911,7 +911,7 @@ assert torch.allclose(alone, in_company, atol=1e-5)  # of its neighbours it know
 # %% [markdown]
 # ### 3 · The wrong scale, the wrong order of colours
 #
-# The trained `attention` run (made in four minutes by
+# The trained `attention` run (made in six minutes by
 # `python training.py --model attention --hidden_dim 128 --wordvec_dim 64 --attention_dim 64`) reads the fixed
 # CNN's grid, and the fixed CNN wants numbers from 0 to 255 in the order red, green, blue. Libraries disagree
 # on both: some load 0 to 1, some normalise to $-1 \dots 1$, OpenCV gives blue first. We feed 100 held-out
@@ -1407,12 +1407,11 @@ compare(
 # recognition*, Proceedings of the IEEE 86 (1998). K. Simonyan and A. Zisserman, *Very deep convolutional
 # networks for large-scale image recognition*, ICLR 2015. F. Iandola et al., *SqueezeNet: AlexNet-level
 # accuracy with 50x fewer parameters and <0.5MB model size*, arXiv:1602.07360, 2016. K. He, X. Zhang, S. Ren
-# and J. Sun, *Deep residual learning for image recognition*, CVPR
-# 2016. S. Ioffe and C. Szegedy, *Batch normalization*, ICML 2015. Y. Wu and K. He, *Group normalization*, ECCV
-#       2018. W. Luo, Y. Li, R. Urtasun and R. Zemel, *Understanding the effective receptive field in deep
-#       convolutional neural networks*, NIPS
-# 2016. K. Pearson, *On lines and planes of closest fit to systems of points in space*, Philosophical Magazine
-#       2 (1901). K. Xu et al., *Show, attend and tell*, ICML 2015.
+# and J. Sun, *Deep residual learning for image recognition*, CVPR 2016. S. Ioffe and C. Szegedy, *Batch
+# normalization*, ICML 2015. Y. Wu and K. He, *Group normalization*, ECCV 2018. W. Luo, Y. Li, R. Urtasun and
+# R. Zemel, *Understanding the effective receptive field in deep convolutional neural networks*, NIPS 2016.
+# K. Pearson, *On lines and planes of closest fit to systems of points in space*, Philosophical Magazine 2 (1901).
+# K. Xu et al., *Show, attend and tell*, ICML 2015.
 #
 # **Next:** [lesson 13, is it any good?](13_is_it_any_good.ipynb): how captions are scored, and what a score
 # does not say.

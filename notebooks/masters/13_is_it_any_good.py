@@ -173,7 +173,7 @@ show_source(bleu, docstring=False)
 #     python training.py --model attention --hidden_dim 128 --wordvec_dim 64 --attention_dim 64
 #     python training.py --model transformer --wordvec_dim 64
 #
-# in 1 to 6 minutes (each with an `--out runs/NAME` of its own). Each captions the 300 held-out pictures,
+# in 1 to 9 minutes (each with an `--out runs/NAME` of its own). Each captions the 300 held-out pictures,
 # greedily and with five beams. Five references a picture.
 
 # %%
@@ -358,7 +358,7 @@ for name in ("rnn", "attention"):
     print(f"{name:<10} CIDEr-D {ours:.1f}; ours and core's differ by less than 1e-10 of it")
     assert abs(ours - theirs) < 1e-10 * theirs
 
-show_source(metrics._likeness)
+show_source(metrics.scores._likeness)
 
 # %%
 honest = systems["rnn", "5 beams"]
