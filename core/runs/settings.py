@@ -117,8 +117,13 @@ def resolve_settings(options: dict, folder: Path, resume: bool) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no run to resume there; start it without --resume")
     settings = read_json(path)
-    if not isinstance(settings, dict) or settings.keys() != {"model", *DEFAULTS}:
+    if not isinstance(settings, dict):
         raise ValueError(f"{path}: does not hold the settings of a run; start another run")
+    if others := sorted(settings.keys() ^ {"model", *DEFAULTS}):
+        raise ValueError(
+            f"{path}: does not hold the settings of a run of this version, found more or less: "
+            f"{', '.join(others[:5])}; start another run"
+        )
     _refuse_options_of_other_models(options, settings["model"])
     _check_engine_of_encoder(options, settings)
     check_engine_options(options, options.get("engine", settings["engine"]))
