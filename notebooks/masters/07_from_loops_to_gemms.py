@@ -35,7 +35,12 @@ from core.decoding import greedy
 from core.fast import FastEngine, build_fast_model, recurrent
 from core.fast.adam import update_in_place
 from core.fast.packing import Packing, lengths_of
-from core.fast.recurrent import by_gate, lstm_packed_backward, lstm_packed_forward
+from core.fast.recurrent import (
+    by_gate,
+    gates_apart,
+    lstm_packed_backward,
+    lstm_packed_forward,
+)
 from core.fast.threads import number_of_threads
 from core.gradient_check import check, relative_error
 from core.layers import (
@@ -316,18 +321,11 @@ def twin(**changes):
 
 
 # %%
-class InColumns(np.ndarray):
-    """An array whose copies keep its order in memory."""
-
-    def copy(self):
-        return np.asarray(super().copy("K"))
-
-
 def in_columns(function):
     """The same function, while gates are four blocks of columns."""
 
     def slower():
-        with patch.object(recurrent, "by_gate", lambda a: by_gate(a).view(InColumns)):
+        with patch.object(recurrent, "gates_apart", lambda a: by_gate(a.copy())):
             function()
 
     return slower
@@ -443,7 +441,7 @@ _ = race(padded=out_of_the_loop, padding_left_out=without_padding)
 
 # %%
 a = np.arange(16.0).reshape(2, 8)  # 2 rows, 4 gates of width 2
-columns, piece = by_gate(a)[0], by_gate(a).copy()[0]
+columns, piece = by_gate(a)[0], gates_apart(a)[0]
 print(
     "gate i in columns:", columns.tolist(), "  bytes to the next row:", columns.strides[0]
 )
@@ -451,7 +449,7 @@ print("gate i, one piece:", piece.tolist(), "  bytes to the next row:", piece.st
 assert np.array_equal(columns, piece) and piece.flags.c_contiguous
 
 # %% [markdown]
-# So the twin copies the gates into that shape once, before the loop. From then on $\sigma(a) =
+# So the twin copies the gates apart once, before the loop (`gates_apart`). From then on $\sigma(a) =
 # \frac{1}{2}(1 + \tanh \frac{a}{2})$ lets one tanh serve all four gates. Here is the tanh alone, in columns and in
 # one piece; below it the sigmoid of [lesson 6](06_the_lstm.ipynb), beside one that picks its cases by a mask.
 
@@ -468,7 +466,7 @@ def sigmoid_by_mask(x):
 assert relative_error(sigmoid_by_mask(a - 8), sigmoid(a - 8)) < 1e-12
 
 # %% tags=["measured"]
-columns, piece = by_gate(da.copy()), by_gate(da).copy()
+columns, piece = by_gate(da.copy()), gates_apart(da)
 _ = race(
     tanh_in_columns=lambda: [np.tanh(gate, out=gate) for gate in columns],
     tanh_in_one_piece=lambda: np.tanh(piece, out=piece),
