@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.runs.building import model_builder
-
 from core.runs.data import extractor_of, load_data_of, same_extractor
 from core.runs.settings import check_engine_options, find_checkpoint
 from core.support.choices import DEVICES, ENGINES, MODEL_NAMES, SPLITS

@@ -18,7 +18,6 @@ import shlex
 from pathlib import Path
 
 from core.runs.building import model_config, run_model, run_solver
-
 from core.runs.data import check_same_data, extractor_of_settings, load_data, load_init
 from core.runs.settings import (
     DEFAULTS,
@@ -181,10 +180,9 @@ def main() -> None:
 
 def train(settings: dict, folder: Path, resume: bool, device: str = "cpu") -> None:
     """A run, whatever computes it; of several processes the first writes and talks."""
-    from core.runs.saving import Saving, restore
-
     from core.captioning_solver import LOSSES
     from core.checkpoint import Checkpoint, load_checkpoint
+    from core.runs.saving import Saving, restore
     from core.support import processes
     from core.support.files import write_json
 
