@@ -1,8 +1,8 @@
 """Gradients checked twice: against central differences, and against PyTorch's autograd.
 
-In a notebook ``check("lstm_step_backward", my_function)``, in a terminal ``python -m
-core.gradient_check``. This file measures. What is checked stands in ``cases.py`` beside it, PyTorch's
-version of that in ``referee.py``; what ``check`` prints, in ``report.py``.
+In a notebook ``check("lstm_step_backward", my_function)`` (``core/gradient_check/report.py``), in a
+terminal ``python -m core.gradient_check``. This file measures; what is checked stands in
+``core/gradient_check/cases.py``, PyTorch's version of it in ``referee.py`` beside that.
 
 The objective is ``sum(out * dout)`` for a random ``dout``. Upstream gradients of ones would let
 wrong code pass: the gradient of a softmax under ones is 0, whatever the backward does. Errors are
