@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -127,6 +128,54 @@ def start_torchrun(folder, *options) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def two_processes(folder, name, *options) -> subprocess.CompletedProcess:
+    """As ``torchrun`` with a command by its name, but from a process that has PyTorch already.
+
+    So that most tests of several processes need not wait for three imports of it. The exit code is
+    that of the first that fails.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch.distributed", "matplotlib.figure", "conftest"])
+    port, options = free_port(), list(map(str, options))
+    printed = [Path(folder) / f".printed_by_{rank}" for rank in range(2)]
+    processes = [
+        context.Process(target=_one_of_two, args=(rank, port, folder, name, options, printed[rank]))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+        process.kill()
+    codes = [process.exitcode for process in processes]
+    texts = []
+    for stream in ("out", "err"):
+        files = [path.with_suffix(f".{stream}") for path in printed]
+        texts.append("".join(file.read_text() for file in files))
+        for file in files:
+            file.unlink()
+    code = next((code for code in codes if code), 0)
+    return subprocess.CompletedProcess((name, *options), code, *texts)
+
+
+def _one_of_two(rank, port, folder, name, options, printed):
+    """What ``torchrun`` tells a process, then the command in it."""
+    os.chdir(folder)
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    for stream, number in (("out", 1), ("err", 2)):
+        with open(printed.with_suffix(f".{stream}"), "wb") as file:
+            os.dup2(file.fileno(), number)
+    sys.argv = [name, *options]
+    run_command(main_of(name.removesuffix(".py")))
 
 
 def free_port() -> int:

@@ -198,23 +198,3 @@ def assert_float32_is_kept(case: Case, sizes):
 @pytest.mark.parametrize(("case", "sizes"), cases_of(layers))
 def test_float32_is_kept(case, sizes):
     assert_float32_is_kept(case, sizes)
-
-
-# -- a few images at a time --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cached", [1, 2 * L * K, 1 << 20])
-def test_scores_of_several_questions_are_those_of_each_one(cached, monkeypatch):
-    """However few images are compared at a time; gradients add to those that are there."""
-    monkeypatch.setattr(layers, "_CACHED", cached)
-    Q = 3
-    keys, query, v, dscores = normal((N, L, K), (N, Q, K), K, (N, Q, L))
-    scores = layers.additive_scores_forward(keys, query, v)
-    activation = np.tanh(keys[:, None] + query[:, :, None])
-    np.testing.assert_allclose(scores, activation @ v, rtol=1e-12)
-    dkeys = np.ones_like(keys)
-    dquery, dv = layers.additive_scores_backward(dscores, keys, query, v, dkeys)
-    da = dscores[..., None] * v * (1 - activation**2)
-    np.testing.assert_allclose(dkeys, 1 + da.sum(axis=1), rtol=1e-10)
-    np.testing.assert_allclose(dquery, da.sum(axis=2), rtol=1e-10, atol=1e-13)
-    np.testing.assert_allclose(dv, np.tensordot(dscores, activation, 3), rtol=1e-10)

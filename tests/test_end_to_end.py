@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, torchrun
+from conftest import two_processes
 from PIL import Image
 from test_flickr8k import make_photos, write_csv
 
@@ -322,8 +322,8 @@ def test_a_run_from_pixels_is_resumed_bit_for_bit(train, tmp_path):
 def test_two_processes_learn_to_look_as_one(train, photos, tmp_path):
     options = ("--model", "attention", *TINY, "--num_epochs", 3, "--dtype", "float64")
     expected = train("one", *options)
-    done = torchrun(
-        tmp_path, ROOT / "training.py", *options, "--data", photos, "--out", "two",
+    done = two_processes(
+        tmp_path, "training.py", *options, "--data", photos, "--out", "two",
         "--hidden_dim", 12, "--wordvec_dim", 8, "--batch_size", 7,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import time
-from itertools import permutations
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, start_torchrun, torchrun
+from conftest import ROOT, start_torchrun, torchrun, two_processes
 
 from core.checkpoint import load_checkpoint
 from core.support.choices import ENGINES, MODEL_NAMES
@@ -63,29 +63,33 @@ def test_the_losses_agree_with_all_of_a_recipe(train, tiny_folder):
     assert losses(without)[0] != losses(plain)[0]
 
 
-@pytest.mark.parametrize(("first", "then"), list(permutations(ENGINES, 2)))
+# Each engine goes on after each other one, once.
+HANDED_ON = ("plain", "numpy", "torch", "plain", "torch", "numpy", "plain")
+
+
 @pytest.mark.parametrize("model", MODEL_NAMES)
-def test_one_engine_goes_on_where_another_stopped(
-    train, command, tiny_folder, tmp_path, model, first, then
-):
+def test_one_engine_goes_on_where_another_stopped(train, command, tiny_folder, tmp_path, model):
+    assert {*pairwise(HANDED_ON)} == {*permutations(ENGINES, 2)}
+    epochs = len(HANDED_ON)
     options = ("--model", model, "--data", tiny_folder, *EXACT, *SMALL)
-    whole = train("whole", *options, "--engine", first)
-    train("run", *options, "--engine", first, "--num_epochs", 2)
-    resumed = train("run", "--resume", "--num_epochs", 4, "--engine", then)
-    np.testing.assert_allclose(losses(resumed), losses(whole), rtol=1e-9)
+    whole = train("whole", *options, "--num_epochs", epochs)
+    train("run", *options, "--engine", HANDED_ON[0], "--num_epochs", 1)
+    for done, engine in enumerate(HANDED_ON[1:], start=1):
+        resumed = train("run", "--resume", "--num_epochs", done + 1, "--engine", engine)
+        np.testing.assert_allclose(losses(resumed), losses(whole)[: 2 * done + 2], rtol=1e-9)
     last, expected = (load_checkpoint(tmp_path / run / "last.npz") for run in ("run", "whole"))
     for name, parameter in expected.params.items():
         np.testing.assert_allclose(last.params[name], parameter, rtol=1e-6, atol=1e-9)
 
     captions = []
-    for engine in (first, then):
+    for engine in ENGINES:
         code, _, error = command(
             *("inference.py", "--checkpoint", tmp_path / "run", "--engine", engine),
             *("--split", "val", "--out", "captions.json"),
         )
         assert code == 0, error
         captions.append(json.loads((tmp_path / "captions.json").read_text()))
-    assert captions[0] == captions[1]
+    assert captions[0] == captions[1] == captions[2]
 
 
 def test_training_in_lower_precision_learns(train, tiny_folder):
@@ -124,13 +128,19 @@ def test_inference_refuses_a_device_without_the_engine(refuses):
 # ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["lstm", "transformer"])
-def test_two_processes_train_as_one(train, tiny_folder, tmp_path, model):
+def by_torchrun(folder, name, *options):
+    return torchrun(folder, ROOT / name, *options)
+
+
+@pytest.mark.parametrize(
+    ("model", "started"), [("lstm", by_torchrun), ("transformer", two_processes)]
+)
+def test_two_processes_train_as_one(train, tiny_folder, tmp_path, model, started):
     """Batches of 23 leave unequal shares; the last of an epoch, of 1, leaves a process none."""
     one = ("--model", model, "--data", tiny_folder, *EXACT, *SMALL, "--engine", "torch")
     one += ("--batch_size", 23)
     expected = train("one", *one)
-    done = torchrun(tmp_path, ROOT / "training.py", *one, "--out", "two")
+    done = started(tmp_path, "training.py", *one, "--out", "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best epoch") == 1, "one process talks"
     lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
@@ -182,7 +192,7 @@ def test_when_a_process_dies_the_others_end_and_the_run_is_resumed(
 
 def test_what_is_wrong_with_the_input_is_said_by_several_processes_too(tiny_folder, tmp_path):
     options = ("--model", "lstm", "--data", tmp_path / "nowhere", "--engine", "torch")
-    done = torchrun(tmp_path, ROOT / "training.py", *options)
+    done = two_processes(tmp_path, "training.py", *options)
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("training.py: error")]
     assert said

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import torchrun
+from conftest import two_processes
 from PIL import Image
 
 from core.coco_utils.tables import Blocks, open_features, write_features
@@ -203,7 +203,7 @@ def test_two_processes_extract_what_one_does(photos, tmp_path, command):
     options = ("--images", photos[0].parent, "--pca", 5, "--device", "cpu")
     code, _, error = command(*COMMAND, *options, "--out", tmp_path / "one.h5")
     assert code == 0, error
-    done = torchrun(tmp_path, "-m", *COMMAND, *options, "--out", tmp_path / "two.h5")
+    done = two_processes(tmp_path, *COMMAND, *options, "--out", tmp_path / "two.h5")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("two.h5") == 1, "one process talks"
     one, two = read(tmp_path / "one.h5"), read(tmp_path / "two.h5")

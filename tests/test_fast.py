@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_models import CAPTIONS, build, every_model, images_for
+from test_transformer_layers import block_parameters, options_of_a_block
 
-from core import decoding, layers, rnn_layers, transformer_layers
-from core.fast import build_fast_model, captioner, recurrent, transformer
+from core import attention_layers, decoding, layers, rnn_layers, transformer_layers
+from core.fast import attention, build_fast_model, captioner, recurrent, transformer
 from core.fast.packing import Packing, lengths_of
 from core.models import build_model
 from core.torch_models import TorchCaptioner, build_torch_model
@@ -166,6 +167,60 @@ def test_attention_to_the_memory_is_attention_with_many_heads():
     )
     for got, want in zip(found, (dquery, dkey + dvalue, dWq, dbq, dWk, *others), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-5)])
+@options_of_a_block
+def test_rows_about_one_image_share_its_keys_and_values(options, beams, dtype, tolerance):
+    """The block for one more word; what it keeps of the words stays row by row."""
+    N, T, S, E, heads = 2, 3, 5, 6, 3
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((N * beams, T, E)).astype(dtype)
+    memory, params = rng.standard_normal((N, S, E)).astype(dtype), block_parameters(dtype)
+    shared, repeated = (
+        transformer_layers.keys_and_values(each, params, "cross", heads)
+        for each in (memory, np.repeat(memory, beams, axis=0))
+    )
+    words, plain_words = (), ()
+    for t in range(T):
+        now = x[:, t : t + 1]
+        out, words = transformer.fast_block_step(now, words, shared, params, heads, **options)
+        expected, plain_words = transformer_layers.decoder_block_step(
+            now, plain_words, repeated, params, heads, **options
+        )
+        for got, want in zip((out, *words), (expected, *plain_words), strict=True):
+            assert got.dtype == dtype
+            np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("cached", [1, 60, 1 << 20])
+def test_several_questions_to_an_image_are_each_answered_as_one(cached, monkeypatch):
+    """However few images are compared at a time; what all of them add to the keys is summed."""
+    monkeypatch.setattr(attention, "_CACHED", cached)
+    N, Q, L, C, K = 5, 3, 4, 6, 7
+    rng = np.random.default_rng(0)
+    features, keys, query, v, dcontext, dweights, before = map(
+        rng.standard_normal,
+        ((N, L, C), (N, L, K), (N, Q, K), K, (N, Q, C), (N, Q, L), (N, L, K)),
+    )
+    context, weights, cache = attention.attend_shared_forward(features, keys, query, v)
+    dkeys = before.copy()
+    dquery, dv = attention.attend_shared_backward(dcontext, dweights, cache, dkeys)
+    expected_dkeys, expected_dv = before.copy(), np.zeros(K)
+    for q in range(Q):
+        *found, one = attention_layers.attend_forward(features, keys, query[:, q], v)
+        _, dkeys_of_one, dquery_of_one, dv_of_one = attention_layers.attend_backward(
+            dcontext[:, q], dweights[:, q], one
+        )
+        expected_dkeys += dkeys_of_one
+        expected_dv += dv_of_one
+        for got, want in zip(
+            (context[:, q], weights[:, q], dquery[:, q]), (*found, dquery_of_one), strict=True
+        ):
+            np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(dkeys, expected_dkeys, rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(dv, expected_dv, rtol=1e-10, atol=1e-13)
 
 
 def test_the_loss_in_one_buffer_and_the_sums_by_word():

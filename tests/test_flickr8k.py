@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import REAL_DATA, torchrun
+from conftest import REAL_DATA, two_processes
 from PIL import Image
 
 from core.coco_utils import decode_captions, feature_kinds, load_coco_data
@@ -423,7 +423,7 @@ def test_two_processes_prepare_what_one_does(root, tmp_path, command):
     options = ("--weights", "random", "--pca", 0, "--grid", 3, "--root", root, "--device", "cpu")
     code, _, error = command("core.flickr8k", *options, "--out", tmp_path / "one" / "data")
     assert code == 0, error
-    done = torchrun(tmp_path, "-m", "core.flickr8k", *options, "--out", tmp_path / "two" / "data")
+    done = two_processes(tmp_path, "core.flickr8k", *options, "--out", tmp_path / "two" / "data")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("train: 9 photos") == 1, "one process talks"
     names = {path.name for path in (tmp_path / "one" / "data").iterdir()}

@@ -13,7 +13,6 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT, WORDS
-from core.runs.saving import Saving, restore
 
 from core.captioning_solver import (
     BestEpoch,
@@ -26,6 +25,7 @@ from core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from core.coco_utils import load_coco_data
 from core.fast import FastEngine
 from core.models import CaptioningRNN, build_model
+from core.runs.saving import Saving, restore
 from core.support.choices import UPDATE_RULES
 from core.torch_models import TorchEngine, build_torch_model
 

@@ -24,12 +24,11 @@ from test_models import (
 )
 
 from core import decoding, optim
-from core.fast.packing import Packing, lengths_of
+from core.layers import dropout_forward
 from core.models import build_model
 from core.torch_models import build_torch_model
 from core.torch_models.convert import to_numpy, to_torch
 from core.torch_models.optim import TorchOptimizer
-from core.transformer_layers import dropout_forward
 
 EXACT = {"rtol": 1e-10, "atol": 1e-13}  # float64, sums in another order
 
@@ -352,14 +351,9 @@ def test_the_same_masks_give_the_gradients_of_numpy(case, monkeypatch):
     """Dropout stands in the same places, and every mask is another."""
     model, twin = pair(case, dropout=0.5)
     features, rng = images_for(model), np.random.default_rng(7)
-    mask = CAPTIONS[:, 1:] != 0
-    packing = Packing(lengths_of(mask), mask.shape[1])
 
     def drop(x):
-        if model.grid and case != "attention":
-            return x * torch.tensor(dropout_forward(np.ones(x.shape), 0.5, rng)[1])
-        ones = np.ones((len(packing.entries), x.shape[2]))  # the recurrent models leave padding out
-        return x * torch.tensor(packing.unpack(dropout_forward(ones, 0.5, rng)[1]))
+        return x * torch.tensor(dropout_forward(np.ones(x.shape), 0.5, rng)[1])
 
     def dropout(train, p=None):
         return drop if p is None else lambda features: features

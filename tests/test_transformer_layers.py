@@ -261,15 +261,12 @@ def test_no_word_reads_a_later_one(options):
 
 
 @options_of_a_block
-@pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-5)])
-def test_word_by_word_equals_the_whole_block(options, beams, dtype, tolerance):
-    x, memory = (a.astype(dtype) for a in normal((N * beams, T, E), (N, S, E)))
+def test_word_by_word_equals_the_whole_block(options, dtype, tolerance):
+    x, memory = (a.astype(dtype) for a in normal((N, T, E), (N, S, E)))
     params = block_parameters(dtype)
     causal = np.tri(T, dtype=bool)
-    expected, _ = layers.decoder_block_forward(
-        x, np.repeat(memory, beams, axis=0), params, HEADS, causal, **options
-    )
+    expected, _ = layers.decoder_block_forward(x, memory, params, HEADS, causal, **options)
     image = layers.keys_and_values(memory, params, "cross", HEADS)
     words, outputs = (), []
     for t in range(T):
@@ -278,7 +275,7 @@ def test_word_by_word_equals_the_whole_block(options, beams, dtype, tolerance):
         )
         outputs.append(out)
         for kept in words:
-            assert kept.shape == (N * beams, HEADS, t + 1, E // HEADS)
+            assert kept.shape == (N, HEADS, t + 1, E // HEADS)
     assert_all_close([np.concatenate(outputs, axis=1)], [expected], tolerance)
     assert {array.dtype for array in (out, *words, *image)} == {np.dtype(dtype)}
 
@@ -308,20 +305,3 @@ def test_a_block_drops_out_only_in_training(options):
 @pytest.mark.parametrize(("case", "sizes"), cases_of(layers))
 def test_float32_is_kept(case, sizes):
     assert_float32_is_kept(case, sizes)
-
-
-def test_attention_without_keys_and_values_is_attention():
-    """``memory_attention`` against ``multi_head_attention``, output and gradients."""
-    query, memory, dout = normal((N, T, E), (N, S, E), (N, T, E))
-    Wq, Wk, Wv, Wo, bq, bv, bo = normal(*[(E, E)] * 4, *[E] * 3)
-    out, cache = layers.memory_attention_forward(query, memory, Wq, bq, Wk, Wv, bv, Wo, bo, HEADS)
-    expected, plain_cache = layers.multi_head_attention_forward(
-        query, memory, memory, Wq, bq, Wk, 0 * bq, Wv, bv, Wo, bo, HEADS
-    )
-    dquery, dkey, dvalue, dWq, dbq, dWk, _, *others = layers.multi_head_attention_backward(
-        dout, plain_cache
-    )
-    gradients = layers.memory_attention_backward(dout, cache)
-    assert_all_close(
-        (out, *gradients), (expected, dquery, dkey + dvalue, dWq, dbq, dWk, *others), 1e-12
-    )

@@ -3,9 +3,7 @@
 from core.gradient_check.checking import (
     DIFFERENCE_TOLERANCE,
     TORCH_TOLERANCE,
-    Report,
     Row,
-    check,
     check_case,
 )
 from core.gradient_check.diagnosis import HINTS, diagnose, hints
@@ -15,6 +13,7 @@ from core.gradient_check.differences import (
     relative_error,
 )
 from core.gradient_check.learner import ImplementationError, load_implementation
+from core.gradient_check.report import Report, check
 
 __all__ = [
     "DIFFERENCE_TOLERANCE",

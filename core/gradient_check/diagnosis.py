@@ -199,6 +199,8 @@ def hints(name: str, quantity: str, hint: int) -> list[str]:
     elif hint >= 2:
         found.append(f"Hint 2: read the equations of {name.replace('_backward', '_forward')} again")
     if hint >= 3:
-        lines = [code[i].strip() for i in here] or [line for line in code if line.strip()]
+        # Of a loop through time one line says nothing.
+        lines = [] if through_time else [code[i].strip() for i in here]
+        lines = lines or [line for line in code if line.strip()]
         found += ["Hint 3: our code says", *(f"    {line}" for line in lines)]
     return found

@@ -4,13 +4,8 @@ Each computes what its twin in ``core/models`` computes, gradients included, and
 go back and forth (``core/torch_models/convert.py``).
 """
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-
-from core.encoders import Extractor
-from core.models import MODELS, build_model
 from core.torch_models.base import TorchCaptioner
+from core.torch_models.build import TORCH_MODELS, build_end_to_end, build_torch_model
 from core.torch_models.captioning_attention import TorchCaptioningAttention
 from core.torch_models.captioning_rnn import TorchCaptioningRNN
 from core.torch_models.captioning_transformer import TorchCaptioningTransformer
@@ -28,47 +23,3 @@ __all__ = [
     "build_end_to_end",
     "build_torch_model",
 ]
-
-_TWINS = (TorchCaptioningRNN, TorchCaptioningAttention, TorchCaptioningTransformer)
-_TWIN_OF = {twin.twin_of: twin for twin in _TWINS}
-
-# As MODELS of core/models.
-TORCH_MODELS = {name: (_TWIN_OF[model], implied) for name, (model, implied) in MODELS.items()}
-
-
-def build_torch_model(
-    name: str,
-    config: Mapping,
-    idx_to_word: Sequence[str],
-    params: Mapping[str, np.ndarray] | None = None,
-    rng: np.random.Generator | None = None,
-    device: str = "cpu",
-) -> TorchCaptioner:
-    """As ``core.models.build_model``, and on a device.
-
-    Without ``params`` they are drawn by the NumPy model, so that both engines start from the same
-    numbers.
-    """
-    config = {**config, "device": device}
-    return build_model(name, config, idx_to_word, params, rng, TORCH_MODELS)
-
-
-def build_end_to_end(
-    name: str,
-    config: Mapping,
-    idx_to_word: Sequence[str],
-    params: Mapping[str, np.ndarray] | None = None,
-    rng: np.random.Generator | None = None,
-    *,
-    extractor: Extractor,
-    stages: int,
-    flip: bool = False,
-    crop: float = 1.0,
-    device: str = "cpu",
-) -> EndToEndCaptioner:
-    """As ``build_torch_model``, with an encoder before it."""
-    decoder = build_torch_model(name, config, idx_to_word, None, rng, device)
-    model = EndToEndCaptioner(decoder, extractor, stages, flip, crop)
-    if params is not None:
-        model.params = params
-    return model
