@@ -44,7 +44,7 @@ def attend_forward(features: Array, keys: Array, query: Array, v: Array):
     Inputs:
     - features: (N, L, C)
     - keys: (N, L, K), ``features Wf + b``, the same for every word
-    - query: (N, K), ``h Wh``, the question that this word asks
+    - query: (N, K), the question that this word asks
     - v: (K,)
 
     Returns context (N, C), weights (N, L), of which each row sums to 1, and the cache (features, v,
@@ -74,7 +74,7 @@ def attend_backward(dcontext: Array, dweights: Array, cache: tuple):
     # weights = softmax(scores)
     dscores = softmax_backward(dweights, weights)
     # scores = activation @ v
-    dv = np.tensordot(dscores, activation, axes=2)
+    dv = (dscores[:, :, None] * activation).sum(axis=(0, 1))
     dactivation = dscores[:, :, None] * v
     # activation = tanh(keys + query), where all locations of an image share the query
     dkeys = dactivation * (1 - activation**2)
@@ -94,7 +94,8 @@ def additive_attention_forward(features: Array, h: Array, Wf: Array, Wh: Array, 
     - weights: (N, L), non-negative, each row sums to 1
     - cache: (cache of ``features Wf + b``, h, Wh, cache of ``attend_forward``)
 
-    Over a sequence ``features Wf + b`` stays the same: ``attention_lstm_forward`` computes it once.
+    The decoder below does not call this function: ``features Wf + b`` is the same for all words, so
+    it computes that once and calls ``attend_forward``.
     """
     keys, key_cache = temporal_affine_forward(features, Wf, b)
     context, weights, attend_cache = attend_forward(features, keys, h @ Wh, v)
@@ -177,9 +178,8 @@ def attention_lstm_step_forward(
         gated            = sigmoid(prev_h W_gate + b_gate) * context        how much of it to read
         next_h, next_c   = lstm_step([word, gated], prev_h, prev_c; Wx, Wh, b)
 
-    The paper asks with prev_h alone, which has not read ``word`` yet: after "a blue", where to look
-    for the kind would be decided without knowing that "blue" was said. Such maps run ahead, to what
-    could be said later.
+    The paper's query is prev_h alone, which has not read ``word`` yet. After "a blue" the model
+    would choose where to look without knowing that "blue" was said; its maps run ahead.
 
     Inputs:
     - word: (N, W) vector of the word before
@@ -254,22 +254,22 @@ def attention_lstm_forward(
     the cache (cache of the keys, those of the T steps).
     """
     keys, key_cache = temporal_affine_forward(features, W_features, b_attend)
-    h, c, found, caches = h0, c0, [], []
+    h, c, found, step_caches = h0, c0, [], []
     for t in range(words.shape[1]):
         h, c, gated, weights, step_cache = attention_lstm_step_forward(
             words[:, t], features, keys, h, c, W_query, v_attend, W_gate, b_gate, Wx, Wh, b
         )
         found.append((h, gated, weights))
-        caches.append(step_cache)
+        step_caches.append(step_cache)
     h, gated, weights = (np.stack(each, axis=1) for each in zip(*found, strict=True))
-    return h, gated, weights, (key_cache, caches)
+    return h, gated, weights, (key_cache, step_caches)
 
 
 def attention_lstm_backward(dh: Array, dgated: Array, dweights: Array, cache: tuple):
     """Gradients of ``attention_lstm_forward``: back-propagation through time.
 
     Inputs:
-    - dh: (N, T, H) gradient that reaches each h[:, t] directly, from above
+    - dh: (N, T, H) gradient that reaches each h[:, t] from the layer above
     - dgated: (N, T, C) the same for the gated contexts
     - dweights: (N, T, L) the same for the weights, as from ``doubly_stochastic_loss``
     - cache: from ``attention_lstm_forward``
@@ -277,24 +277,25 @@ def attention_lstm_backward(dh: Array, dgated: Array, dweights: Array, cache: tu
     Returns dwords, dfeatures, dh0, dc0, dW_features, dW_query, db_attend, dv_attend, dW_gate,
     db_gate, dWx, dWh, db, each of the shape of its namesake.
     """
-    key_cache, caches = cache
+    key_cache, step_caches = cache
     dprev_h = dprev_c = np.zeros_like(dh[:, 0])
-    dwords, sums = [], None
+    dwords, totals = [], [0] * 9
     for t in reversed(range(dh.shape[1])):
-        # h[:, t] is read from above and by the step after, the cell state by that alone
-        dword, dfeatures, dkeys, dprev_h, dprev_c, *dshared = attention_lstm_step_backward(
-            dh[:, t] + dprev_h, dprev_c, dgated[:, t], dweights[:, t], caches[t]
+        # h[:, t] is read by the layer above and by the next step, the cell state by the next step
+        dword, dfeatures, dkeys, dprev_h, dprev_c, *dparams = attention_lstm_step_backward(
+            dh[:, t] + dprev_h, dprev_c, dgated[:, t], dweights[:, t], step_caches[t]
         )
-        dwords.append(dword)
-        # every step shares the features, the keys and the weights: their gradients sum over time
-        shared = dfeatures, dkeys, *dshared
-        sums = shared if sums is None else [a + b for a, b in zip(sums, shared, strict=True)]
-    dfeatures, dkeys, dW_query, *dothers = sums
+        dwords.insert(0, dword)
+        # every step shares features, keys and parameters, so their gradients sum over time
+        parts = dfeatures, dkeys, *dparams
+        totals = [total + part for total, part in zip(totals, parts, strict=True)]
+    dfeatures, dkeys, dW_query, dv_attend, dW_gate, db_gate, dWx, dWh, db = totals
     # keys = features @ W_features + b_attend: the features have a second reader
     dfeatures_of_keys, dW_features, db_attend = temporal_affine_backward(dkeys, key_cache)
-    dwords = np.stack(dwords[::-1], axis=1)
-    dfeatures = dfeatures + dfeatures_of_keys
-    return dwords, dfeatures, dprev_h, dprev_c, dW_features, dW_query, db_attend, *dothers
+    return (
+        np.stack(dwords, axis=1), dfeatures + dfeatures_of_keys, dprev_h, dprev_c,
+        dW_features, dW_query, db_attend, dv_attend, dW_gate, db_gate, dWx, dWh, db,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------
@@ -319,11 +320,11 @@ def doubly_stochastic_loss(weights: Array, mask: Array, strength: float):
     Returns the loss, a scalar, and its gradient dweights (N, T, L).
     """
     N = len(weights)
-    counts = np.asarray(mask, dtype=weights.dtype)[:, :, None]
-    missing = 1 - (counts * weights).sum(axis=1, keepdims=True)  # (N, 1, L)
+    steps = np.asarray(mask, dtype=weights.dtype)[:, :, None]
+    missing = 1 - (steps * weights).sum(axis=1, keepdims=True)  # (N, 1, L)
     # a NumPy number of double precision would turn float32 into float64
     scale = float(strength) / N
     loss = weights.dtype.type(scale * np.sum(missing**2))
-    # missing = 1 - sum over t of counts * weights
-    dweights = counts * (-2 * scale * missing)
+    # missing = 1 - sum over t of steps * weights
+    dweights = steps * (-2 * scale * missing)
     return loss, dweights

@@ -1,8 +1,9 @@
 """Trains a captioning model: epochs, learning rate, clipping, validation, the best epoch.
 
-The solver knows little of the others. It asks a model for ``params`` and ``null``, a source for the
-batches of an epoch, an engine for losses and steps; and it writes no files: whoever wants some is
-called after each epoch, as ``core/runs/saving.py`` is.
+Read ``CaptioningSolver.train`` first, then ``_train_epoch`` and ``_step``. The small classes before
+it say how to step (the engine), how fast (``Schedule``), on what (``ShuffledCaptions``) and until
+when (``BestEpoch``). The solver writes no files: whoever wants some is called after each epoch, as
+``core/runs/saving.py`` is.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ LOSSES = ("val_loss", "train_loss")
 
 
 class NumpyEngine:
-    """One step of training with hand-written gradients.
+    """One step of training by the definitions: what ``--engine plain`` runs.
+
+    ``--engine numpy`` takes ``core.fast.FastEngine``.
 
     Inputs:
     - model: a model of ``core.models``
@@ -75,7 +78,7 @@ class Schedule:
     """How the learning rate goes from step to step.
 
     - name: 'decay', by the factor ``lr_decay`` after each epoch, or 'cosine', along half a wave to
-      0 at the last step (Loshchilov and Hutter, ICLR 2017)
+      0, which it would reach one step after the last (Loshchilov and Hutter, ICLR 2017)
     - warmup: steps in which it rises from 0 first
     """
 
@@ -114,7 +117,7 @@ class ShuffledCaptions:
         return math.ceil(len(self.data["train_captions"]) / batch_size)
 
     def batches(self, model, batch_size: int, rng: np.random.Generator) -> Iterator[tuple]:
-        """An epoch of captions (N, T) and features (N, ...); other sources add weights (N,)."""
+        """An epoch of captions (N, T + 1) and features (N, ...); other sources add weights (N,)."""
         how = {"bucketed": self.bucketed, "workers": self.workers}
         return minibatches(self.data, "train", batch_size, model.null, rng, **how)
 

@@ -132,8 +132,9 @@ def beam_search(
     captions = np.full((N, n_best, max_length), model.null, dtype=np.int64)
     scores = np.full((N, n_best), -np.inf)
 
-    # The beginnings of the images that are still searched: n images, w beams of each. Those that
-    # are not open, have log-probability -inf: all images must have as many.
+    # Open beginnings: n of the N images are still searched, each with w beams (1 at first, then at
+    # most K). Row i w + j of state and tokens is beam j of image i. A beam that has ended keeps its
+    # place with log-probability -inf, so that every image has w.
     images = np.arange(N)
     beams = np.full((N, 1, max_length), model.null, dtype=np.int64)
     log_p = np.zeros((N, 1))
@@ -163,8 +164,8 @@ def beam_search(
         scores[images] = _take(pool, order)
         captions[images] = _take(np.concatenate([captions[images], beams], axis=1), order)
 
-        # The others stay open. More words only lower log_p, and the most that they can divide it
-        # by is this.
+        # An image is searched on if its best open beam could still beat its n_best-th caption. More
+        # words only lower log_p, which is at most 0; divided by the largest length it scores best.
         log_p = np.where(ends, -np.inf, log_p)
         bound = log_p.max(axis=1) / steps**length_penalty
         open_ = np.flatnonzero(bound > scores[images, -1])
@@ -289,7 +290,8 @@ def _best(scores: Array, k: int) -> tuple[Array, Array]:
     meaning, where a row has no more to give.
     """
     k = min(k, scores.shape[1])
-    if k > 64:  # here a sort begins to cost less than k passes
+    # Both give the same: k passes cost less than sorting all words, unless k is large.
+    if k > 64:
         indices = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return indices, _take(scores, indices)
     rows = np.arange(len(scores))

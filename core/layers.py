@@ -3,7 +3,7 @@
 Reads top to bottom: affine, word embedding, dropout, softmax, then the scores and the loss of a
 sequence. Builds on nothing but NumPy.
 
-Letters: N batch, T time steps, D input width, W word-vector width, M output width, V vocabulary.
+Letters: N batch, T time steps, D input width, M output width, V vocabulary, L length of a softmax.
 
 Every ``*_forward`` returns its outputs and a ``cache``. The matching ``*_backward`` takes the
 gradient of the loss with respect to those outputs, and the cache; it returns one gradient per array
@@ -64,7 +64,7 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, tuple]
     Returns out (N, T, M) and the cache (x, w).
     """
     N, T, D = x.shape
-    out = x.reshape(N * T, D) @ w + b
+    out, _ = affine_forward(x.reshape(N * T, D), w, b)
     return out.reshape(N, T, len(b)), (x, w)
 
 
@@ -79,12 +79,10 @@ def temporal_affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, A
     """
     x, w = cache
     N, T, D = x.shape
-    # out = x.reshape(N * T, D) @ w + b
-    dout = dout.reshape(N * T, w.shape[1])
-    dx = (dout @ w.T).reshape(N, T, D)
-    dw = x.reshape(N * T, D).T @ dout
-    db = dout.sum(axis=0)
-    return dx, dw, db
+    # an affine layer whose N * T rows are all x[n, t]
+    rows = x.reshape(N * T, D)
+    dx, dw, db = affine_backward(dout.reshape(N * T, w.shape[1]), (rows, w))
+    return dx.reshape(N, T, D), dw, db
 
 
 # ---------------------------------------------------------------------------------------------
@@ -192,7 +190,9 @@ def sigmoid(x: Array) -> Array:
 
 
 def softmax(scores: Array) -> Array:
-    """``exp(scores) / sum exp(scores)`` over the last axis; a row of -inf alone becomes zeros.
+    """``exp(scores) / sum exp(scores)`` over the last axis.
+
+    A row of -inf alone (in attention, a query that may look at nothing) becomes zeros.
 
     The largest score is subtracted first, so no exponential overflows.
     """
@@ -243,33 +243,36 @@ def temporal_softmax_loss(
     - y: (N, T) integer ids of the right words
     - mask: (N, T) booleans, or weights: positions that are False add nothing to the loss, get no
       gradient, and may hold any score and any id
-    - verbose: print the shape of dx
+    - verbose: print the shape of dx (an argument of CS231n's)
     - smoothing: the share of the target's probability that is spread evenly over all words, against
       too much certainty (Szegedy et al., CVPR 2016, section 7)
 
-    Returns the loss, in nats, and its gradient dx (N, T, V): ``softmax(x) - target``, where the
-    target is ``onehot(y)`` but for the smoothing (Bishop, PRML 2006, section 4.3.4).
+    Returns the loss, in nats, and its gradient dx (N, T, V)::
+
+        dx[n, t] = mask[n, t] / N * (softmax(x[n, t]) - target[n, t])
+
+    The target is ``(1 - smoothing) onehot(y) + smoothing / V`` (Bishop, PRML 2006, section 4.3.4).
 
     Raises ValueError when an id that counts lies outside 0 .. V-1.
     """
     N, _, V = x.shape
     mask = np.asarray(mask)
-    counts = np.nonzero(mask)  # M places; what is scored elsewhere is never looked at
-    weights = mask[counts].astype(x.dtype) / N
-    words = np.asarray(y)[counts]
+    scored = np.nonzero(mask)  # the P places that count; the others are never looked at
+    weights = mask[scored].astype(x.dtype) / N
+    words = np.asarray(y)[scored]
     check_word_ids(words, V, "y")
     right = np.arange(len(words)), words
 
-    log_p = log_softmax(x[counts])  # (M, V)
-    expected = (1 - smoothing) * log_p[right]
+    log_p = log_softmax(x[scored])  # (P, V)
+    log_likelihood = (1 - smoothing) * log_p[right]
     if smoothing:
-        expected = expected + smoothing * log_p.mean(axis=1)
-    loss = x.dtype.type(-np.sum(weights * expected))
-    # d loss / d scores = softmax - target
+        log_likelihood = log_likelihood + smoothing * log_p.mean(axis=1)
+    loss = x.dtype.type(-np.sum(weights * log_likelihood))
+    # of one place, before its weight: softmax - target
     dscores = np.exp(log_p) - smoothing / V
     dscores[right] -= 1 - smoothing
     dx = np.zeros_like(x)
-    dx[counts] = weights[:, None] * dscores
+    dx[scored] = weights[:, None] * dscores
     if verbose:
         print(f"dx: {dx.shape}")
     return loss, dx

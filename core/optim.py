@@ -69,7 +69,8 @@ def adam(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]:
 
         m = beta1 * m + (1 - beta1) * dw                 mean of the gradient
         v = beta2 * v + (1 - beta2) * dw^2               mean of its square
-        w = w - learning_rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
+        m_hat, v_hat = m / (1 - beta1^t), v / (1 - beta2^t)     m and v began at 0
+        w = w - learning_rate * m_hat / (sqrt(v_hat) + epsilon)
 
     epsilon is added after the bias correction: before it, the first steps would be far too short
     wherever the gradient is small.
@@ -82,8 +83,8 @@ def adam(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]:
     t = config["t"] = config.get("t", 0) + 1
     m = config["m"] = beta1 * config.get("m", np.zeros_like(w)) + (1 - beta1) * dw
     v = config["v"] = beta2 * config.get("v", np.zeros_like(w)) + (1 - beta2) * dw**2
-    denominator = np.sqrt(v) / (1 - beta2**t) ** 0.5 + config["epsilon"]
-    return w - (config["learning_rate"] / (1 - beta1**t)) * m / denominator, config
+    m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
+    return w - config["learning_rate"] * m_hat / (np.sqrt(v_hat) + config["epsilon"]), config
 
 
 def adamw(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from core.layers import (  # noqa: F401  what moved to core/layers.py can be had here as well
+# Only sigmoid is used here; CS231n's code imports the others from its rnn_layers.
+from core.layers import (  # noqa: F401
     affine_backward,
     affine_forward,
     check_word_ids,
@@ -76,7 +77,7 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array):
     - h0: (N, H) hidden state before the first step
     - Wx: (D, H), Wh: (H, H), b: (H,)
 
-    Returns h (N, T, H), the state after each step, and the cache (x, h0, Wx, Wh, step caches).
+    Returns h (N, T, H), the state after each step, and the cache: (x, h0, Wx, Wh, b, step caches).
     """
     N, T, _ = x.shape
     h, step_caches = np.empty((N, T, len(Wh)), dtype=x.dtype), []
@@ -85,24 +86,24 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array):
         prev_h, step_cache = rnn_step_forward(x[:, t], prev_h, Wx, Wh, b)
         h[:, t] = prev_h
         step_caches.append(step_cache)
-    return h, (x, h0, Wx, Wh, step_caches)
+    return h, (x, h0, Wx, Wh, b, step_caches)
 
 
 def rnn_backward(dh: Array, cache: tuple):
     """Gradients of ``rnn_forward``: back-propagation through time (Werbos, Proc. IEEE 1990).
 
     Inputs:
-    - dh: (N, T, H) gradient that reaches each h[:, t] directly, from above. The gradient that
+    - dh: (N, T, H) gradient that reaches each h[:, t] from the layer above (the scores). What
       reaches it through the later steps is added here.
     - cache: from ``rnn_forward``
 
     Returns dx (N, T, D), dh0 (N, H), dWx (D, H), dWh (H, H), db (H,).
     """
-    x, h0, Wx, Wh, step_caches = cache
-    dx, dWx, dWh, db = (np.zeros_like(array) for array in (x, Wx, Wh, Wh[0]))
+    x, h0, Wx, Wh, b, step_caches = cache
+    dx, dWx, dWh, db = (np.zeros_like(array) for array in (x, Wx, Wh, b))
     dprev_h = np.zeros_like(h0)
     for t in reversed(range(x.shape[1])):
-        # h[:, t] is read from above and by the step after
+        # h[:, t] is read by the layer above and by the next step
         dx[:, t], dprev_h, dWx_t, dWh_t, db_t = rnn_step_backward(
             dh[:, t] + dprev_h, step_caches[t]
         )
@@ -110,7 +111,8 @@ def rnn_backward(dh: Array, cache: tuple):
         dWx += dWx_t
         dWh += dWh_t
         db += db_t
-    return dx, dprev_h, dWx, dWh, db
+    dh0 = dprev_h  # what the first step read
+    return dx, dh0, dWx, dWh, db
 
 
 # ---------------------------------------------------------------------------------------------
@@ -182,7 +184,7 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array):
     - h0: (N, H) hidden state before the first step
     - Wx: (D, 4H), Wh: (H, 4H), b: (4H,), blocks in the order i, f, o, g
 
-    Returns h (N, T, H), the state after each step, and the cache (x, h0, Wx, Wh, step caches).
+    Returns h (N, T, H), the state after each step, and the cache: (x, h0, Wx, Wh, b, step caches).
     """
     N, T, _ = x.shape
     h, step_caches = np.empty((N, T, len(Wh)), dtype=x.dtype), []
@@ -191,23 +193,23 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array):
         prev_h, prev_c, step_cache = lstm_step_forward(x[:, t], prev_h, prev_c, Wx, Wh, b)
         h[:, t] = prev_h
         step_caches.append(step_cache)
-    return h, (x, h0, Wx, Wh, step_caches)
+    return h, (x, h0, Wx, Wh, b, step_caches)
 
 
 def lstm_backward(dh: Array, cache: tuple):
     """Gradients of ``lstm_forward``: back-propagation through time.
 
     Inputs:
-    - dh: (N, T, H) gradient that reaches each h[:, t] directly, from above
+    - dh: (N, T, H) gradient that reaches each h[:, t] from the layer above
     - cache: from ``lstm_forward``
 
     Returns dx (N, T, D), dh0 (N, H), dWx (D, 4H), dWh (H, 4H), db (4H,).
     """
-    x, h0, Wx, Wh, step_caches = cache
-    dx, dWx, dWh, db = (np.zeros_like(array) for array in (x, Wx, Wh, Wh[0]))
+    x, h0, Wx, Wh, b, step_caches = cache
+    dx, dWx, dWh, db = (np.zeros_like(array) for array in (x, Wx, Wh, b))
     dprev_h = dprev_c = np.zeros_like(h0)
     for t in reversed(range(x.shape[1])):
-        # h[:, t] is read from above and by the step after, the cell state by that alone
+        # h[:, t] is read by the layer above and by the next step, the cell state by the next step
         dx[:, t], dprev_h, dprev_c, dWx_t, dWh_t, db_t = lstm_step_backward(
             dh[:, t] + dprev_h, dprev_c, step_caches[t]
         )
@@ -215,4 +217,5 @@ def lstm_backward(dh: Array, cache: tuple):
         dWx += dWx_t
         dWh += dWh_t
         db += db_t
-    return dx, dprev_h, dWx, dWh, db
+    dh0 = dprev_h  # what the first step read
+    return dx, dh0, dWx, dWh, db

@@ -4,8 +4,9 @@ Reads top to bottom: layer norm, feed-forward, attention with many heads, positi
 block that joins them in a residual stream. Builds on ``core/layers.py`` and follows its
 conventions.
 
-Letters: N batch, T time steps (queries), S source length (keys), E model width, F inner width of
-the feed-forward layer, h number of heads, d = E / h width of a head.
+Letters: N batch, T time steps, S length of what is attended to (T for the words themselves, L
+locations for an image), E model width, F inner width of the feed-forward layer, h number of heads
+(no hidden state), d = E / h width of a head.
 
 Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
 """
@@ -48,19 +49,16 @@ def layer_norm_forward(x: Array, gamma: Array, beta: Array, eps: float = 1e-5):
 
     Returns:
     - out: (..., E)
-    - cache: (normal, 1 / sqrt(var + eps) (..., 1), gamma)
+    - cache: (normal, inverse_std (..., 1), gamma)
     """
-    normal = x - x.mean(axis=-1, keepdims=True)
-    scale = 1 / np.sqrt((normal**2).mean(axis=-1, keepdims=True) + eps)
-    normal = normal * scale
-    return gamma * normal + beta, (normal, scale, gamma)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    inverse_std = 1 / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
+    normal = centred * inverse_std
+    return gamma * normal + beta, (normal, inverse_std, gamma)
 
 
 def layer_norm_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]:
     """Gradients of ``layer_norm_forward``.
-
-    Mean and variance depend on every entry of a row: what reaches ``normal`` loses its mean, and
-    its part along ``normal`` itself, since no change of x can move the row in these directions.
 
     Inputs:
     - dout: (..., E)
@@ -68,16 +66,18 @@ def layer_norm_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]
 
     Returns dx (..., E), dgamma (E,), dbeta (E,).
     """
-    normal, scale, gamma = cache
+    normal, inverse_std, gamma = cache
     # out = gamma * normal + beta
     rows = tuple(range(dout.ndim - 1))
     dgamma = (dout * normal).sum(axis=rows)
     dbeta = dout.sum(axis=rows)
     dnormal = dout * gamma
-    # normal = (x - mean) * scale, where scale = 1 / sqrt(var + eps)
-    along_mean = dnormal.mean(axis=-1, keepdims=True)
+    # normal = centred * inverse_std, where inverse_std = (mean(centred^2) + eps)^(-1/2):
+    # d normal[i] / d centred[j] = inverse_std * ((i == j) - normal[i] * normal[j] / E)
     along_normal = (dnormal * normal).mean(axis=-1, keepdims=True)
-    dx = scale * (dnormal - along_mean - along_normal * normal)
+    dcentred = inverse_std * (dnormal - along_normal * normal)
+    # centred = x - mean(x)
+    dx = dcentred - dcentred.mean(axis=-1, keepdims=True)
     return dx, dgamma, dbeta
 
 
@@ -237,7 +237,7 @@ def multi_head_attention_forward(
     ::
 
         q, k, v = query Wq + bq, key Wk + bk, value Wv + bv     each cut into heads
-        out     = concatenated heads of attention(q, k, v) Wo + bo
+        out     = [head_1, ..., head_h] Wo + bo, where head_i = attention(q_i, k_i, v_i)
 
     Inputs:
     - query: (N, T, E)
@@ -285,7 +285,7 @@ def multi_head_attention_backward(dout: Array, cache: tuple):
     namesake. For self-attention the gradient of the input is dquery + dkey + dvalue.
     """
     (q_cache, k_cache, v_cache, out_cache), attention_cache = cache
-    num_heads = attention_cache[0].shape[1]
+    num_heads = attention_cache[0].shape[1]  # of q (N, h, T, d)
     # out = merged heads @ Wo + bo
     dheads, dWo, dbo = temporal_affine_backward(dout, out_cache)
     # heads = attention(q, k, v)
@@ -377,7 +377,7 @@ def leave_backward(dout: Array, cache: tuple):
 # The three sublayers of a decoder block        (section 3.1, figure 1, right)
 # ---------------------------------------------------------------------------------------------
 
-# The parameters of a block: name -> shape, in units of the widths. No key has a bias, since its
+# The parameters of a block: name -> shape, a letter for each axis. No key has a bias, since its
 # gradient is 0 (see ``multi_head_attention_forward``).
 BLOCK_SHAPES = {
     "norm1.gamma": "E", "norm1.beta": "E",
@@ -416,16 +416,17 @@ def self_attention_forward(
 
 
 def self_attention_backward(dout: Array, cache: tuple):
-    """Gradients of ``self_attention_forward``: dx (N, T, E), and those of its params, by name."""
+    """Gradients of ``self_attention_forward``: dx (N, T, E), and those of its params by name."""
     enter_cache, attention_cache, leave_cache = cache
     grads = {}
     dx, dy, dgamma_after, dbeta_after = leave_backward(dout, leave_cache)
     dquery, dkey, dvalue, *dweights = multi_head_attention_backward(dy, attention_cache)
-    grads["self.Wq"], grads["self.bq"], grads["self.Wk"], _, *dweights = dweights
-    grads["self.Wv"], grads["self.bv"], grads["self.Wo"], grads["self.bo"] = dweights
+    dWq, dbq, dWk, _, dWv, dbv, dWo, dbo = dweights  # _ is dbk, which is 0
+    grads["self.Wq"], grads["self.bq"], grads["self.Wk"] = dWq, dbq, dWk
+    grads["self.Wv"], grads["self.bv"], grads["self.Wo"], grads["self.bo"] = dWv, dbv, dWo, dbo
     # y is query, key and value
     dx_entering, dgamma, dbeta = enter_backward(dquery + dkey + dvalue, enter_cache)
-    # the norm is at one of both places
+    # the norm is before the sublayer or after it; where it is not, its gradient is 0
     grads["norm1.gamma"], grads["norm1.beta"] = dgamma + dgamma_after, dbeta + dbeta_after
     return dx + dx_entering, grads
 
@@ -449,13 +450,14 @@ def cross_attention_forward(
 
 
 def cross_attention_backward(dout: Array, cache: tuple):
-    """Gradients of ``cross_attention_forward``: dx (N, T, E), dmemory (N, S, E), and by name."""
+    """Gradients of ``cross_attention_forward``: dx, dmemory (N, S, E), those of params by name."""
     enter_cache, attention_cache, leave_cache = cache
     grads = {}
     dx, dy, dgamma_after, dbeta_after = leave_backward(dout, leave_cache)
     dquery, dkey, dvalue, *dweights = multi_head_attention_backward(dy, attention_cache)
-    grads["cross.Wq"], grads["cross.bq"], grads["cross.Wk"], _, *dweights = dweights
-    grads["cross.Wv"], grads["cross.bv"], grads["cross.Wo"], grads["cross.bo"] = dweights
+    dWq, dbq, dWk, _, dWv, dbv, dWo, dbo = dweights  # _ is dbk, which is 0
+    grads["cross.Wq"], grads["cross.bq"], grads["cross.Wk"] = dWq, dbq, dWk
+    grads["cross.Wv"], grads["cross.bv"], grads["cross.Wo"], grads["cross.bo"] = dWv, dbv, dWo, dbo
     dx_entering, dgamma, dbeta = enter_backward(dquery, enter_cache)
     grads["norm2.gamma"], grads["norm2.beta"] = dgamma + dgamma_after, dbeta + dbeta_after
     # memory is key and value
@@ -480,13 +482,13 @@ def feed_forward_sublayer_forward(
 
 
 def feed_forward_sublayer_backward(dout: Array, cache: tuple):
-    """Gradients of ``feed_forward_sublayer_forward``: dx (N, T, E), and by name."""
+    """Gradients of ``feed_forward_sublayer_forward``: dx (N, T, E), those of params by name."""
     enter_cache, inner_cache, leave_cache = cache
     grads = {}
     dx, dy, dgamma_after, dbeta_after = leave_backward(dout, leave_cache)
-    dy, *dweights = feed_forward_backward(dy, inner_cache)
-    grads["feed_forward.W1"], grads["feed_forward.b1"], *dweights = dweights
-    grads["feed_forward.W2"], grads["feed_forward.b2"] = dweights
+    dy, dW1, db1, dW2, db2 = feed_forward_backward(dy, inner_cache)
+    grads["feed_forward.W1"], grads["feed_forward.b1"] = dW1, db1
+    grads["feed_forward.W2"], grads["feed_forward.b2"] = dW2, db2
     dx_entering, dgamma, dbeta = enter_backward(dy, enter_cache)
     grads["norm3.gamma"], grads["norm3.beta"] = dgamma + dgamma_after, dbeta + dbeta_after
     return dx + dx_entering, grads
@@ -553,19 +555,22 @@ def decoder_block_backward(dout: Array, cache: tuple):
 
 def cross_attention_weights(cache: tuple) -> Array:
     """Where each position looked in the memory, (N, h, T, S), out of a block's cache."""
-    _, (_, (_, attention_cache), _), _ = cache
-    return attention_cache[-1]
+    _, image_cache, _ = cache
+    _, (_, attention_cache), _ = image_cache
+    return attention_cache[-1]  # of q, k, v, weights
 
 
 # ---------------------------------------------------------------------------------------------
 # The decoder block, one word at a time: keys and values are computed once and kept
 # ---------------------------------------------------------------------------------------------
+#
+# No new layer: the block above for the newest word, with the keys and values of the words before.
 
 
 def keys_and_values(
     x: Array, params: Mapping[str, Array], name: str, num_heads: int
 ) -> tuple[Array, Array]:
-    """What one attention of a block reads from x: for the memory the same for every word.
+    """The keys and values that one attention of a block makes of x.
 
     Inputs:
     - x: (N, S, E)

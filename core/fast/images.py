@@ -1,8 +1,8 @@
 """Images that several rows are about, while captions are searched.
 
-In the definitions each row has the features of its image, and ``select`` copies them; here the
-beams of an image share them. GAIN_IMAGES
-Builds on nothing but NumPy.
+Speeds up ``select`` and ``step`` of CaptioningAttention and CaptioningTransformer. There each row
+has the features of its image, and ``select`` copies them; here the beams of an image share them.
+GAIN_IMAGES
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Sequences of different lengths with the padding left out: what nobody asks for is not computed.
 
-What the definitions compute for (N, T), the fast twins compute for M entries in the order of a
-packing. GAIN_PACKING
-Builds on nothing but NumPy.
+The arrays (N, T, ...) of ``rnn_forward``, ``lstm_forward``, ``attention_lstm_forward`` and
+``CaptioningModel.loss`` become (M, ...) here, in the order of a packing. GAIN_PACKING
 
 Letters: N batch, T time steps, M entries: the words of all sequences, but not what follows them.
 """

@@ -1,5 +1,8 @@
 """How many threads a piece of work is worth, and parts of it on several at once.
 
+Speeds up ``CaptioningModel.loss`` (``in_parallel``), and ``greedy`` and ``beam_search`` of
+``core/decoding.py`` (``searched_in_parts``).
+
 NumPy computes elementwise on one core; its products run on as many as its library (BLAS) has
 threads. Those wait awake for the next product: on a machine with other work they take cores from
 each other, and small products are no faster on two threads than on one. So small work has one

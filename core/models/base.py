@@ -43,10 +43,11 @@ class CaptioningModel:
     max_length: int | None = None  # words that the model has positions for; None: any number
     tied = False  # whether words are scored with their own vectors
     grid = False  # whether it reads a grid of locations or one vector an image
+    input_dim: int  # width of the features; each model sets it
     # Of the training loss alone; may be set at any time.
-    label_smoothing = 0.0
+    label_smoothing = 0.0  # see ``temporal_softmax_loss``
     feature_dropout = 0.0  # probability to drop an entry of the features
-    top_k: int | None = None  # the captions were drawn from so many words at each place
+    top_k: int | None = None  # for core/recipes/self_critical.py alone: skip it at first
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class CaptioningModel:
         self.params: dict[str, Array] = {}
 
     def _normal(self, *shape: int, scale: float) -> Array:
+        """With ``inputs ** -0.5`` as the scale an output varies as much as an input does."""
         return (scale * self.rng.standard_normal(shape)).astype(self.dtype)
 
     def _zeros(self, *shape: int) -> Array:
@@ -84,13 +86,13 @@ class CaptioningModel:
     def loss(
         self, features: Array, captions: Array, weights: Array | None = None
     ) -> tuple[float, dict[str, Array]]:
-        """The training loss of a batch, and the gradient of every parameter. Drops out.
+        """The training loss of a batch, and the gradient of every parameter; with dropout.
 
         Inputs:
         - features: (N, D), or (N, L, C) for the models that read a grid
         - captions: (N, T + 1) word ids; each word but the last is read, each but the first is
           scored. Targets that are <NULL> do not count, wherever they stand.
-        - weights: (N,) factors of the captions' losses, below 0 as well; all 1 when None
+        - weights: (N,) factor on the loss of each caption, may be negative; all 1 when None
 
         Returns:
         - loss: nats, summed over time and averaged over the batch
@@ -102,11 +104,11 @@ class CaptioningModel:
         features, _ = dropout_forward(features, self.feature_dropout, self.rng)
         h, penalty, cache = self._forward(features, words, mask, self.rng)
         scores, score_cache = temporal_affine_forward(h, *self._vocabulary())
-        if self.top_k is not None:
+        if self.top_k is not None:  # the captions were drawn, from so many words at each place
             scores = decoding.without_undrawn(self, scores, targets, self.top_k)
-        counts = mask if weights is None else mask * np.asarray(weights)[:, None]
+        factors = mask if weights is None else mask * np.asarray(weights)[:, None]
         loss, dscores = temporal_softmax_loss(
-            scores, targets, counts, smoothing=self.label_smoothing
+            scores, targets, factors, smoothing=self.label_smoothing
         )
 
         dh, *dvocabulary = temporal_affine_backward(dscores, score_cache)
@@ -121,12 +123,14 @@ class CaptioningModel:
         scores, _ = temporal_affine_forward(h, *self._vocabulary())
         return temporal_softmax_loss(scores, targets, mask)[0]
 
-    def _forward(self, features: Array, words: Array, mask: Array, rng: np.random.Generator | None):
-        """Reads ``words`` (N, T); what scores the word after each of them.
+    def _forward(self, features: Array, words: Array, scored: Array, rng):
+        """Reads ``words`` (N, T) and computes what scores the word after each of them.
 
-        ``mask`` (N, T) says which scores count. ``rng`` drops out; None: nothing is dropped.
+        ``scored`` (N, T) says which of those count; only CaptioningAttention reads it, for its
+        penalty. ``rng`` draws the dropout masks; None: nothing is dropped.
 
-        Returns h (N, T, E), what else the loss counts (0 when nothing), and the cache.
+        Returns h (N, T, E), which the vocabulary's affine layer reads (E is the width of the state,
+        of the words or of the model), a penalty that the loss adds (0: none), and the cache.
         """
         raise NotImplementedError
 
@@ -185,6 +189,8 @@ class CaptioningModel:
 
     def sample(self, features: Array, max_length: int = 30) -> Array:
         """Captions by greedy decoding, never with dropout; see ``core.decoding.greedy``.
+
+        The name is CS231n's: nothing is drawn. ``core.decoding.sample`` draws.
 
         Inputs:
         - features: as for ``loss``

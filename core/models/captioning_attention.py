@@ -105,7 +105,7 @@ class CaptioningAttention(CaptioningModelOnGrid):
     def needs_a_grid(self) -> list[str]:
         return ["W_features", "W_query", "b_attend", "v_attend"]
 
-    def _forward(self, features, words, mask, rng):
+    def _forward(self, features, words, scored, rng):
         p, train = self.params, rng is not None
         h0, c0, begin_cache = self._first_state(features)
         vectors, word_cache = word_embedding_forward(words, p["W_embed"])
@@ -113,24 +113,25 @@ class CaptioningAttention(CaptioningModelOnGrid):
         h, z, weights, sequence_cache = attention_lstm_forward(
             vectors, features, h0, c0, *(p[name] for name in RECURRENT)
         )
-        penalty, dweights = doubly_stochastic_loss(weights, mask, self.double_stochastic)
+        penalty, dweights = doubly_stochastic_loss(weights, scored, self.double_stochastic)
         joined = np.concatenate([vectors, h, z], axis=2)
         deep, deep_cache = temporal_affine_forward(joined, p["W_deep"], p["b_deep"])
         deep = np.tanh(deep)
         dropped, deep_drop = dropout_forward(deep, self.dropout, rng, train)
-        recurrent_cache = (begin_cache, word_cache, word_drop, sequence_cache, dweights)
-        return dropped, penalty, (recurrent_cache, deep_cache, deep, deep_drop)
+        cache = (begin_cache, word_cache, word_drop, sequence_cache, deep_cache, deep, deep_drop)
+        return dropped, penalty, (*cache, dweights)  # of the penalty, which is known here
 
     def _backward(self, dh: Array, cache: tuple) -> dict[str, Array]:
-        recurrent_cache, deep_cache, deep, deep_drop = cache
-        begin_cache, word_cache, word_drop, sequence_cache, dweights = recurrent_cache
+        begin_cache, word_cache, word_drop, sequence_cache, *deep_caches, dweights = cache
+        deep_cache, deep, deep_drop = deep_caches
         W, H = self.params["W_embed"].shape[1], self.params["Wh"].shape[0]
         grads = {}
         # deep = dropout(tanh([vectors, h, z] @ W_deep + b_deep))
         ddeep = dropout_backward(dh, deep_drop) * (1 - deep**2)
         djoined, grads["W_deep"], grads["b_deep"] = temporal_affine_backward(ddeep, deep_cache)
         dvectors, dh, dz = np.split(djoined, [W, W + H], axis=2)
-        # h, z, weights = attention_lstm(vectors, features, h0, c0), where the penalty reads weights
+        # h, z, weights = attention_lstm(vectors, features, h0, c0), where the penalty reads weights;
+        # nobody asks for the gradient of the features: they are data
         dvectors_lstm, _, dh0, dc0, *drecurrent = attention_lstm_backward(
             dh, dz, dweights, sequence_cache
         )

@@ -89,7 +89,7 @@ class CaptioningRNN(CaptioningModel):
             # (Jozefowicz, Zaremba and Sutskever, ICML 2015).
             self.params["b"][H : 2 * H] = 1
 
-    def _forward(self, features, words, mask, rng):
+    def _forward(self, features, words, scored, rng):
         p, train = self.params, rng is not None
         h0, image_cache = affine_forward(features, p["W_proj"], p["b_proj"])
         vectors, word_cache = word_embedding_forward(words, p["W_embed"])

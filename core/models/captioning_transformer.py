@@ -65,6 +65,7 @@ class CaptioningTransformer(CaptioningModelOnGrid):
     divide the width.
     """
 
+    # What computes a block; a subclass may compute the same in another way.
     block_forward = staticmethod(decoder_block_forward)
     block_backward = staticmethod(decoder_block_backward)
 
@@ -85,7 +86,8 @@ class CaptioningTransformer(CaptioningModelOnGrid):
         norm_first: bool = True,
         activation: str = "relu",
     ):
-        C, E, F = input_dim, wordvec_dim, 4 * wordvec_dim if hidden_dim is None else hidden_dim
+        C, E = input_dim, wordvec_dim
+        F = 4 * E if hidden_dim is None else hidden_dim
         widths = {"input_dim": C, "wordvec_dim": E, "num_heads": num_heads, "hidden_dim": F}
         widths |= {"num_layers": num_layers, "max_length": max_length}
         super().__init__(word_to_idx, dtype, dropout, rng, **widths)
@@ -118,8 +120,8 @@ class CaptioningTransformer(CaptioningModelOnGrid):
                 if len(shape) == 2:
                     value = self._normal(*shape, scale=shape[0] ** -0.5)
                 else:
-                    value = self._zeros(*shape) + name.endswith("gamma")
-                self.params[f"block{layer}.{name}"] = value.astype(self.dtype)
+                    value = self._zeros(*shape) + (1 if name.endswith("gamma") else 0)
+                self.params[f"block{layer}.{name}"] = value
         if norm_first:
             self.params["norm.gamma"] = self._zeros(E) + 1
             self.params["norm.beta"] = self._zeros(E)
@@ -140,11 +142,12 @@ class CaptioningTransformer(CaptioningModelOnGrid):
         """(max_length, E)"""
         return self.params["W_position"] if self.learned_positions else self._sinusoids
 
-    def _forward(self, features, words, mask, rng):
+    def _forward(self, features, words, scored, rng):
         p, T, E = self.params, words.shape[1], self.params["W_embed"].shape[1]
         drop = self.dropout, rng, rng is not None
         memory, memory_cache = temporal_affine_forward(features, p["W_proj"], p["b_proj"])
         vectors, word_cache = word_embedding_forward(words, p["W_embed"])
+        # times sqrt(E), since the entries of W_embed have variance 1 / E
         x, word_drop = dropout_forward(E**0.5 * vectors + self._positions()[:T], *drop)
         causal = np.tri(T, dtype=bool)  # a word attends to itself and to those before it
         how = self.num_heads, causal, self.norm_first, self.activation
