@@ -56,16 +56,12 @@ def affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]:
 def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, tuple]:
     """The same affine layer at every time step: ``out[n, t] = x[n, t] w + b``.
 
-    Inputs:
-    - x: (N, T, D)
-    - w: (D, M)
-    - b: (M,)
+    Inputs x (N, T, D), w (D, M), b (M,).
 
     Returns out (N, T, M) and the cache (x, w).
     """
     N, T, D = x.shape
-    out, _ = affine_forward(x.reshape(N * T, D), w, b)
-    return out.reshape(N, T, len(b)), (x, w)
+    return (x.reshape(N * T, D) @ w + b).reshape(N, T, len(b)), (x, w)
 
 
 def temporal_affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]:
@@ -79,10 +75,11 @@ def temporal_affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, A
     """
     x, w = cache
     N, T, D = x.shape
-    # an affine layer whose N * T rows are all x[n, t]
-    rows = x.reshape(N * T, D)
-    dx, dw, db = affine_backward(dout.reshape(N * T, w.shape[1]), (rows, w))
-    return dx.reshape(N, T, D), dw, db
+    # out = x.reshape(N * T, D) @ w + b
+    dout = dout.reshape(N * T, w.shape[1])
+    dx = (dout @ w.T).reshape(N, T, D)
+    dw = x.reshape(N * T, D).T @ dout
+    return dx, dw, dout.sum(axis=0)
 
 
 # ---------------------------------------------------------------------------------------------
