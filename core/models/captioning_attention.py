@@ -130,7 +130,7 @@ class CaptioningAttention(CaptioningModelOnGrid):
         ddeep = dropout_backward(dh, deep_drop) * (1 - deep**2)
         djoined, grads["W_deep"], grads["b_deep"] = temporal_affine_backward(ddeep, deep_cache)
         dvectors, dh, dz = np.split(djoined, [W, W + H], axis=2)
-        # h, z, weights = attention_lstm(vectors, features, h0, c0), where the penalty reads weights.
+        # h, z, weights = attention_lstm(vectors, features, h0, c0); the penalty reads weights too.
         # Features are data: nobody asks for their gradient.
         dvectors_lstm, _, dh0, dc0, *drecurrent = attention_lstm_backward(
             dh, dz, dweights, sequence_cache
