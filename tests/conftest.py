@@ -110,15 +110,8 @@ def refuses(command):
     return run
 
 
-def torchrun(folder, *options) -> subprocess.CompletedProcess:
-    """A script (or -m MODULE) in two processes of this machine, started in that folder."""
-    started = start_torchrun(folder, *options)
-    out, error = started.communicate()
-    return subprocess.CompletedProcess(started.args, started.returncode, out, error)
-
-
 def start_torchrun(folder, *options) -> subprocess.Popen:
-    """As ``torchrun``, without waiting for the end."""
+    """A script (or -m MODULE) in two processes of this machine, started in that folder."""
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port())
     return subprocess.Popen(
         list(map(str, (sys.executable, *launcher, *options))),
@@ -130,37 +123,47 @@ def start_torchrun(folder, *options) -> subprocess.Popen:
     )
 
 
-def two_processes(folder, name, *options) -> subprocess.CompletedProcess:
-    """As ``torchrun`` with a command by its name, but from a process that has PyTorch already.
+class TwoProcesses:
+    """As ``start_torchrun`` with a command by its name, from a process that has PyTorch already.
 
-    So that most tests of several processes need not wait for three imports of it. The exit code is
-    that of the first that fails.
+    So that most tests of several processes need not wait for three imports of it.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "matplotlib.figure", "conftest"])
-    port, options = free_port(), list(map(str, options))
-    printed = [Path(folder) / f".printed_by_{rank}" for rank in range(2)]
-    processes = [
-        context.Process(target=_one_of_two, args=(rank, port, folder, name, options, printed[rank]))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-        process.kill()
-    codes = [process.exitcode for process in processes]
-    texts = []
-    for stream in ("out", "err"):
-        files = [path.with_suffix(f".{stream}") for path in printed]
-        texts.append("".join(file.read_text() for file in files))
-        for file in files:
-            file.unlink()
-    code = next((code for code in codes if code), 0)
-    return subprocess.CompletedProcess((name, *options), code, *texts)
+
+    def __init__(self, folder, name, *options):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch.distributed", "matplotlib.figure", "conftest"])
+        port, self.args = free_port(), (name, *map(str, options))
+        self.printed = [Path(folder) / f".printed_by_{rank}" for rank in range(2)]
+        self.processes = [
+            context.Process(
+                target=_one_of_two, args=(rank, port, folder, self.args, self.printed[rank])
+            )
+            for rank in range(2)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def done(self) -> subprocess.CompletedProcess:
+        """Waits for the end. The exit code is that of the first that failed."""
+        for process in self.processes:
+            process.join(timeout=120)
+            process.kill()
+        texts = []
+        for stream in ("out", "err"):
+            files = [path.with_suffix(f".{stream}") for path in self.printed]
+            texts.append("".join(file.read_text() for file in files))
+            for file in files:
+                file.unlink()
+        code = next((p.exitcode for p in self.processes if p.exitcode), 0)
+        return subprocess.CompletedProcess(self.args, code, *texts)
 
 
-def _one_of_two(rank, port, folder, name, options, printed):
+def two_processes(folder, name, *options) -> subprocess.CompletedProcess:
+    """A command in two processes, as ``torchrun`` would start them."""
+    return TwoProcesses(folder, name, *options).done()
+
+
+def _one_of_two(rank, port, folder, arguments, printed):
     """What ``torchrun`` tells a process, then the command in it."""
     os.chdir(folder)
     os.environ |= {
@@ -174,8 +177,8 @@ def _one_of_two(rank, port, folder, name, options, printed):
     for stream, number in (("out", 1), ("err", 2)):
         with open(printed.with_suffix(f".{stream}"), "wb") as file:
             os.dup2(file.fileno(), number)
-    sys.argv = [name, *options]
-    run_command(main_of(name.removesuffix(".py")))
+    sys.argv = list(arguments)
+    run_command(main_of(arguments[0].removesuffix(".py")))
 
 
 def free_port() -> int:

@@ -170,7 +170,7 @@ def attentive_run(command, shapes_folder, tmp_path):
 
 
 def test_attention_is_drawn(attentive_run, command, tmp_path):
-    options = ["--checkpoint", attentive_run, "--num_samples", 2, "--attention"]
+    options = ["--checkpoint", attentive_run, "--num_samples", 1, "--attention"]
     code, out, error = command("inference.py", *options, "mean.png")
     assert code == 0, error
     assert "attention: mean.png" in out

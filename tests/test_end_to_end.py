@@ -193,7 +193,8 @@ def test_too_many_stages():
         build(stages=6)
 
 
-@pytest.mark.parametrize("encoder", NETWORKS)
+# The deeper ResNets are of one class with the first.
+@pytest.mark.parametrize("encoder", sorted(NETWORKS.keys() - {"resnet101", "resnet152"}))
 def test_the_grid_depends_on_the_stages_alone_and_on_all_of_them(encoder):
     network = load_network(encoder, "random")
     other = load_network(encoder, "random")

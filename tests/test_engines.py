@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, start_torchrun, torchrun, two_processes
+from conftest import ROOT, TwoProcesses, start_torchrun, two_processes
 
 from core.checkpoint import load_checkpoint
 from core.support.choices import ENGINES, MODEL_NAMES
@@ -128,19 +128,13 @@ def test_inference_refuses_a_device_without_the_engine(refuses):
 # ---------------------------------------------------------------------------------------------
 
 
-def by_torchrun(folder, name, *options):
-    return torchrun(folder, ROOT / name, *options)
-
-
-@pytest.mark.parametrize(
-    ("model", "started"), [("lstm", by_torchrun), ("transformer", two_processes)]
-)
-def test_two_processes_train_as_one(train, tiny_folder, tmp_path, model, started):
+@pytest.mark.parametrize("model", ["lstm", "transformer"])
+def test_two_processes_train_as_one(train, tiny_folder, tmp_path, model):
     """Batches of 23 leave unequal shares; the last of an epoch, of 1, leaves a process none."""
     one = ("--model", model, "--data", tiny_folder, *EXACT, *SMALL, "--engine", "torch")
     one += ("--batch_size", 23)
     expected = train("one", *one)
-    done = started(tmp_path, "training.py", *one, "--out", "two")
+    done = two_processes(tmp_path, "training.py", *one, "--out", "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best epoch") == 1, "one process talks"
     lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
@@ -160,30 +154,63 @@ def rank_of(process: str) -> str | None:
     return next((v[5:].decode() for v in variables if v.startswith(b"RANK=")), None)
 
 
+DYING = ("--model", "lstm", *EXACT, *SMALL, "--engine", "torch")
+
+
+def wait_for_an_epoch(run, still_runs):
+    deadline = time.monotonic() + 60
+    while not (run / "metrics.jsonl").exists():
+        assert still_runs()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def assert_it_says_how_to_go_on(error):
+    begins = "training.py: error: process 0 of 2 ends"
+    (line,) = (line for line in error.splitlines() if line.startswith(begins))
+    assert "--resume" in line
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")
-@pytest.mark.parametrize(("rank", "sent"), [(1, signal.SIGKILL), (0, signal.SIGTERM)])
-def test_when_a_process_dies_the_others_end_and_the_run_is_resumed(
-    train, tiny_folder, tmp_path, rank, sent
-):
-    """The second: torchrun tells a process to end that has not noticed that another one died."""
-    options = ("--model", "lstm", "--data", tiny_folder, *EXACT, *SMALL, "--engine", "torch")
+def test_when_a_process_dies_the_others_end_and_the_run_is_resumed(train, tiny_folder, tmp_path):
+    """Started by torchrun itself, which ends the other process; resumed by two more."""
+    options = (*DYING, "--data", tiny_folder)
     started = start_torchrun(
         tmp_path, ROOT / "training.py", *options, "--num_epochs", 100_000, "--out", "run"
     )
     try:
         children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
-        while not (tmp_path / "run" / "metrics.jsonl").exists():
-            assert started.poll() is None, started.communicate()[1]
-            time.sleep(0.05)
-        (its_id,) = (id for id in children.read_text().split() if rank_of(id) == str(rank))
-        os.kill(int(its_id), sent)
+        wait_for_an_epoch(tmp_path / "run", lambda: started.poll() is None)
+        (its_id,) = (id for id in children.read_text().split() if rank_of(id) == "1")
+        os.kill(int(its_id), signal.SIGKILL)
         _, error = started.communicate(timeout=60)
     finally:
         started.kill()
     assert started.returncode != 0
-    begins = "training.py: error: process 0 of 2 ends"
-    (line,) = (line for line in error.splitlines() if line.startswith(begins))
-    assert "--resume" in line
+    assert_it_says_how_to_go_on(error)
+    done = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    expected = train("whole", *options, "--num_epochs", done + 2)
+    again = ("training.py", "--resume", "--num_epochs", done + 2, "--out", "run")
+    resumed = two_processes(tmp_path, *again)
+    assert resumed.returncode == 0, resumed.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    np.testing.assert_allclose(losses(map(json.loads, lines)), losses(expected), rtol=1e-6)
+
+
+def test_a_process_that_is_told_to_end_says_how_to_go_on(train, tiny_folder, tmp_path):
+    """As torchrun tells one that has not noticed that another one died."""
+    options = (*DYING, "--data", tiny_folder)
+    started = TwoProcesses(
+        tmp_path, "training.py", *options, "--num_epochs", 100_000, "--out", "run"
+    )
+    first = started.processes[0]
+    try:
+        wait_for_an_epoch(tmp_path / "run", first.is_alive)
+    finally:
+        first.terminate()
+        ended = started.done()
+    assert ended.returncode == 2
+    assert_it_says_how_to_go_on(ended.stderr)
     done = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     expected = train("whole", *options, "--num_epochs", done + 2)
     metrics = train("run", "--resume", "--num_epochs", done + 2)
