@@ -417,7 +417,7 @@ def test_hint_3_for_a_whole_sequence_shows_our_loop():
         for quantity in ("dx", "dWh", "dwords", "db_attend"):
             one, two, three = ("\n".join(hints(name, quantity, hint)) for hint in (1, 2, 3))
             assert one == ""
-            assert "undo the steps from the last to the first" in two
+            assert "go through the steps from the last to the first" in two
             assert "our code says" not in two
             assert three.startswith(two)
             loop = three.partition("Hint 3: our code says\n")[2]
