@@ -111,11 +111,14 @@ def keys_and_values(_) -> AbstractContextManager:
 
     def forward(query, memory, Wq, bq, Wk, Wv, bv, Wo, bo, num_heads):
         weights = Wq, bq, Wk, np.zeros_like(bq), Wv, bv, Wo, bo
-        return transformer_layers.multi_head_attention_forward(
+        out, cache = transformer_layers.multi_head_attention_forward(
             query, memory, memory, *weights, num_heads
         )
+        where = cache[1][-1].swapaxes(1, 2)  # (N, T, h, S), which the twin keeps as (N, T h, S)
+        return out, (cache, where.reshape(len(query), -1, memory.shape[1]))
 
     def backward(dout, cache):
+        cache, _ = cache
         dquery, dkey, dvalue, dWq, dbq, dWk, _, *others = (
             transformer_layers.multi_head_attention_backward(dout, cache)
         )
