@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import io
 import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,21 @@ def command(monkeypatch, capsys, tmp_path):
         return int(stop.value.code or 0), printed.out, printed.err
 
     return run
+
+
+@contextmanager
+def in_folder(folder):
+    """For what is made once and shared, where ``command`` is not to be had."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
+        patch.chdir(folder)
+        yield lambda name, *arguments: _run_well(patch, name, arguments)
+
+
+def _run_well(patch, name, arguments):
+    patch.setattr(sys, "argv", [name, *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        run_command(main_of(name.removesuffix(".py")))
+    assert not stop.value.code
 
 
 def main_of(name):

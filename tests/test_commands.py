@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ROOT, WORDS, make_tiny_folder
+from conftest import ROOT, WORDS, in_folder, make_tiny_folder
 from PIL import Image
 
 from core.checkpoint import load_checkpoint, save_checkpoint
@@ -24,14 +25,28 @@ def test_a_command_that_is_a_package_goes_by_its_name(monkeypatch, capsys):
     assert capsys.readouterr().err == "metrics: error: no such file\n"
 
 
+SHORT = ("--model", "lstm", "--num_epochs", 2, "--hidden_dim", 8, "--wordvec_dim", 8)
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    """A short run on tiny data; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    with in_folder(folder) as command:
+        command("training.py", *SHORT, "--data", make_tiny_folder(folder / "tiny"), "--out", "run")
+    return folder / "run"
+
+
 @pytest.fixture
-def tiny_run(tiny_folder, command, tmp_path):
-    """A short run on the tiny data; its folder."""
-    code, _, error = command(
-        "training.py",
-        *("--model", "lstm", "--data", tiny_folder, "--num_epochs", 2),
-        *("--hidden_dim", 8, "--wordvec_dim", 8, "--out", tmp_path / "run"),
-    )
+def tiny_run(trained_once, tmp_path):
+    """A copy of it, to do with as one likes; the data are shared."""
+    return shutil.copytree(trained_once, tmp_path / "run")
+
+
+@pytest.fixture
+def run_on_tiny_folder(tiny_folder, command, tmp_path):
+    """Such a run, for tests that change its data."""
+    code, _, error = command("training.py", *SHORT, "--data", tiny_folder, "--out", "run")
     assert code == 0, error
     return tmp_path / "run"
 
@@ -157,16 +172,16 @@ def test_grid_of_a_validation_split(tiny_run, command):
 # ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def attentive_run(command, shapes_folder, tmp_path):
-    """A Transformer that has hardly learned anything, and its folder."""
-    code, _, error = command(
-        "training.py",
-        *("--model", "transformer", "--num_samples", 20, "--num_epochs", 8),
-        *("--wordvec_dim", 16, "--num_heads", 2, "--num_layers", 3, "--out", tmp_path / "run"),
-    )
-    assert code == 0, error
-    return tmp_path / "run"
+@pytest.fixture(scope="session")
+def attentive_run(shapes_folder, tmp_path_factory):
+    """A Transformer that has hardly learned anything, and its folder; not to be changed."""
+    folder = tmp_path_factory.mktemp("attentive")
+    with in_folder(folder) as command:
+        command(
+            *("training.py", "--model", "transformer", "--num_samples", 20, "--num_epochs", 8),
+            *("--wordvec_dim", 16, "--num_heads", 2, "--num_layers", 3, "--out", "run"),
+        )
+    return folder / "run"
 
 
 def test_attention_is_drawn(attentive_run, command, tmp_path):
@@ -349,18 +364,18 @@ def test_resume_refuses_other_settings_by_name(tiny_run, refuses, command):
     assert len((tiny_run / "metrics.jsonl").read_text().splitlines()) == 3
 
 
-def test_another_vocabulary_is_refused(tiny_run, refuses, tmp_path, tiny_folder):
+def test_another_vocabulary_is_refused(run_on_tiny_folder, refuses, tmp_path, tiny_folder):
     other = make_tiny_folder(tmp_path / "other", [*WORDS, "zebra"])
     refuses(
         "inference.py",
-        *("--checkpoint", tiny_run, "--data", other),
+        *("--checkpoint", run_on_tiny_folder, "--data", other),
         says=("other", "another vocabulary", "10 words", "9 words"),
     )
     tiny_folder.rename(tmp_path / "moved")
     other.rename(tiny_folder)
     refuses(
         "training.py",
-        *("--resume", "--num_epochs", 9, "--out", tiny_run),
+        *("--resume", "--num_epochs", 9, "--out", run_on_tiny_folder),
         says=("another vocabulary", "10 words", "9 words"),
     )
 
@@ -405,13 +420,19 @@ def test_a_diverging_run_ends_with_one_line(tiny_folder, refuses):
     )
 
 
-def test_features_of_another_extractor_are_refused(tiny_run, refuses, tiny_folder):
+def test_features_of_another_extractor_are_refused(run_on_tiny_folder, refuses, tiny_folder):
     info = json.loads((tiny_folder / "dataset.json").read_text())
     info["extractors"]["pooled"]["preprocessing"]["size"] = 32
     (tiny_folder / "dataset.json").write_text(json.dumps(info))
-    refuses("inference.py", "--checkpoint", tiny_run, says=("extractor",))
+    refuses("inference.py", "--checkpoint", run_on_tiny_folder, says=("extractor",))
     refuses(
-        "training.py", "--resume", "--num_epochs", 3, "--out", tiny_run, says=("extractor", "tiny")
+        "training.py",
+        "--resume",
+        "--num_epochs",
+        3,
+        "--out",
+        run_on_tiny_folder,
+        says=("extractor", "tiny"),
     )
 
 
