@@ -450,7 +450,7 @@ compare(
 
 # %% tags=["exercise"]
 def steps_backward(dh, cache):
-    x, h0, Wx, Wh, step_caches = cache
+    x, h0, Wx, Wh, b, step_caches = cache
     ### BEGIN SOLUTION
     from_next, dx, weights = 0, [], [0, 0, 0]
     for t in reversed(range(dh.shape[1])):
