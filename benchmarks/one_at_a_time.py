@@ -101,6 +101,10 @@ def gates_in_columns(_) -> AbstractContextManager:
     return patch.object(recurrent, "gates_apart", lambda a: recurrent.by_gate(a.copy()))
 
 
+def plain_product(_) -> AbstractContextManager:
+    return patch.object(recurrent, "back_through", lambda da, W: da @ W.T)
+
+
 def whole_comparison(_) -> AbstractContextManager:
     """The comparison of all images at once, through memory instead of a cache."""
     return patch.object(attention, "_CACHED", 1 << 40)
@@ -134,6 +138,7 @@ OPTIMISATIONS = {
     "parts of the batch on two threads": (one_part, ("rnn", "lstm", "attention", "transformer")),
     "Adam in place, in pieces": (plain_update, ("rnn", "lstm", "attention", "transformer")),
     "each gate in one piece": (gates_in_columns, ("lstm",)),
+    "W da^T for da W^T in the loop": (plain_product, ("lstm",)),
     "a few images compared at a time": (whole_comparison, ("attention",)),
     "no keys and values of the image": (keys_and_values, ("transformer",)),
 }

@@ -34,6 +34,7 @@ from benchmarks.side_by_side import (
 from core.captioning_solver import NumpyEngine
 from core.fast import FastEngine
 from core.fast.packing import Packing, lengths_of
+from core.fast.recurrent import back_through
 from core.fast.threads import products_on
 from core.models import MODELS, build_model
 from core.torch_models import TorchEngine, build_torch_model
@@ -157,7 +158,7 @@ def products_of_a_step(model, features, captions) -> Callable[[], None]:
         features @ p["W_proj"], features.T @ h0
         vectors @ p["Wx"], da @ p["Wx"].T, vectors.T @ da
         for now, _ in packing.steps:
-            h[now] @ p["Wh"], da[now] @ p["Wh"].T
+            h[now] @ p["Wh"], back_through(da[now], p["Wh"])
         h.T @ da
         h @ p["W_vocab"], dscores @ p["W_vocab"].T, h.T @ dscores
 

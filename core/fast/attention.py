@@ -18,7 +18,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from core.fast.packing import Packing
-from core.fast.recurrent import by_gate, gates_apart, lstm_cell, lstm_cell_backward
+from core.fast.recurrent import (
+    back_through,
+    by_gate,
+    gates_apart,
+    lstm_cell,
+    lstm_cell_backward,
+)
 from core.layers import sigmoid, softmax, softmax_backward, temporal_affine_forward
 
 Array = np.ndarray
@@ -208,7 +214,7 @@ def attention_lstm_packed_backward(dh: Array, dgated: Array, dweights: Array, ca
             dnow, dprev_c, gates[:, now], c_states[before], tanh_c[now], out=by_gate(da[now])
         )
         # a = read + prev_h @ Wh + gated @ W_reading
-        dread = dgated[now] + da[now] @ W_reading.T
+        dread = dgated[now] + back_through(da[now], W_reading)
         # gated = gate * context, where gate = sigmoid(prev_h @ W_gate + b_gate)
         dcontext = dread * gate[now]
         np.multiply(dread, context[now] * gate[now] * (1 - gate[now]), out=dgate[now])
@@ -220,7 +226,7 @@ def attention_lstm_packed_backward(dh: Array, dgated: Array, dweights: Array, ca
         dquery[now] = dasked[:, 0]
         dv += dv_now
         # prev_h was read three times
-        dprev_h = da[now] @ Wh.T
+        dprev_h = back_through(da[now], Wh)
         dprev_h += dgate[now] @ W_gate.T
         dprev_h += dquery[now] @ W_asking.T
     dh0, dc0 = packing.by_row(dprev_h), packing.by_row(dprev_c)

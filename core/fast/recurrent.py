@@ -117,8 +117,13 @@ def lstm_packed_backward(dh: Array, cache: tuple):
             dnow, dprev_c, gates[:, now], c_states[before], tanh_c[now], out=by_gate(da[now])
         )
         # gates[:, now] = by_gate(inputs[now] + h_states[before] @ Wh)
-        dprev_h = da[now] @ Wh.T
+        dprev_h = back_through(da[now], Wh)
     return da, packing.by_row(dprev_h), h_states[packing.before].T @ da
+
+
+def back_through(da: Array, W: Array) -> Array:
+    """``da @ W.T``, in the form that is faster where W is wide, as the four gates' is."""
+    return (W @ da.T).T
 
 
 def by_gate(a: Array) -> Array:

@@ -15,7 +15,6 @@ from core.layers import (
     dropout_backward,
     dropout_forward,
     log_softmax,
-    temporal_affine_backward,
     temporal_affine_forward,
     word_embedding_backward,
     word_embedding_forward,
@@ -145,7 +144,7 @@ class CaptioningTransformer(CaptioningModelOnGrid):
     def _forward(self, features, words, scored, rng):
         p, T, E = self.params, words.shape[1], self.params["W_embed"].shape[1]
         drop = self.dropout, rng, rng is not None
-        memory, memory_cache = temporal_affine_forward(features, p["W_proj"], p["b_proj"])
+        memory, _ = temporal_affine_forward(features, p["W_proj"], p["b_proj"])
         vectors, word_cache = word_embedding_forward(words, p["W_embed"])
         # times sqrt(E), since the entries of W_embed have variance 1 / E
         x, word_drop = dropout_forward(E**0.5 * vectors + self._positions()[:T], *drop)
@@ -157,10 +156,10 @@ class CaptioningTransformer(CaptioningModelOnGrid):
             block_caches.append(cache)
         if self.norm_first:
             x, norm_cache = layer_norm_forward(x, p["norm.gamma"], p["norm.beta"])
-        return x, 0, (memory_cache, word_cache, word_drop, block_caches, norm_cache)
+        return x, 0, (features, word_cache, word_drop, block_caches, norm_cache)
 
     def _backward(self, dh: Array, cache: tuple) -> dict[str, Array]:
-        memory_cache, word_cache, word_drop, block_caches, norm_cache = cache
+        features, word_cache, word_drop, block_caches, norm_cache = cache
         grads, dx, dmemory = {}, dh, 0
         if self.norm_first:
             dx, grads["norm.gamma"], grads["norm.beta"] = layer_norm_backward(dx, norm_cache)
@@ -175,8 +174,10 @@ class CaptioningTransformer(CaptioningModelOnGrid):
             grads["W_position"] = np.zeros_like(self.params["W_position"])
             grads["W_position"][: dx.shape[1]] = dx.sum(axis=0)
         grads["W_embed"] = word_embedding_backward(dx.shape[2] ** 0.5 * dx, word_cache)
-        # memory = features @ W_proj + b_proj
-        _, grads["W_proj"], grads["b_proj"] = temporal_affine_backward(dmemory, memory_cache)
+        # memory = features @ W_proj + b_proj, where the features are data and need no gradient
+        dmemory = dmemory.reshape(-1, dmemory.shape[2])
+        grads["W_proj"] = features.reshape(len(dmemory), -1).T @ dmemory
+        grads["b_proj"] = dmemory.sum(axis=0)
         return grads
 
     def attention_weights(self, features: Array, captions: Array) -> Array:
