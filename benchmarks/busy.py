@@ -32,6 +32,7 @@ from core.fast import FastEngine, build_fast_model
 from core.models import MODELS
 
 DEFAULTS = {"wordvec_dim": 128, "hidden_dim": 256}
+GRID = 64, 40  # locations and channels of the embedded data
 _TURN, _PAUSE = 0.5, 0.1  # seconds
 
 
@@ -47,11 +48,15 @@ def measure_all(seconds: float) -> list[dict]:
 
 def measure(name: str, widths: str, batch_size: int, seconds: float) -> dict:
     rng, vocabulary, config = np.random.default_rng(0), VOCABULARY, SIZES[name]
+    grid = name in ("attention", "transformer")
+    features, captions = batch_like_real_ones(batch_size, grid, rng)
     if widths == "defaults":
         vocabulary, config = VOCABULARY[:41], DEFAULTS
+        captions = np.minimum(captions, len(vocabulary) - 1)
+        if grid:
+            features = rng.standard_normal((batch_size, *GRID), dtype=np.float32)
+            config = config | {"input_dim": GRID[1]}
     model = build_fast_model(name, config, vocabulary, rng=rng)
-    features, captions = batch_like_real_ones(batch_size, model.grid, rng)
-    captions = np.minimum(captions, len(vocabulary) - 1)
     step = step_of(FastEngine(model, "adam", STILL, CLIP_NORM), features, captions)
     idle, busy = idle_and_busy(step, seconds)
     return {

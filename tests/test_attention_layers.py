@@ -90,18 +90,6 @@ def sequence(N, T, L):
     return normal(*image, (W + C, 4 * H), (H, 4 * H), 4 * H)
 
 
-@pytest.mark.parametrize("sizes", [(N, T, L), (1, 1, 1)])
-def test_the_sequence_equals_its_steps(sizes):
-    words, features, h, c, Wf, Wq, bf, *weights = arguments = sequence(*sizes)
-    outputs = layers.attention_lstm_forward(*arguments)[:3]
-    for t in range(words.shape[1]):
-        h, c, *others, _ = layers.attention_lstm_step_forward(
-            words[:, t], features, features @ Wf + bf, h, c, Wq, *weights
-        )
-        for got, want in zip(outputs, (h, *others), strict=True):
-            np.testing.assert_allclose(got[:, t], want, rtol=1e-12, atol=1e-14)
-
-
 def test_keys_are_computed_once_a_sequence(monkeypatch):
     calls = []
 

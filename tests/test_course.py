@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from core.captioning_solver import CaptioningSolver
+from core.classifiers.rnn import CaptioningRNN
 from core.coco_utils import decode_captions, load_coco_data, sample_coco_minibatch
 from core.gradient_check import eval_numerical_gradient, eval_numerical_gradient_array
 from core.image_utils import image_from_url
-from core.models import CaptioningRNN
 from core.rnn_layers import lstm_step_forward, rnn_forward, rnn_step_backward, rnn_step_forward
 
 

@@ -5,7 +5,9 @@
   what NumPy does on one core, it then does on several.
 * The loss has one buffer, and the gradient of the word vectors is summed word by word.
 
-GAIN_CAPTIONER
+A whole step gets 1.06 to 1.23 times as fast without padding; in parts 1.37 (transformer), 1.09
+(attention), 1.00 (lstm) and 0.94 (rnn) times, against products on all cores, which suffer far more
+beside another process (docs/speed.md).
 
 A twin adds ``_packed_forward`` and ``_packed_backward``.
 """

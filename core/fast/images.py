@@ -2,7 +2,7 @@
 
 Speeds up ``select`` and ``step`` of CaptioningAttention and CaptioningTransformer. There each row
 has the features of its image, and ``select`` copies them; here the beams of an image share them.
-GAIN_IMAGES
+What that gives a beam search is in docs/speed.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Sequences of different lengths with the padding left out: what nobody asks for is not computed.
 
 The arrays (N, T, ...) of ``rnn_forward``, ``lstm_forward``, ``attention_lstm_forward`` and
-``CaptioningModel.loss`` become (M, ...) here, in the order of a packing. GAIN_PACKING
+``CaptioningModel.loss`` become (M, ...) here, in the order of a packing. A whole
+step gets 1.06 (transformer) to 1.23 (attention) times as fast (docs/speed.md).
 
 Letters: N batch, T time steps, M entries: the words of all sequences, but not what follows them.
 """

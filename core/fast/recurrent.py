@@ -4,7 +4,8 @@ The loop through time keeps only what depends on the step before, ``prev_h Wh``:
 inputs, and the gradients of all weights, are one large product each, outside of it. Padding is left
 out (``core/fast/packing.py``), and what a step computes it writes to where it is kept.
 
-GAIN_RECURRENT
+With all of this folder a whole step of the LSTM is 2.5 times as fast as by its definition, and of
+the RNN 2.4 times; ``back_through`` alone gives 1.06 to 1.19 (docs/speed.md).
 
 Letters: N batch, M entries of a packing, H hidden width.
 """

@@ -9,7 +9,7 @@ each other, and small products are no faster on two threads than on one. So smal
 thread. Larger work is cut into parts, each on a thread of Python's with products of its own, which
 sleeps while it waits; NumPy lets go of Python's lock while it computes.
 
-GAIN_THREADS
+What that gives is in ``core/fast/captioner.py``, and beside another process in docs/speed.md.
 """
 
 from __future__ import annotations

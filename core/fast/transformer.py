@@ -4,7 +4,7 @@ A caption has fewer words than its image has locations. So each question is carr
 memory is, not the memory to where the questions are: the keys and values of the image are never
 made. While captions are searched, the beams of an image share them.
 
-GAIN_TRANSFORMER
+A whole step gets 1.09 times as fast by it, and 1.8 times by all of this folder (docs/speed.md).
 
 Letters: N batch, T time steps, S locations, E model width, h number of heads, d = E / h.
 """
