@@ -9,7 +9,7 @@
 # after each you measure a **whole** step again. Most of the arithmetic is in products of matrices, for which
 # libraries have one routine, GEMM (*general matrix multiply*). The rest is what we want to get rid of.
 #
-# *Before: [lesson 6](06_the_lstm.ipynb) (the LSTM). About 50 minutes; all cells together run in about one.*
+# *Before: [lesson 6](06_the_lstm.ipynb) (the LSTM). About 50 minutes; all cells together run in about one and a half.*
 #
 # **About the times on this page.** They come from the machine that made the page; yours gives others, and other
 # ones every day. So the lesson asserts only that numbers are *equal*. That one way is faster than another, it
@@ -478,8 +478,8 @@ in_one_piece = step(twin())
 _ = race(gates_in_columns=without_padding, each_gate_in_one_piece=in_one_piece)
 
 # %% [markdown]
-# A gain of this size on a part, and so little on the whole: that is Amdahl's formula at work. The idea is at the
-# line of 5 %, on some days below it. It stays because it is one `.copy()`.
+# A gain of this size on a part, and next to nothing on the whole: that is Amdahl's formula at work. The idea would
+# not be worth a line. It costs none: the loop writes into a copy in any case, and this is the better one.
 #
 # ## Idea 4 · Adam in place
 #
@@ -615,11 +615,11 @@ plt.gca().set(xlabel="milliseconds", title="A whole training step, idea by idea"
 plt.show()
 
 # %% [markdown]
-# ## Tried, measured, deleted
+# ## Tried and measured: one deleted, one kept
 #
-# Two ideas were in `core` once and are gone. Captions say "a" again and again, so the first multiplied each
-# **different** word with $W_x$ once and looked the products up. The second wrote $da\,W_h^T$ as
-# $(W_h\,da^T)^T$, a form that BLAS likes better where $da$ has few rows. Both are right:
+# Captions say "a" again and again. So `core` once multiplied each **different** word with $W_x$ once and looked the
+# products up. And it writes $da\,W_h^T$ as $(W_h\,da^T)^T$, a form that BLAS likes better where $W_h$ is wide
+# (`back_through`). Both are right:
 
 # %%
 spoken = packing.pack(words)
@@ -659,12 +659,12 @@ times = race(
 foretell(*times.values())
 
 # %% [markdown]
-# When both were in the code, `benchmarks` took each away from whole steps. The look-up gave 1.00 (RNN), 1.08 (LSTM)
-# and 1.00 (attention), and nothing at all with dropout, where two places with the same word no longer have the same
-# vector. The other form gave 1.01 (RNN) and 1.06 (LSTM).
+# `benchmarks` took each away from whole steps. The look-up gave 1.00 (RNN), 1.08 (LSTM) and 1.00 (attention), and
+# nothing at all with dropout, where two places with the same word no longer have the same vector. It is deleted: a
+# few per cent under one condition do not pay for lines that everybody has to read.
 #
-# A few per cent, in one model and under one condition, do not pay for lines that everybody has to read. What the
-# ideas give that stayed is in [`docs/speed.md`](../docs/speed.md).
+# The other form gave nothing to the RNN and 1.06 to 1.19 to the LSTM, whose matrix is four times as wide. It stays
+# there, in one line. What all ideas give that stayed is in [`docs/speed.md`](../docs/speed.md).
 #
 # ## A twin equals its definition
 #
