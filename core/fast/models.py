@@ -1,7 +1,8 @@
 """The fast twins of ``core/models``: the same parameters, the same arguments, the same numbers.
 
 Each says its forward and backward pass once more, in the order of a packing. What they read of the
-image, how they are built, and how they decode is inherited.
+image, how they are built, and how they decode is inherited. A whole training step is 1.8
+(transformer) to 3.1 (attention) times as fast as by the definition on one core (docs/speed.md).
 """
 
 from __future__ import annotations
