@@ -7,6 +7,8 @@ image, how they are built, and how they decode is inherited. A whole training st
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from core.attention_layers import doubly_stochastic_loss
@@ -34,7 +36,7 @@ from core.layers import (
     log_softmax,
     word_embedding_forward,
 )
-from core.models import build_model
+from core.models import MODELS, build_model
 from core.models.captioning_attention import RECURRENT, CaptioningAttention
 from core.models.captioning_rnn import CaptioningRNN
 from core.models.captioning_transformer import CaptioningTransformer
@@ -174,17 +176,21 @@ class FastCaptioningTransformer(FastCaptioner, CaptioningTransformer):
         return [tuple(x[rows] for x in pair) for pair in words], images.select(rows)
 
 
-# As ``core.models.MODELS``.
-FAST_MODELS = {
-    "rnn": (FastCaptioningRNN, {"cell_type": "rnn"}),
-    "lstm": (FastCaptioningRNN, {"cell_type": "lstm"}),
-    "attention": (FastCaptioningAttention, {}),
-    "transformer": (FastCaptioningTransformer, {}),
+_TWIN_OF = {
+    CaptioningRNN: FastCaptioningRNN,
+    CaptioningAttention: FastCaptioningAttention,
+    CaptioningTransformer: FastCaptioningTransformer,
 }
+# As MODELS of core/models.
+FAST_MODELS = {name: (_TWIN_OF[model], implied) for name, (model, implied) in MODELS.items()}
 
 
 def build_fast_model(
-    name: str, config, idx_to_word, params=None, rng: np.random.Generator | None = None
+    name: str,
+    config: Mapping,
+    idx_to_word: Sequence[str],
+    params: Mapping[str, Array] | None = None,
+    rng: np.random.Generator | None = None,
 ):
     """As ``core.models.build_model``, argument by argument: the fast twin."""
     return build_model(name, config, idx_to_word, params, rng, FAST_MODELS)

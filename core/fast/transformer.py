@@ -52,9 +52,7 @@ def memory_attention_forward(
 ):
     """``multi_head_attention_forward(query, memory, memory, ...)``, without making keys and values.
 
-    A caption has fewer words than its image has locations: so each question is carried to where
-    the memory is, not the memory to where the questions are, and what is read there is carried
-    back::
+    A question is carried to where the memory is, and what is read there is carried back::
 
         q_i . (memory Wk_i)   = (q_i Wk_i^T) . memory                 for head i
         weights (memory Wv_i) = (weights memory) Wv_i
