@@ -7,11 +7,11 @@ down both.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
 from core.fast import build_fast_model
+from core.support.command_line import ArgumentParser
 
 VOCABULARY = ["<NULL>", "<START>", "<END>", "<UNK>", *(f"word{i}" for i in range(1000))]
 STEPS = 16  # words read of the longest captions
@@ -130,9 +131,9 @@ def bandwidth() -> float:
     return 2e-6 * a.nbytes / in_turn({"copy": lambda: np.copyto(out, a)}, 1)["copy"]
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str) -> ArgumentParser:
     """The options that every benchmark has."""
-    arguments = argparse.ArgumentParser(description=description)
+    arguments = ArgumentParser(description=description)
     arguments.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments.add_argument(
         "--seconds", type=float, default=4.0, metavar="S", help="of measuring, for each row"
@@ -148,7 +149,7 @@ def list_of(kind: Callable, known: Collection | None = None) -> Callable[[str], 
         for value in values:
             if known is not None and value not in known:
                 expected = ", ".join(known)
-                raise argparse.ArgumentTypeError(f"found {value!r}, expected some of {expected}")
+                raise ArgumentTypeError(f"found {value!r}, expected some of {expected}")
         return values
 
     return parse

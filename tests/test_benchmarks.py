@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import busy, one_at_a_time, side_by_side
+from benchmarks import busy, one_at_a_time, side_by_side, train_step
 from benchmarks.side_by_side import SIZES, VOCABULARY, batch_like_real_ones
 from core.fast import FastEngine, build_fast_model, captioner
 from core.models import MODELS
@@ -20,24 +18,28 @@ from core.models import MODELS
 ROOT = Path(__file__).parents[1]
 
 
-def test_training_steps_are_rows_of_json():
-    command = "benchmarks.train_step --json --models rnn --batch_sizes 4 --seconds 0.1".split()
-    run = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    (row,) = json.loads(run.stdout)
+def test_training_steps_are_rows_of_json(command, monkeypatch):
+    monkeypatch.setattr(side_by_side, "_TURN", 0.01)
+    monkeypatch.setattr(train_step, "peak_gflops", lambda: 100)
+    options = ("--json", "--models", "rnn", "--batch_sizes", 4, "--seconds", 0.01, "--no_compile")
+    code, out, error = command("benchmarks.train_step", *options)
+    assert code == 0, error
+    (row,) = json.loads(out)
     assert row["model"] == "rnn"
     assert row["batch_size"] == 4
     assert row["torch_over_ours"] == pytest.approx(row["torch_ms"] / row["ours_ms"])
-    assert min(row["gflops"], row["peak_gflops"]) > 0
+    assert row["gflops"] > 0
+    assert row["peak_gflops"] == 100
     assert {"machine", "blas", "numpy_threads", "torch_threads"} <= row.keys()
 
 
-def test_an_unknown_model_is_refused_in_one_line():
-    command = [sys.executable, "-m", "benchmarks.train_step", "--models", "gru"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 2
-    assert "found 'gru', expected some of rnn, lstm" in run.stderr
+def test_a_large_product_has_a_speed(monkeypatch):
+    monkeypatch.setattr(side_by_side, "in_turn", lambda functions, _: dict.fromkeys(functions, 100))
+    assert side_by_side.peak_gflops() == pytest.approx(2 * 2048**3 / 0.1 / 1e9)
+
+
+def test_an_unknown_model_is_refused_in_one_line(refuses):
+    refuses("benchmarks.train_step", "--models", "gru", says=("found 'gru', expected some of rnn",))
 
 
 @pytest.mark.parametrize(

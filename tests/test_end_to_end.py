@@ -455,6 +455,7 @@ def test_an_encoder_that_learned_from_a_file_captions_its_data(train, command, p
 
 def test_a_run_with_vgg16_has_the_grid_and_no_fc7(train, refuses, photos, tmp_path):
     vgg16 = ("--encoder", "vgg16", "--weights", "random", "--grid", 2, "--num_epochs", 1)
+    vgg16 += ("--num_samples", 2)
     train("tuned", "--model", "attention", *vgg16, "--finetune_encoder", 1, data=photos)
     run = tmp_path / "tuned"
     assert load_network("vgg16", str(run / "best.npz"))

@@ -173,7 +173,7 @@ def assert_it_says_how_to_go_on(error):
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")
 def test_when_a_process_dies_the_others_end_and_the_run_is_resumed(train, tiny_folder, tmp_path):
-    """Started by torchrun itself, which ends the other process; resumed by two more."""
+    """Started by torchrun itself, which ends the other process."""
     options = (*DYING, "--data", tiny_folder)
     started = start_torchrun(
         tmp_path, ROOT / "training.py", *options, "--num_epochs", 100_000, "--out", "run"
@@ -190,15 +190,12 @@ def test_when_a_process_dies_the_others_end_and_the_run_is_resumed(train, tiny_f
     assert_it_says_how_to_go_on(error)
     done = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     expected = train("whole", *options, "--num_epochs", done + 2)
-    again = ("training.py", "--resume", "--num_epochs", done + 2, "--out", "run")
-    resumed = two_processes(tmp_path, *again)
-    assert resumed.returncode == 0, resumed.stderr
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    np.testing.assert_allclose(losses(map(json.loads, lines)), losses(expected), rtol=1e-6)
+    metrics = train("run", "--resume", "--num_epochs", done + 2)
+    np.testing.assert_allclose(losses(metrics), losses(expected), rtol=1e-6)
 
 
 def test_a_process_that_is_told_to_end_says_how_to_go_on(train, tiny_folder, tmp_path):
-    """As torchrun tells one that has not noticed that another one died."""
+    """As torchrun tells one that has not noticed that another one died. Two more resume the run."""
     options = (*DYING, "--data", tiny_folder)
     started = TwoProcesses(
         tmp_path, "training.py", *options, "--num_epochs", 100_000, "--out", "run"
@@ -213,8 +210,11 @@ def test_a_process_that_is_told_to_end_says_how_to_go_on(train, tiny_folder, tmp
     assert_it_says_how_to_go_on(ended.stderr)
     done = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     expected = train("whole", *options, "--num_epochs", done + 2)
-    metrics = train("run", "--resume", "--num_epochs", done + 2)
-    np.testing.assert_allclose(losses(metrics), losses(expected), rtol=1e-6)
+    again = ("training.py", "--resume", "--num_epochs", done + 2, "--out", "run")
+    resumed = two_processes(tmp_path, *again)
+    assert resumed.returncode == 0, resumed.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    np.testing.assert_allclose(losses(map(json.loads, lines)), losses(expected), rtol=1e-6)
 
 
 def test_what_is_wrong_with_the_input_is_said_by_several_processes_too(tiny_folder, tmp_path):

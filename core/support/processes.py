@@ -68,9 +68,9 @@ def joined(device: str = "auto") -> Iterator[str]:
         before = signal.signal(signal.SIGTERM, _told_to_end)
         yield device
         signal.signal(signal.SIGTERM, before)
-    except Exception as error:
+    except (Exception, _ToldToEnd) as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # ends anyway, but not before it has told
-        if not isinstance(error, RuntimeError):
+        if not isinstance(error, RuntimeError | _ToldToEnd):
             raise
         # gloo has no class of its own for a lost connection
         raise ConnectionError(
@@ -82,8 +82,12 @@ def joined(device: str = "auto") -> Iterator[str]:
         distributed.destroy_process_group()
 
 
+class _ToldToEnd(BaseException):
+    """No ``Exception``, for it may be raised anywhere, and nobody must take it for an error."""
+
+
 def _told_to_end(*_) -> NoReturn:
-    raise RuntimeError("told to end")
+    raise _ToldToEnd("told to end")
 
 
 def wait_for_all() -> None:
