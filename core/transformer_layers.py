@@ -25,6 +25,7 @@ from core.layers import (
     temporal_affine_backward,
     temporal_affine_forward,
 )
+from core.support.erf import erf
 
 Array = np.ndarray
 
@@ -102,8 +103,6 @@ def gelu_forward(x: Array) -> tuple[Array, tuple]:
 
     Returns the output and the cache (x, Phi(x)).
     """
-    from scipy.special import erf  # here, since nothing else needs SciPy
-
     phi = 0.5 * (1 + erf(x * 0.5**0.5))
     return x * phi, (x, phi)
 
