@@ -132,7 +132,10 @@ def render(shapes: Sequence[Shape], rng: np.random.Generator) -> Array:
         u = (points[None, :] - shape.x) / shape.radius  # -1 .. 1 across the box
         v = (points[:, None] - shape.y) / shape.radius
         inside = silhouette(shape.kind, u, v)
-        cover = inside.reshape(IMAGE_SIZE, samples, IMAGE_SIZE, samples).mean(axis=(1, 3))
+        # The counts of points, first down and then across: sums of bytes, and exact.
+        counts = inside.view(np.uint8).reshape(IMAGE_SIZE, samples, -1).sum(axis=1, dtype=np.uint8)
+        counts = counts.reshape(IMAGE_SIZE, IMAGE_SIZE, samples).sum(axis=2, dtype=np.uint8)
+        cover = counts / samples**2
         colour = np.clip(np.array(COLOURS[shape.colour]) + rng.normal(0, 6, size=3), 0, 255)
         picture += cover[:, :, None] * (colour - picture)
     picture += rng.normal(0, 3, size=picture.shape)

@@ -269,8 +269,17 @@ def _draw_different_scenes(
 
 
 def _extract(extractor, pictures: list[Array], split: str) -> Array:
-    starts = progress(range(0, len(pictures), 50), f"features of {split} pictures")
-    return np.concatenate([extractor(pictures[start : start + 50]) for start in starts])
+    from core.fast.threads import in_parallel
+
+    batches = [pictures[start : start + 50] for start in range(0, len(pictures), 50)]
+    with progress(None, f"features of {split} pictures", total=len(batches)) as bar:
+
+        def look(batch: list[Array]) -> Array:
+            found = extractor(batch)
+            bar.update()
+            return found
+
+        return np.concatenate(in_parallel(look, batches))
 
 
 def _as_json(scene: Sequence[Shape]) -> dict:

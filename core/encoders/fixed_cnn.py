@@ -49,8 +49,8 @@ def grid_features(images: Array) -> Array:
             f"images: found shape {images.shape}, expected (N, {IMAGE_SIZE}, {IMAGE_SIZE}, 3)"
         )
     colours = _pool(_colour_layer(images), 2, np.mean)  # (N, 32, 32, colours)
-    responses = _silhouette_layer(colours)  # (N, 32, 32, colours, outlines)
-    cells = [_competition(_pool(responses, 4, np.max)), _pool(colours, 4, np.mean)]
+    responses = _silhouette_layer(colours, 4)  # (N, 8, 8, colours, outlines)
+    cells = [_competition(responses), _pool(colours, 4, np.mean)]
     cells.append(np.broadcast_to(position_code(), (len(images), GRID, GRID, _POSITION)))
     return np.concatenate(cells, axis=3).reshape(len(images), GRID * GRID, -1)
 
@@ -102,19 +102,23 @@ def _colour_layer(images: Array) -> Array:
     return scores[..., :-1]
 
 
-def _silhouette_layer(colours: Array) -> Array:
-    """(N, 32, 32, colours) -> (N, 32, 32, colours, outlines): the same filters on each colour."""
+def _silhouette_layer(colours: Array, size: int = 1) -> Array:
+    """(N, h, w, colours) -> (N, h / size, w / size, colours, outlines).
+
+    The same filters on each colour; of each block of size x size the strongest response.
+    """
     N, h, w, C = colours.shape
     margin = _FILTER // 2
     maps = colours.transpose(0, 3, 1, 2).reshape(N * C, h, w)
-    out = np.zeros((N * C, h * w, len(KINDS) * len(RADII)), np.float32)
+    out = np.zeros((N * C, h // size, w // size, len(KINDS) * len(RADII)), np.float32)
     # The filters have norm 1, so a map of norm 1 answers none with more than 1: too little to count
     # below. Most colours are not in a picture.
     seen = np.flatnonzero((maps**2).sum(axis=(1, 2)) > 1)
     padded = np.pad(maps[seen], ((0, 0), (margin, margin), (margin, margin)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (_FILTER, _FILTER), axis=(1, 2))
-    out[seen] = windows.reshape(len(seen), h * w, _FILTER**2) @ _silhouette_filters()
-    return out.reshape(N, C, h, w, -1).transpose(0, 2, 3, 1, 4)
+    responses = windows.reshape(len(seen), h * w, _FILTER**2) @ _silhouette_filters()
+    out[seen] = _pool(responses.reshape(len(seen), h, w, -1), size, np.max)
+    return out.reshape(N, C, *out.shape[1:]).transpose(0, 2, 3, 1, 4)
 
 
 @cache
