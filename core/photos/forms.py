@@ -1,7 +1,7 @@
 """A caption file in any of the forms that people have, recognised by what it holds.
 
-``read_caption_file`` reads one. Each form has a reader that yields ``Row``s; what is checked of names,
-captions and splits is checked in one place, ``_gathered``.
+``read_caption_file`` reads one. Each form has a reader that yields ``Row``s; names, captions and
+splits are checked in one place, ``_gathered``.
 """
 
 from __future__ import annotations
@@ -165,9 +165,7 @@ def _gathered(path: Path, form: str, rows: Iterator[Row], notes: list[str]) -> C
                 "too; a photo can be in one, so remove it from the other"
             )
     if lonely := [name for name, captions in found.captions.items() if not captions]:
-        notes.append(
-            f"{counted(len(lonely), 'photo')} without a caption left out, {lonely[0]} first"
-        )
+        notes.append(f"{counted(len(lonely), 'photo')} without a caption left out")
         for name in lonely:
             del found.captions[name]
             owner.pop(name, None)
@@ -296,10 +294,10 @@ def _by_content(delimiter: str, rows: list[list[str]]) -> _Layout | None:
         width, header, sample = len(first), True, [r[caption] for r in others if len(r) > caption]
     else:
         return None
-    words = [text for text in sample if " " in text.strip() or not text.isascii()]
-    return (
-        _Layout(delimiter, header, width, name, [caption]) if 2 * len(words) > len(rows) else None
-    )
+    worded = [text for text in sample if " " in text.strip() or not text.isascii()]
+    if 2 * len(worded) <= len(sample):  # numbers, or names of classes
+        return None
+    return _Layout(delimiter, header, width, name, [caption])
 
 
 def _read_table(path: Path, notes: list[str]) -> Iterator[Row]:
@@ -360,13 +358,11 @@ def _require_closed(path: Path, start: int, lines: list[str], layout: _Layout) -
     """Raises ValueError when a quotation mark opens a cell that ends only in another row."""
     try:
         next(_csv(lines, layout.delimiter, strict=True))
-        cells = [line.split(layout.delimiter) for line in lines[1:]]
-        other = [
-            c for c in cells if len(c) > layout.name and PICTURE.search(c[layout.name].strip())
-        ]
+        cells = [line.split(layout.delimiter)[layout.name :] for line in lines[1:]]
+        closed = not any(each and PICTURE.search(each[0].strip()) for each in cells)
     except csv.Error as error:
-        other = [error] if len(lines) > 1 or "unexpected end" in str(error) else []
-    if other:
+        closed = len(lines) == 1 and "unexpected end" not in str(error)
+    if not closed:
         raise ValueError(
             f"{path}: line {start + 1}: a quotation mark is not closed there; close it or remove it"
         )
@@ -441,8 +437,8 @@ def _read_karpathy(path: Path, notes: list[str]) -> Iterator[Row]:
                 captions.append(sentence["raw"])
             else:
                 raise ValueError(
-                    f"{path}: {at}: is not in the form of Karpathy's JSON: has neither a text 'raw' "
-                    "nor a list 'tokens'"
+                    f"{path}: {at}: is not in the form of Karpathy's JSON: expected a text 'raw' "
+                    "or a list 'tokens'"
                 )
         name, folder = image.get("filename"), image.get("filepath")
         if isinstance(name, str) and isinstance(folder, str) and folder:
@@ -453,9 +449,8 @@ def _read_karpathy(path: Path, notes: list[str]) -> Iterator[Row]:
             double += sum(caption in seen[key] for caption in captions)
             captions = [caption for caption in captions if caption not in seen[key]]
         seen.setdefault(key, []).extend(captions)
-        yield Row(
-            where, name, captions, image.get("split"), image.get("cocoid", image.get("imgid"))
-        )
+        number = image.get("cocoid", image.get("imgid"))
+        yield Row(where, name, captions, image.get("split"), number)
     if tokens:
         notes.append(f"{counted(tokens, 'caption')} without 'raw': their tokens are taken")
     if joined:
