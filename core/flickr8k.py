@@ -18,7 +18,6 @@ training.
 from __future__ import annotations
 
 import csv
-import re
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core.coco_utils.words import plain_words
 from core.encoders.extract import (
     add_encoder_options,
     extract,
@@ -74,15 +74,6 @@ class PhotoFolder:
 # ---------------------------------------------------------------------------------------------
 # Reading
 # ---------------------------------------------------------------------------------------------
-
-
-def plain_words(caption: str) -> list[str]:
-    """A caption as words: runs of letters and digits, in lower case; punctuation dropped.
-
-    As the COCO tools do (PTB tokens without punctuation), but that contractions stay whole
-    ("isn't", not "is n't") and that words joined by a hyphen are two ("t shirt").
-    """
-    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", caption.lower())
 
 
 def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 
 import numpy as np
 
-from core.flickr8k import plain_words
+from core.coco_utils import plain_words
 from core.metrics.scores import score_words, tokenized
 
 
