@@ -1,12 +1,15 @@
 """Captions to be scored and what they are held against, read from files and matched by image.
 
 Whatever is missing, double or of another form is refused: a score of the wrong images looks like
-any other score.
+any other score. Where both sides name files, images are matched by these names; the number of an
+image may be its place in a list, which is another one in the next list.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -15,33 +18,69 @@ from pathlib import Path
 from core.coco_utils import (
     CAPTIONS_FILE,
     SPECIAL_WORDS,
+    SPLITS,
     decode_captions,
     load_coco_data,
 )
 from core.flickr8k import read_photo_folder
+from core.photos.forms import read_caption_file
 from core.support.files import read_json
 
 _UNKNOWN = SPECIAL_WORDS[3]
+_SUFFIX = re.compile(
+    r"(.+)(\.[a-z][a-z0-9]{1,4})", re.IGNORECASE | re.DOTALL
+)  # of a picture's name
 
 
 @dataclass
 class Source:
     """Reference captions, and how images are known to them.
 
-    - where: the file, or the folder and split, for messages
-    - captions: image id (or file name) -> captions, as text
-    - by_file_name: whether images are known by their file names
-    - file_names: image id -> file name, where both are known
+    - where: the file or folder, for messages
+    - captions: image -> captions, as text
+    - names: image -> file name; empty where only ids are known
+    - ids: image id -> image; empty where there are none
+    - splits: split -> images or file names; empty where there are none
+    - split: the split that is to be scored; None: the one that the candidates are of
+    - drawn: the splits are drawn from a seed, which may not be that of the candidates
     - training: reads the training captions, where they are known
-    - note: what a reader of the scores must know; may be empty
+    - account: what was read of the file, and what was left out
+    - notes: what a reader of the scores must know
     """
 
     where: str
-    captions: dict[str, list[str]]
-    by_file_name: bool = False
-    file_names: Mapping[str, str] = field(default_factory=dict)
+    captions: Mapping[str, list[str]]
+    names: Mapping[str, str] = field(default_factory=dict)
+    ids: Mapping[str, str] = field(default_factory=dict)
+    splits: Mapping[str, list[str]] = field(default_factory=dict)
+    split: str | None = None
+    drawn: bool = False
     training: Callable[[], list[str]] | None = None
-    note: str = ""
+    account: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Matched:
+    """Candidates and references of the same images.
+
+    - candidates: image -> caption
+    - references: image -> reference captions
+    - of: how many images could have been captioned
+    - where: the file or folder of the references, and the split
+    - by: what images were matched by: "file name", "image id" or, the last resort, "bare number"
+    """
+
+    candidates: dict[str, str]
+    references: dict[str, list[str]]
+    of: int
+    where: str
+    by: str
+
+
+# ---------------------------------------------------------------------------------------------
+# Candidates
+# ---------------------------------------------------------------------------------------------
 
 
 def read_candidates(path: str | Path) -> list[dict]:
@@ -63,16 +102,23 @@ def read_candidates(path: str | Path) -> list[dict]:
 def _checked_rows(path: str | Path, rows: list) -> Iterable[dict]:
     for number, row in enumerate(rows, 1):
         image = row.get("image_id") if isinstance(row, dict) else None
+        if isinstance(image, float) and image.is_integer():  # as tables write numbers
+            image = int(image)
         # bool is an int to Python, and no id
         if not isinstance(image, int | str) or isinstance(image, bool):
             raise ValueError(
-                f"{path}: caption {number} has no image_id that is a number or text; "
+                f"{path}: caption {number} has no image_id that is a whole number or text; "
                 "write the file again"
             )
         if not isinstance(row.get("caption"), str):
             raise ValueError(
                 f"{path}: caption {number} (image {image}) has {_kind(row.get('caption'))} as its "
                 "caption, expected text; write the file again"
+            )
+        if not isinstance(row.get("file_name", ""), str | None):
+            raise ValueError(
+                f"{path}: caption {number} (image {image}) has {_kind(row['file_name'])} as its "
+                "file_name, expected text; write the file again"
             )
         yield row | {"image_id": str(image)}
 
@@ -90,14 +136,22 @@ def _kind(value) -> str:
     return names.get(type(value), "a number")
 
 
-def read_references(path: str | Path, split: str | None = None) -> Source:
+# ---------------------------------------------------------------------------------------------
+# References
+# ---------------------------------------------------------------------------------------------
+
+
+def read_references(path: str | Path, split: str | None = None, seed: int | None = None) -> Source:
     """Reference captions from a file or a folder.
 
     Inputs:
-    - path: a JSON file, {image id: [captions]} or COCO's annotations; a photo folder, as
-      ``core.flickr8k`` reads it: images are known by their file names; or a data folder: image ids
-      are indices of the split, captions are as the vocabulary has them
-    - split: of a folder, 'val' when None; a file has none
+    - path: a JSON file, {image id or file name: [captions]}; any caption file that
+      ``core.photos.forms`` reads, COCO's annotations and Karpathy's JSON among them; a photo
+      folder, as ``core.flickr8k`` reads it; or a data folder: image ids are indices of the split,
+      captions are as the vocabulary has them
+    - split: of a folder or of Karpathy's JSON. None: of a data folder 'val', else the split that
+      the candidates are of
+    - seed: from which a photo folder without lists was split; then ``split`` None is 'val'
 
     Of a data folder's references each <UNK> becomes a word of its own, which no candidate says:
     so a candidate that says <UNK> gains nothing, and a rare word weighs like a rare word. Captions
@@ -107,69 +161,127 @@ def read_references(path: str | Path, split: str | None = None) -> Source:
     Raises FileNotFoundError and ValueError that name the file.
     """
     path = Path(path)
-    if not path.is_dir():
-        if split is not None:
-            raise ValueError(f"--split {split}: is for folders, and {path} is none; leave it out")
-        return Source(str(path), _from_json(path))
     from_data = (path / CAPTIONS_FILE).is_file()
-    return (_from_data_folder if from_data else _from_photo_folder)(path, split or "val")
+    if seed is not None and (from_data or not path.is_dir()):
+        raise ValueError(f"--seed {seed}: is for photo folders, and {path} is none; leave it out")
+    if from_data:
+        return _from_data_folder(path, split or "val")
+    return _from_photo_folder(path, split, seed) if path.is_dir() else _from_file(path, split)
 
 
-def _from_json(path: Path) -> dict[str, list[str]]:
-    content = _read(path)
+def _from_file(path: Path, split: str | None) -> Source:
+    source = _from_json(path)
+    if source is None:
+        file = read_caption_file(path)
+        names = {name: name for name in file.captions}
+        source = Source(str(path), file.captions, names, file.ids, file.splits, split)
+        source.account = file.account
+        if file.splits.get("train"):
+            source.training = lambda: [c for n in file.splits["train"] for c in file.captions[n]]
+    _require_split(source, split)
+    return source
+
+
+def _require_split(source: Source, split: str | None) -> None:
+    if split is not None and not source.splits.get(split):
+        found = f"it has {', '.join(source.splits)}" if source.splits else "it has none"
+        raise ValueError(f"--split {split}: {source.where} has no such split; {found}")
+
+
+def _from_json(path: Path) -> Source | None:
+    """References by image in JSON, or COCO's without file names; None for what is neither."""
+    try:
+        content = _read(path)
+    except ValueError:
+        if path.suffix.lower() == ".json":
+            raise
+        return None  # one of the forms that are no JSON
+    expected = (
+        "expected {image id: [captions]}, {file name: [captions]} or COCO's annotations, "
+        '{"images": [...], "annotations": [...]}'
+    )
+    if not content or not isinstance(content, dict | list):
+        raise ValueError(f"{path}: found {_kind(content)}, {expected}")
     captions: dict[str, list[str]] = {}
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
+        images = content.get("images")
+        if isinstance(images, list) and any(
+            "file_name" in i for i in images if isinstance(i, dict)
+        ):
+            return None
         for row in _checked_rows(path, content["annotations"]):
             captions.setdefault(row["image_id"], []).append(row["caption"])
-    elif isinstance(content, dict):
+    elif isinstance(content, list) or isinstance(content.get("images"), list):
+        return None
+    else:
         captions = content
     if not captions:
-        raise ValueError(
-            f"{path}: found {_kind(content)} without references, expected {{image id: [captions]}} "
-            'or COCO\'s annotations, {"annotations": [...]}'
-        )
+        raise ValueError(f"{path}: found {_kind(content)} without references, {expected}")
     for image, texts in captions.items():
         if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
             raise ValueError(
                 f"{path}: image {image} has {_kind(texts)} as its captions, expected a list of "
                 "text, not empty; mend it or leave the image out"
             )
-    return captions
+    themselves = {image: image for image in captions}
+    files = [image for image in captions if _SUFFIX.fullmatch(image)]
+    if not files:
+        return Source(str(path), captions, ids=themselves)
+    numbers = [image for image in captions if image.isdecimal()]
+    if numbers:
+        raise ValueError(
+            f"{path}: found image ids and file names ({numbers[0]}, {files[0]}), expected one "
+            "kind; write file names"
+        )
+    return Source(str(path), captions, names=themselves)
 
 
-def _from_photo_folder(path: Path, split: str) -> Source:
+def _from_photo_folder(path: Path, split: str | None, seed: int | None) -> Source:
     try:
-        folder = read_photo_folder(path)
+        folder = read_photo_folder(path, seed or 0)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; it is no data folder either") from error
-    if not folder.splits.get(split):
-        raise ValueError(f"--split {split}: {path} has no such split")
-    return Source(
-        f"{path}, {split}",
-        {name: folder.captions[name] for name in folder.splits[split]},
-        by_file_name=True,
-        training=lambda: [c for name in folder.splits["train"] for c in folder.captions[name]],
+    drawn = folder.splits != read_photo_folder(path, (seed or 0) + 1).splits
+    if seed is not None and not drawn:
+        raise ValueError(f"--seed {seed}: the splits of {path} are not drawn; leave it out")
+    source = Source(
+        str(path),
+        folder.captions,
+        names={name: name for name in folder.captions},
+        splits=folder.splits,
+        split=split or (None if seed is None else "val"),
+        drawn=drawn,
     )
+    _require_split(source, source.split)
+    if source.split or not drawn:
+        source.training = lambda: [c for n in folder.splits["train"] for c in folder.captions[n]]
+    if drawn and source.split:
+        source.notes.append(f"the split is drawn at random from --seed {seed or 0}")
+    return source
 
 
 def _from_data_folder(path: Path, split: str) -> Source:
     data = load_coco_data(path, features=None)
-    if f"{split}_captions" not in data:
-        raise ValueError(f"--split {split}: {path} has no such split")
-
-    captions, rare = reference_captions(data, split)
-    total = sum(len(text.split()) for texts in captions.values() for text in texts)
-    return Source(
-        f"{path}, {split}",
+    urls = {s: list(map(str, data[f"{s}_urls"])) for s in SPLITS if f"{s}_captions" in data}
+    captions, rare = reference_captions(data, split) if split in urls else ({}, 0)
+    source = Source(
+        str(path),
         {str(image): texts for image, texts in captions.items()},
-        file_names={str(i): str(url) for i, url in enumerate(data[f"{split}_urls"])},
+        names={str(image): urls[split][image] for image in captions},
+        ids={str(image): str(image) for image in captions},
+        splits=urls,
+        split=split,
         training=lambda: decode_captions(data["train_captions"], data["idx_to_word"]),
-        note=f"{rare / total:.1%} of the words of the references are too rare for the vocabulary "
-        "of the data folder and match nothing; scores to compare with others' need the captions as "
-        "they were written"
-        if rare
-        else "",
     )
+    _require_split(source, split)
+    if rare:
+        total = sum(len(text.split()) for texts in captions.values() for text in texts)
+        source.notes.append(
+            f"{rare / total:.1%} of the words of the references are too rare for the vocabulary "
+            "of the data folder and match nothing; scores to compare with others' need the "
+            "captions as they were written"
+        )
+    return source
 
 
 def reference_captions(data: Mapping, split: str) -> tuple[dict[int, list[str]], int]:
@@ -192,10 +304,16 @@ def rare_words_apart() -> Callable[[str], str]:
     return lambda text: re.sub(_UNKNOWN, lambda _: f"<rare-word-{next(numbers)}>", text)
 
 
-def match(
-    path: str | Path, rows: list[dict], references: Source, subset: bool = False
-) -> tuple[dict[str, str], dict[str, list[str]]]:
+# ---------------------------------------------------------------------------------------------
+# Matching
+# ---------------------------------------------------------------------------------------------
+
+
+def match(path: str | Path, rows: list[dict], references: Source, subset: bool = False) -> Matched:
     """Candidates and references of the same images.
+
+    By file name where both sides have them, with or without folders before it and a suffix after
+    it; by image id as the last resort.
 
     Inputs:
     - path: of the candidates, for messages
@@ -203,46 +321,171 @@ def match(
     - references: from ``read_references``
     - subset: leave out the images that have references and no candidate
 
-    Returns image -> caption, and image -> reference captions.
-
-    Raises ValueError for two captions of one image, a caption of an image that has no references or
-    another file name, and, unless ``subset``, an image without a caption.
+    Raises ValueError for two captions of one image; for a caption of an image that has no
+    references, or whose name fits two; unless ``subset``, for an image without a caption; and
+    where file names and ids contradict each other.
     """
-    candidates: dict[str, str] = {}
-    for row in rows:
-        image = _image(path, row, references)
-        if image not in references.captions:
-            raise ValueError(
-                f"{path}: image {image} has no references in {references.where}; "
-                "score captions of the same images (is it another --split?)"
-            )
-        if image in candidates:
-            raise ValueError(f"{path}: image {image} has two captions, expected one; remove one")
-        candidates[image] = row["caption"]
-    missing = [image for image in references.captions if image not in candidates]
+    images, by = _images(path, rows, references)
+    image, times = Counter(images).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{path}: image {image} has two captions, expected one; remove one")
+    candidates = {image: row["caption"] for image, row in zip(images, rows, strict=True)}
+    scope, where = _scope(path, images, references)
+    missing = [image for image in scope if image not in candidates]
+    if missing and by == "bare number" and not references.names and rows[0].get("file_name"):
+        raise ValueError(
+            f"{path}: has captions of {len(images):,} images, {where} has {len(scope):,}, which it "
+            "does not name: a subset by bare numbers may be of other images; give references that "
+            "name files"
+        )
     if missing and not subset:
         raise ValueError(
-            f"{path}: has no caption for {len(missing):,} of the {len(references.captions):,} "
-            f"images of {references.where}, image {missing[0]} the first; caption all of them, or "
-            "add --subset to score only those that are captioned"
+            f"{path}: has no caption for {len(missing):,} of the {len(scope):,} images of {where}, "
+            f"image {missing[0]} the first; caption all of them, or add --subset to score only "
+            "those that are captioned"
         )
-    return candidates, {image: references.captions[image] for image in candidates}
+    of = len(references.captions) if references.drawn and not references.split else len(scope)
+    found = {image: list(references.captions[image]) for image in images}
+    return Matched(candidates, found, of, where, by)
 
 
-def _image(path: str | Path, row: dict, references: Source) -> str:
-    """What the references call the image of a row."""
-    image, name = row["image_id"], row.get("file_name")
-    if references.by_file_name:
-        if not isinstance(name, str):
-            raise ValueError(
-                f"{path}: image {image} has no file_name, and the photos of {references.where} are "
-                "known by theirs; add it, or give the references as {image id: [captions]}"
-            )
-        return name if name in references.captions else Path(name).name
-    known = references.file_names.get(image, name)
-    if name is not None and name != known:
+def _images(path: str | Path, rows: list[dict], references: Source) -> tuple[list[str], str]:
+    """What the references call the image of each row, and what it was found by."""
+    ids = [row["image_id"] for row in rows]
+    names = [row["file_name"] for row in rows if row.get("file_name")]
+    if names and len(names) < len(rows):
         raise ValueError(
-            f"{path}: image {image} is {name}, but in {references.where} it is {known}; "
-            "give the --split and the data folder that were captioned"
+            f"{path}: only {len(names):,} of its {len(rows):,} captions have a file_name; write "
+            "all of them or none"
         )
-    return image
+    of_id = dict(zip(ids, names, strict=False))
+    for image, name in zip(ids, names, strict=False):
+        if of_id[image] != name:
+            raise ValueError(
+                f"{path}: image_id {image} is {name} and {of_id[image]}; write the file again"
+            )
+    if not references.names:
+        return _by_id_or_stem(path, ids, names, references)
+    if names or not any(map(str.isdecimal, ids)):
+        find = _Finder(references.names)
+        found = [find(n, references.ids.get(i)) for n, i in zip(names or ids, ids, strict=True)]
+        return _all_found(path, names or ids, found, references), "file name"
+    if not references.ids:
+        raise ValueError(
+            f"{path}: image {ids[0]} has no file_name, and the images of {references.where} are "
+            "known by theirs; add it, or give the references as {image id: [captions]}"
+        )
+    return _by_id(path, ids, references)
+
+
+def _by_id_or_stem(
+    path, ids: list[str], names: list[str], references: Source
+) -> tuple[list[str], str]:
+    """As ``_images``, for references by keys that may be ids, or file names without a suffix."""
+    find = _Finder(references.ids)
+    stems = [find(name) for name in names]
+    by_id = [[image] if image in references.ids else [] for image in ids]
+    if stems and all(stems) and (not all(by_id) or stems == by_id):
+        return _all_found(path, names, stems, references), "file name"
+    for name, image, stem in zip(names, ids, stems, strict=False):
+        if stem and stem != [image]:
+            raise ValueError(
+                f"{path}: {name} has the image_id {image}, but {references.where} has references "
+                f"of {stem[0]}, which may be either's; name its images by file names with suffixes"
+            )
+    return _by_id(path, ids, references)
+
+
+def _by_id(path, ids: list[str], references: Source) -> tuple[list[str], str]:
+    found = [[references.ids[image]] if image in references.ids else [] for image in ids]
+    by = "bare number" if any(map(str.isdecimal, ids)) else "image id"
+    return _all_found(path, ids, found, references), by
+
+
+def _all_found(path, called: list[str], found: list[list[str]], references: Source) -> list[str]:
+    """The one image found for each row."""
+    for name, images in zip(called, found, strict=True):
+        if len(images) > 1:
+            raise ValueError(
+                f"{path}: image {name} may be {images[0]} or {images[1]} of {references.where}; "
+                "write file names with their folders and suffixes"
+            )
+    lost = [name for name, images in zip(called, found, strict=True) if not images]
+    if lost:
+        raise _no_references(path, lost, references, references.split)
+    return [images[0] for images in found]
+
+
+def _no_references(path, lost: list[str], references: Source, split: str | None) -> ValueError:
+    others = f", nor have {len(lost) - 1:,} more" if len(lost) > 1 else ""
+    where = references.where if split is None else f"{references.where}, {split}"
+    homes = [s for s, names in references.splits.items() if _Finder(_themselves(names))(lost[0])]
+    hint = f"this one is of --split {homes[0]}" if homes else "is it another file or folder?"
+    if references.drawn:
+        hint = "the split is drawn at random, so give the --seed that the data were prepared with"
+    return ValueError(
+        f"{path}: image {lost[0]} has no references in {where}{others}; score captions of the same "
+        f"images ({hint})"
+    )
+
+
+def _themselves(names: Iterable[str]) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+def _scope(path, images: list[str], references: Source) -> tuple[list[str], str]:
+    """The images that should have been captioned, and where they are from, for messages."""
+    if references.drawn and references.split is None:
+        return images, f"{references.where} (its splits are drawn at random; --seed tells which)"
+    names = {image: references.names.get(image, image) for image in references.captions}
+    split = references.split
+    if split is None:
+        homes = {name: s for s, of_split in references.splits.items() for name in of_split}
+        found = {homes.get(names[image]) for image in images}
+        split = found.pop() if len(found) == 1 else None
+    if split is None:
+        return list(names), references.where
+    of_split = set(references.splits[split])
+    scope = [image for image, name in names.items() if name in of_split]
+    outside = [names[image] for image in images if names[image] not in of_split]
+    if outside:
+        raise _no_references(path, outside, references, split)
+    return scope, f"{references.where}, {split}"
+
+
+class _Finder:
+    """Finds images by file names that may have other folders before them, or no suffix.
+
+    A name fits another one when it ends in it, folder by folder, and suffixes differ only by case
+    or in that one side has none. Composed and decomposed accents are the same.
+    """
+
+    def __init__(self, names: Mapping[str, str]):
+        self.of_stem: dict[str, list] = defaultdict(list)
+        for image, name in names.items():
+            folders, stem, suffix = _taken_apart(name)
+            self.of_stem[stem].append((image, folders, suffix, name))
+
+    def __call__(self, name: str, likely: str | None = None) -> list[str]:
+        """The images that the name fits best: of equals the likely one, else all."""
+        folders, stem, suffix = _taken_apart(name)
+        fits: dict[bool | int, list[str]] = defaultdict(list)
+        for image, its_folders, its_suffix, its_name in self.of_stem[stem]:
+            shared = min(len(folders), len(its_folders))
+            if shared and folders[-shared:] != its_folders[-shared:]:
+                continue
+            if suffix and its_suffix and suffix != its_suffix:
+                continue
+            exact = (folders, suffix) == (its_folders, its_suffix)
+            fits[2 if exact else suffix == its_suffix].append(image)
+            if its_name == name and image == likely:
+                return [image]
+        return fits[max(fits)] if fits else []
+
+
+def _taken_apart(name: str) -> tuple[list[str], str, str]:
+    """The folders of a file name, its stem and its suffix."""
+    *folders, last = unicodedata.normalize("NFC", name).strip().replace("\\", "/").split("/")
+    match = _SUFFIX.fullmatch(last)
+    stem, suffix = match.groups() if match else (last, "")
+    return [folder for folder in folders if folder not in ("", ".")], stem, suffix.lower()
