@@ -15,13 +15,7 @@ from PIL import Image
 
 from core.coco_utils import decode_captions, feature_kinds, load_coco_data
 from core.encoders import Extractor
-from core.flickr8k import (
-    SPLIT_LISTS,
-    plain_words,
-    prepare_photos,
-    read_photo_folder,
-    take_fraction,
-)
+from core.flickr8k import plain_words, prepare_photos, read_photo_folder, take_fraction
 from core.image_utils import load_image
 
 REAL = REAL_DATA / "flickr8k"
@@ -31,6 +25,11 @@ CAPTIONS = {
     for i in range(12)
 }
 SPLITS = {"train": list(CAPTIONS)[:9], "val": list(CAPTIONS)[9:]}
+SPLIT_LISTS = {
+    "train": "Flickr_8k.trainImages.txt",
+    "val": "Flickr_8k.devImages.txt",
+    "test": "Flickr_8k.testImages.txt",
+}
 
 
 def make_photos(root: Path, folder: str = "Images") -> Path:
