@@ -178,10 +178,6 @@ def prepare_photos(
     require_free(out)
     source = read_photo_folder(root, seed)
     splits = take_fraction(source.splits, share)
-    _, unknown, _ = vocabulary_of(captions_in_words(source, splits), min_count)
-    account = [*source.account, unknown]
-    if share < 1:
-        account.append(f"--fraction {share}: {sum(map(len, splits.values())):,} photos are taken")
     output, (width,) = next(iter(OUTPUTS[encoder].items()))
     if pca >= len(splits["train"]) or pca > width:
         raise ValueError(
@@ -189,6 +185,11 @@ def prepare_photos(
             f"{width} features each; a PCA needs more photos than components and at least "
             "as many features, so take more photos or fewer components (0: none)"
         )
+    # A vocabulary of nothing is refused before the photos are looked at, which takes long.
+    _, unknown, _ = vocabulary_of(captions_in_words(source, splits), min_count)
+    total = sum(map(len, splits.values()))
+    taken = [f"--fraction {share}: {total:,} photos are taken"] if share < 1 else []
+    account = [*source.account, *taken, unknown]
     extractor = Extractor(encoder, output, weights, device=device)
     extractors = {"pooled": extractor}
     if grid is not None:
@@ -198,7 +199,6 @@ def prepare_photos(
         for line in account:
             say(line)
     parts = out.with_name(f".{out.name}.parts")
-    total = sum(map(len, splits.values()))
     out.parent.mkdir(parents=True, exist_ok=True)
     require_space(out.parent, extractors, _DTYPES, total)
     found = {}

@@ -32,7 +32,6 @@ from core.photos.forms import (
 _CAPTION_SUFFIXES = {".txt", ".csv", ".tsv", ".token", ".json", ".jsonl"}
 _LIST_SUFFIXES = {".txt", ".csv", ".tsv", ".lst", ".list"}
 _MOST_MISSING = 0.01
-_SPLITS_GO_FIRST = ("Karpathy's JSON", "COCO annotations")
 
 
 @dataclass
@@ -142,21 +141,33 @@ def _forms(root: Path, files: Iterable[str]) -> dict[str, str]:
     texts = [file for file in files if Path(file).suffix.lower() in _CAPTION_SUFFIXES]
     forms = {file: form for file in texts if (form := form_of(root / file))}
 
+    sure = ("Karpathy's JSON", "COCO annotations")  # and say the splits, too
+
     def order(file: str) -> tuple:
-        form, name = forms[file], posixpath.basename(file)
-        rank = -1 if form in _SPLITS_GO_FIRST else form.endswith("without a header")
-        first = _SPLITS_GO_FIRST.index(form) if rank < 0 else 0
-        return rank, first, file.count("/"), "caption" not in name.lower(), len(name), file
+        form = forms[file]
+        rank = sure.index(form) if form in sure else 2 + form.endswith("without a header")
+        return rank, _plainness(file)
 
     return {file: forms[file] for file in sorted(forms, key=order)}
+
+
+def _plainness(file: str) -> tuple:
+    name = posixpath.basename(file)
+    return file.count("/"), "caption" not in name.lower(), len(name), file
 
 
 def _choose(root: Path, forms: dict[str, str], account: list[str]) -> dict[str, str | None]:
     """The caption files to read, each with its split: one, or one for each split."""
     if not forms:
         texts = [f for f in _files_below(root) if Path(f).suffix.lower() in _CAPTION_SUFFIXES]
-        reasons = [_reason(root / file) for file in texts if not split_in(Path(file).stem)]
-        raise FileNotFoundError("; ".join([f"{root}: holds no captions in {FORMS}", *reasons[:3]]))
+        texts = sorted((f for f in texts if not split_in(Path(f).stem)), key=_plainness)
+        reason = f"expected {FORMS}"
+        for file in texts[:1]:
+            try:
+                read_caption_file(root / file)
+            except ValueError as error:
+                reason = str(error)
+        raise FileNotFoundError(f"{root}: holds no captions in a form that is known; {reason}")
     best = next(iter(forms))
     tagged: dict[str, str] = {}
     for file, form in forms.items():
@@ -172,14 +183,6 @@ def _choose(root: Path, forms: dict[str, str], account: list[str]) -> dict[str, 
             "then those nearest to --root, then the shortest name"
         )
     return chosen
-
-
-def _reason(path: Path) -> str:
-    try:
-        read_caption_file(path)
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 def _read_captions(
