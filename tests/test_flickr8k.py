@@ -15,13 +15,7 @@ from PIL import Image
 
 from core.coco_utils import decode_captions, feature_kinds, load_coco_data
 from core.encoders import Extractor
-from core.flickr8k import (
-    SPLIT_LISTS,
-    plain_words,
-    prepare_photos,
-    read_photo_folder,
-    take_fraction,
-)
+from core.flickr8k import plain_words, prepare_photos, read_photo_folder, take_fraction
 from core.image_utils import load_image
 
 REAL = REAL_DATA / "flickr8k"
@@ -31,6 +25,11 @@ CAPTIONS = {
     for i in range(12)
 }
 SPLITS = {"train": list(CAPTIONS)[:9], "val": list(CAPTIONS)[9:]}
+SPLIT_LISTS = {
+    "train": "Flickr_8k.trainImages.txt",
+    "val": "Flickr_8k.devImages.txt",
+    "test": "Flickr_8k.testImages.txt",
+}
 
 
 def make_photos(root: Path, folder: str = "Images") -> Path:
@@ -180,9 +179,9 @@ def test_two_runs_give_the_same_bytes(root, tmp_path):
 def test_fraction_takes_that_part_of_each_split(root, tmp_path):
     done = prepare_small(root, tmp_path / "data", share=0.5, pca=3)
     assert done["images"] == {"train": 4, "val": 2}
-    assert take_fraction({"train": list("abcdefgh"), "val": []}, 0.25) == {
+    assert take_fraction({"train": list("abcdefgh"), "val": ["i"]}, 0.25) == {
         "train": ["a", "e"],
-        "val": [],
+        "val": ["i"],
     }
 
 
@@ -308,10 +307,10 @@ def only_one_photo(root):
 
 DAMAGE = {
     "no folder": (lambda r: os.rename(r, r.with_name("gone")), "no such folder"),
-    "no captions": (lambda r: (r / "captions.txt").unlink(), "has none of captions.txt"),
-    "no header": (
-        lambda r: (r / "captions.txt").write_text("000.jpg,A dog\n"),
-        "header image,caption",
+    "no captions": (lambda r: (r / "captions.txt").unlink(), "holds no captions"),
+    "no header, no picture names": (
+        lambda r: (r / "captions.txt").write_text("000,A dog\n"),
+        "begins with '000,A dog', expected CSV with the header image,caption",
     ),
     "no caption in a line": (
         lambda r: (r / "captions.txt").write_text("image,caption\n000.jpg\n"),
@@ -345,9 +344,13 @@ DAMAGE = {
     "no photos": (lambda r: os.rename(r / "Images", r.with_name("gone")), "000.jpg"),
     "an image in two splits": (
         lambda r: write_lists(r, {"train": ["000.jpg"], "val": ["000.jpg"]}),
-        "is in the train split too",
+        "000.jpg is in the val split too",
     ),
-    "no training images": (lambda r: write_lists(r, {"train": []}), "no training image"),
+    "an empty list": (lambda r: write_lists(r, {"train": []}), "trainImages.txt: names no photo"),
+    "no training images": (
+        lambda r: (r / SPLIT_LISTS["train"]).unlink(),
+        "no training image",
+    ),
     "too few photos for the PCA": (
         lambda r: write_lists(r, {"train": ["000.jpg"], "val": SPLITS["val"]}),
         "4 components for 1 training photos",
@@ -365,7 +368,8 @@ def test_what_is_wrong_with_a_photo_folder_is_named(root, tmp_path, refuses, dam
 def test_other_forms_that_are_wrong(tmp_path, refuses):
     for number, (name, text, words) in enumerate(
         (
-            ("Flickr8k.token.txt", "000.jpg A dog\n", "line 1 is not"),
+            ("Flickr8k.token.txt", "000.jpg A dog\n", "begins with '000.jpg A dog'"),
+            ("Flickr8k.token.txt", "000.jpg#0\tA dog\n000.jpg A dog\n", "line 2 is not"),
             ("dataset_flickr8k.json", '{"images": [{"filename": 1}]}', "Karpathy"),
             ("dataset_flickr8k.json", '{"images"', "not valid JSON"),
         )
