@@ -23,7 +23,6 @@ from make_golden_metrics import GOLDEN, coco_scores, coco_tokens, random_corpus
 
 from core import metrics
 from core.coco_utils import plain_words, save_coco_data
-from core.flickr8k import read_photo_folder
 from core.metrics import (
     METRICS,
     CIDErD,
@@ -35,6 +34,7 @@ from core.metrics import (
     score,
     score_words,
 )
+from core.photos import read_photo_folder
 from core.support.files import read_json, write_json
 
 golden = read_json(GOLDEN)
@@ -467,7 +467,8 @@ def test_references_of_a_photo_folder_are_matched_by_file_name(command, refuses,
     root.mkdir()
     lines = [f"{i}.jpg,{text}" for i in REFERENCES for text in REFERENCES[i]]
     (root / "captions.txt").write_text("\n".join(["image,caption", *lines]))
-    (root / "0.jpg").touch()
+    for i in REFERENCES:
+        (root / f"{i}.jpg").touch()
     (root / "Flickr_8k.trainImages.txt").write_text("0.jpg\n1.jpg\n2.jpg")
     (root / "Flickr_8k.devImages.txt").write_text("3.jpg\n4.jpg\n5.jpg")
     rows = [
@@ -557,6 +558,7 @@ OF_SIX = score(SAID, REFERENCES)["CIDEr-D"]
         (named("{}.jpg"), by_name()),
         (named("Images/{}.jpg"), by_name("{}")),
         (named("{}"), by_name("Images/{}.jpeg")),
+        (named(), {n: [{"caption": c} for c in of] for n, of in by_name("{}").items()}),
         (named("e\u0301{}.jpg"), by_name("\u00e9{}.jpg")),
         (named("v1.{}.x.jpg"), coco("v1.{}.x")),
         ([{"image_id": r["file_name"], "caption": r["caption"]} for r in named()], by_name()),
@@ -838,6 +840,8 @@ GOOD = [{"image_id": 1, "caption": "a dog"}, {"image_id": 2, "caption": "a cat"}
         (GOOD, {"1": "a dog", "2": ["a"]}, ("wanted.json: image 1 has text as its captions",)),
         (GOOD, {"1": [], "2": ["a"]}, ("wanted.json: image 1 has an empty list",)),
         (GOOD, [], ("wanted.json: found an empty list", "{image id: [captions]}")),
+        (GOOD, GOOD, ("wanted.json: found candidates", "{image id: [captions]}")),
+        (GOOD, {"1": [{"text": "a"}], "2": ["b"]}, ("image 1 has a list as its captions",)),
         (GOOD, {"annotations": []}, ("wanted.json: found an object without references",)),
         (GOOD, {"annotations": [{"image_id": 1}]}, ("wanted.json: caption 1 (image 1)",)),
         ([*GOOD, {"image_id": 1.5, "caption": "a"}], {}, ("caption 3 has no image_id",)),
@@ -859,7 +863,13 @@ def test_files_that_are_not_there_or_torn_are_refused(refuses, files):
     refuses("core.metrics", *said, "--references", "no", says=("no: no such file",))
     refuses("core.metrics", *said, *wanted, "--split", "val", says=("--split val", "wanted.json"))
     (files / "empty").mkdir()
-    refuses("core.metrics", *said, "--references", "empty", says=("captions.txt", "data folder"))
+    refuses(
+        "core.metrics",
+        *said,
+        "--references",
+        "empty",
+        says=("empty: holds no captions", "data folder"),
+    )
     (files / "wanted.json").write_text('{"1": ["a')
     refuses("core.metrics", *said, *wanted, says=("wanted.json: is not valid JSON",))
     (files / "said.json").write_text("")

@@ -22,8 +22,8 @@ from core.coco_utils import (
     decode_captions,
     load_coco_data,
 )
-from core.flickr8k import read_photo_folder
-from core.photos.forms import read_caption_file
+from core.photos import read_caption_file, read_photo_folder
+from core.photos.forms import PICTURE
 from core.support.files import read_json
 
 _UNKNOWN = SPECIAL_WORDS[3]
@@ -125,7 +125,7 @@ def _checked_rows(path: str | Path, rows: list) -> Iterable[dict]:
 
 def _read(path: str | Path):
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; give a JSON file of captions")
+        raise FileNotFoundError(f"{path}: no such file; give a file of captions")
     return read_json(path)
 
 
@@ -173,7 +173,7 @@ def _from_file(path: Path, split: str | None) -> Source:
     source = _from_json(path)
     if source is None:
         file = read_caption_file(path)
-        names = {name: name for name in file.captions}
+        names = _themselves(file.captions)
         source = Source(str(path), file.captions, names, file.ids, file.splits, split)
         source.account = file.account
         if file.splits.get("train"):
@@ -211,52 +211,68 @@ def _from_json(path: Path) -> Source | None:
             return None
         for row in _checked_rows(path, content["annotations"]):
             captions.setdefault(row["image_id"], []).append(row["caption"])
-    elif isinstance(content, list) or isinstance(content.get("images"), list):
+    elif isinstance(content, list):
+        if isinstance(content[0], dict) and "image_id" in content[0]:
+            raise ValueError(f"{path}: found candidates, a list with image_ids; {expected}")
+        return None
+    elif isinstance(content.get("images"), list):
         return None
     else:
         captions = content
     if not captions:
         raise ValueError(f"{path}: found {_kind(content)} without references, {expected}")
-    for image, texts in captions.items():
-        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
-            raise ValueError(
-                f"{path}: image {image} has {_kind(texts)} as its captions, expected a list of "
-                "text, not empty; mend it or leave the image out"
-            )
-    themselves = {image: image for image in captions}
     files = [image for image in captions if _SUFFIX.fullmatch(image)]
-    if not files:
-        return Source(str(path), captions, ids=themselves)
     numbers = [image for image in captions if image.isdecimal()]
-    if numbers:
+    if files and numbers:
         raise ValueError(
             f"{path}: found image ids and file names ({numbers[0]}, {files[0]}), expected one "
             "kind; write file names"
         )
-    return Source(str(path), captions, names=themselves)
+    return Source(
+        str(path),
+        {image: _texts(path, image, texts) for image, texts in captions.items()},
+        **{"names" if files else "ids": _themselves(captions)},
+    )
+
+
+def _texts(path: Path, image: str, texts) -> list[str]:
+    """The captions of an image: a list of text, or as the COCO scorers take it, of objects.
+
+    One caption for a file name needs no list, as in photo folders.
+    """
+    if isinstance(texts, str) and PICTURE.search(image):
+        return [texts]
+    if isinstance(texts, list):
+        found = [text.get("caption") if isinstance(text, dict) else text for text in texts]
+        if found and all(isinstance(text, str) for text in found):
+            return found
+    raise ValueError(
+        f"{path}: image {image} has {_kind(texts)} as its captions, expected a list of text, not "
+        "empty; mend it or leave the image out"
+    )
 
 
 def _from_photo_folder(path: Path, split: str | None, seed: int | None) -> Source:
     try:
         folder = read_photo_folder(path, seed or 0)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; it is no data folder either") from error
-    drawn = folder.splits != read_photo_folder(path, (seed or 0) + 1).splits
-    if seed is not None and not drawn:
+        raise FileNotFoundError(
+            f"{error}; it is no data folder either, but a caption file alone will do"
+        ) from error
+    if seed is not None and not folder.drawn:
         raise ValueError(f"--seed {seed}: the splits of {path} are not drawn; leave it out")
     source = Source(
         str(path),
         folder.captions,
-        names={name: name for name in folder.captions},
+        names=_themselves(folder.captions),
         splits=folder.splits,
         split=split or (None if seed is None else "val"),
-        drawn=drawn,
+        drawn=folder.drawn,
+        account=folder.account,
     )
     _require_split(source, source.split)
-    if source.split or not drawn:
+    if source.split or not folder.drawn:
         source.training = lambda: [c for n in folder.splits["train"] for c in folder.captions[n]]
-    if drawn and source.split:
-        source.notes.append(f"the split is drawn at random from --seed {seed or 0}")
     return source
 
 
