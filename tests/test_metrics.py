@@ -628,7 +628,11 @@ REVERSED = {str(i): REFERENCES[i] for i in reversed(REFERENCES)}
         (named(order=[4, 2, 5]), REVERSED, ("has 6, which it does not name", "name files")),
         # other photos with the same numbers
         (named("other_{}.jpg"), coco(), ("image other_ant.jpg has no references", "5 more")),
-        (named("cats/{}.jpg"), coco("dogs/{}.jpg"), ("image cats/ant.jpg has no references",)),
+        (
+            named("cats/{}.jpg"),
+            coco("dogs/{}.jpg"),
+            ("image cats/ant.jpg has no references", "dogs/ant.jpg is in another folder"),
+        ),
         (named("{}.png"), by_name(), ("image ant.png has no references",)),
         # names that fit two
         (named("{}"), by_name() | by_name("{}.png"), ("image ant may be ant.jpg or ant.png",)),

@@ -436,9 +436,15 @@ def _no_references(path, lost: list[str], references: Source, split: str | None)
     others = f", nor have {len(lost) - 1:,} more" if len(lost) > 1 else ""
     where = references.where if split is None else f"{references.where}, {split}"
     homes = [s for s, names in references.splits.items() if _Finder(_themselves(names))(lost[0])]
-    hint = f"this one is of --split {homes[0]}" if homes else "is it another file or folder?"
-    if references.drawn:
+    near = _Finder(references.names).of_stem[_taken_apart(lost[0])[1]]
+    if references.drawn and split is not None:
         hint = "the split is drawn at random, so give the --seed that the data were prepared with"
+    elif homes:
+        hint = f"this one is of --split {homes[0]}"
+    elif near:
+        hint = f"{near[0][-1]} is in another folder or of another kind"
+    else:
+        hint = "is it another file or folder?"
     return ValueError(
         f"{path}: image {lost[0]} has no references in {where}{others}; score captions of the same "
         f"images ({hint})"
@@ -485,17 +491,17 @@ class _Finder:
     def __call__(self, name: str, likely: str | None = None) -> list[str]:
         """The images that the name fits best: of equals the likely one, else all."""
         folders, stem, suffix = _taken_apart(name)
-        fits: dict[bool | int, list[str]] = defaultdict(list)
+        fits: dict[int, list[str]] = defaultdict(list)
         for image, its_folders, its_suffix, its_name in self.of_stem[stem]:
             shared = min(len(folders), len(its_folders))
             if shared and folders[-shared:] != its_folders[-shared:]:
                 continue
             if suffix and its_suffix and suffix != its_suffix:
                 continue
-            exact = (folders, suffix) == (its_folders, its_suffix)
-            fits[2 if exact else suffix == its_suffix].append(image)
             if its_name == name and image == likely:
                 return [image]
+            same_suffix = suffix == its_suffix
+            fits[same_suffix + (same_suffix and folders == its_folders)].append(image)
         return fits[max(fits)] if fits else []
 
 
