@@ -21,7 +21,8 @@ from collections.abc import Mapping
 
 from core.coco_utils import SPLITS
 from core.metrics.baselines import controls
-from core.metrics.caption_files import Matched, match, read_candidates, read_references
+from core.metrics.caption_files import read_candidates, read_references
+from core.metrics.matching import Matched, match
 from core.metrics.ptb import ptb_tokenize
 from core.metrics.scores import METRICS, score
 from core.support.command_line import ArgumentParser, non_negative_int, run_command
