@@ -70,9 +70,10 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
     captions, splits = _read_captions(root, files, chosen, account)
     lists = [
         file
+        for split in SPLITS
         for file in files
         if Path(file).suffix.lower() in _LIST_SUFFIXES and file not in forms
-        if split_in(Path(file).stem)
+        if split_in(Path(file).stem) == split
     ]
     if not splits:
         splits = _read_lists(root, lists, captions, account)
@@ -408,7 +409,7 @@ def _find_photos(
             f"{missing[0]} the first; is the copy complete?"
         )
     used = set(places.values())
-    folders = Counter(posixpath.dirname(place) or "." for place in used).most_common()
+    folders = Counter(posixpath.dirname(place) or "." for place in places.values()).most_common()
     where = [f"{count:,} in {folder}" for folder, count in folders[:5]]
     rest = f" and {len(folders) - 5:,} folders more" if len(folders) > 5 else ""
     account.append(f"photos: {', '.join(where)}{rest}")
