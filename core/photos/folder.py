@@ -66,15 +66,15 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
         raise FileNotFoundError(f"{root}: no such folder")
     files, account = _files_below(root), []
     forms = _forms(root, files)
-    chosen = _choose(root, forms, account)
-    captions, splits = _read_captions(root, files, chosen, account)
-    lists = [
-        file
-        for split in SPLITS
+    if not forms:
+        raise FileNotFoundError(f"{root}: holds no captions {_reason(root, files)}")
+    captions, splits = _read_captions(root, files, _chosen(forms, account), account)
+    lists = {
+        file: split
         for file in files
         if Path(file).suffix.lower() in _LIST_SUFFIXES and file not in forms
-        if split_in(Path(file).stem) == split
-    ]
+        if (split := split_in(Path(file).stem))
+    }
     if not splits:
         splits = _read_lists(root, lists, captions, account)
     elif lists:
@@ -157,18 +157,19 @@ def _plainness(file: str) -> tuple:
     return file.count("/"), "caption" not in name.lower(), len(name), file
 
 
-def _choose(root: Path, forms: dict[str, str], account: list[str]) -> dict[str, str | None]:
+def _reason(root: Path, files: list[str]) -> str:
+    """Why the file that looks most like one of captions is none."""
+    texts = [file for file in files if Path(file).suffix.lower() in _CAPTION_SUFFIXES]
+    for file in sorted((f for f in texts if not split_in(Path(f).stem)), key=_plainness):
+        try:
+            read_caption_file(root / file)
+        except ValueError as error:
+            return f"that can be read; {error}"
+    return f"in its files, expected {FORMS}"
+
+
+def _chosen(forms: dict[str, str], account: list[str]) -> dict[str, str | None]:
     """The caption files to read, each with its split: one, or one for each split."""
-    if not forms:
-        texts = [f for f in _files_below(root) if Path(f).suffix.lower() in _CAPTION_SUFFIXES]
-        texts = sorted((f for f in texts if not split_in(Path(f).stem)), key=_plainness)
-        reason = f"expected {FORMS}"
-        for file in texts[:1]:
-            try:
-                read_caption_file(root / file)
-            except ValueError as error:
-                reason = str(error)
-        raise FileNotFoundError(f"{root}: holds no captions in a form that is known; {reason}")
     best = next(iter(forms))
     tagged: dict[str, str] = {}
     for file, form in forms.items():
@@ -223,11 +224,8 @@ def _with_words(
     if not kept:
         raise ValueError(f"{root}: none of its {left:,} captions holds a word; mend the captions")
     if left:
-        lost = len(worded) - len(kept)
-        account.append(
-            f"{counted(left, 'caption')} without a word left out"
-            + (f", and with them {counted(lost, 'photo')} that have no other" if lost else "")
-        )
+        lost = counted(len(worded) - len(kept), "photo")
+        account.append(f"{counted(left, 'caption')} without a word left out; {lost} with no other")
     return kept
 
 
@@ -237,24 +235,18 @@ def _with_words(
 
 
 def _read_lists(
-    root: Path, lists: list[str], captions: Collection[str], account: list[str]
+    root: Path, lists: dict[str, str], captions: Collection[str], account: list[str]
 ) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = {}
     owner: dict[str, str] = {}
     known = _Names(captions)
-    for file in lists:
-        split = split_in(Path(file).stem)
+    for file, split in sorted(lists.items(), key=lambda item: SPLITS.index(item[1])):
         names, unknown, twice = _read_list(root / file, known)
-        account.append(
-            f"{file}: {counted(len(names) + len(unknown) + twice, 'name')}, "
-            f"{counted(len(names), 'photo')} to {split}"
-            + (
-                f"; {len(unknown):,} without captions left out, {unknown[0]} first"
-                if unknown
-                else ""
-            )
-            + (f"; {twice:,} more than once" if twice else "")
-        )
+        total = counted(len(names) + len(unknown) + twice, "name")
+        line = f"{file}: {total}, {counted(len(names), 'photo')} to {split}"
+        if unknown:
+            line += f"; {len(unknown):,} without captions left out, {unknown[0]} the first"
+        account.append(line + (f"; {twice:,} more than once" if twice else ""))
         for name in names:
             if owner.setdefault(name, split) != split:
                 raise ValueError(
@@ -280,7 +272,7 @@ def _read_list(path: Path, known: _Names) -> tuple[list[str], list[str], int]:
     names, unknown, twice = {}, [], 0
     for line in lines:
         # Some lists have an id or the number of a caption after the name.
-        spellings = (line, re.split("[,;\t#]", line)[0], line.split()[0])
+        spellings = (line, re.split("[,;\t#]", line)[0].strip("\"'"), line.split()[0])
         found = next(filter(None, map(known.find, spellings)), [])
         if len(found) > 1:
             raise ValueError(

@@ -101,15 +101,14 @@ def read_caption_file(path: str | Path) -> CaptionFile:
 
 def form_of(path: Path) -> str | None:
     """The form of a caption file, by its beginning or, for JSON, its keys; None when it is none."""
-    if not path.stat().st_size:
+    if not path.is_file() or not path.stat().st_size:
         return None
     with path.open("rb") as file:
         head = file.read(_HEAD)
         if head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"["):
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            return next(
-                (f for f, keys in _KEYS.items() if all(re.search(k, content) for k in keys)), None
-            )
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                found = (f for f, keys in _KEYS.items() if all(re.search(k, content) for k in keys))
+                return next(found, None)
     lines = _lines(head.decode(_encoding(head), errors="replace"))
     if len(head) == _HEAD:
         lines.pop()  # it may be cut
