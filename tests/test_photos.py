@@ -121,13 +121,12 @@ def test_forms_are_recognised_by_what_they_hold(tmp_path, form, name):
     found = read_caption_file(tmp_path / name)
     captions = {n: [text for text in texts if text] for n, texts in found.captions.items()}
     assert {n: sorted(texts) for n, texts in captions.items()} == TWO
-    assert found.account[0].endswith(
-        f"{sum(map(len, found.captions.values()))} captions of 2 photos"
-    )
+    count = sum(map(len, found.captions.values()))
+    assert found.account[0].endswith(f", {count} captions of 2 photos")
 
 
 def test_text_in_utf_16_is_read(tmp_path):
-    for form in ("tabs", "Kaggle's Flickr8k"):
+    for form in ("tabs", "Kaggle's Flickr8k", "Karpathy"):
         (tmp_path / "captions.txt").write_text(FORMS[form], encoding="utf-16")
         assert read_caption_file(tmp_path / "captions.txt").captions == TWO
 
@@ -417,7 +416,7 @@ def test_captions_of_each_split_in_a_file_of_its_own(tmp_path):
     found = read_photo_folder(root)
     assert {s: len(names) for s, names in found.splits.items()} == {"train": 8, "val": 4}
     assert found.splits["val"][0] == "val2014/p8.jpg"
-    assert "splits: by annotations/captions_val2014.json (val 4 photos)" in found.account
+    assert "splits: by annotations/captions_val2014.json, val 4" in found.account
 
     rows = "file_name,text\n0.png,a dog\n1.png,a cat\n"
     places = [f"{split}/{i}.png" for split in ("train", "validation") for i in range(2)]
@@ -510,7 +509,13 @@ def test_names_with_folders_tell_photos_of_one_name_apart(tmp_path):
     assert found.image_folder == root / "all"
     (root / "all" / "dogs" / "2.jpg").unlink()
     error = refused(read_photo_folder, root)
-    assert "cats/2.jpg and dogs/2.jpg have captions and are both found as" in error
+    assert "1 of 6 photos are not below it, dogs/2.jpg the first" in error
+    (root / "captions.txt").write_text(csv_of([*names[:3], "birds/2.jpg"]))
+    error = refused(read_photo_folder, root)
+    assert "cats/2.jpg and birds/2.jpg have captions and are both found as all/cats/2.jpg" in error
+    write(root, {"captions.txt": csv_of(names[:3]), "train.txt": "cats/0.jpg\ndogs/1.jpg\n"})
+    assert read_photo_folder(root).splits == {"train": ["0.jpg"]}
+    assert "1 without captions left out, dogs/1.jpg the first" in account(root)
 
 
 SPELLINGS = {
@@ -530,7 +535,7 @@ def test_photos_are_found_under_another_spelling(tmp_path, kind):
     root = write(tmp_path, {"captions.txt": csv_of(map(written, NAMES)), **files})
     found = read_photo_folder(root)
     assert set(found.captions) == set(files)
-    assert "photos: 12 under another name or folder than written" in found.account
+    assert any("photos: 12 under another name or folder than" in line for line in found.account)
 
 
 def test_a_photo_of_another_format_is_another_photo(tmp_path):

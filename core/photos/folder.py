@@ -178,7 +178,7 @@ def _chosen(forms: dict[str, str], account: list[str]) -> dict[str, str | None]:
         if split and form == forms[best] and file.count("/") == best.count("/"):
             tagged.setdefault(split, file)
     each = len(tagged) > 1 and "train" in tagged
-    chosen = {file: split for split, file in tagged.items()} if each else {best: None}
+    chosen = {tagged[split]: split for split in SPLITS if split in tagged} if each else {best: None}
     if ignored := [f"{file} ({form})" for file, form in forms.items() if file not in chosen]:
         account.append(
             f"not read: {', '.join(ignored)}; of several caption files those with splits go first, "
@@ -210,7 +210,7 @@ def _read_captions(
         counts = ", ".join(f"{s} {len(several):,}" for s, several in of_file.items())
         account += [f"{file}: {line}" for line in found.account]
         if counts:
-            account.append(f"splits: by {file} ({counts} photos)")
+            account.append(f"splits: by {file}, {counts}")
     return captions, splits
 
 
@@ -288,7 +288,8 @@ def _read_list(path: Path, known: _Names) -> tuple[list[str], list[str], int]:
     if len(unknown) > len(lines) / 2:
         raise ValueError(
             f"{path}: {len(unknown):,} of its {len(lines):,} lines name no photo with captions, "
-            f"{unknown[0]!r} the first, expected less than half; mend the names or remove the list"
+            f"{unknown[0]!r} the first, expected at most half; mend the names, or rename the file "
+            "if it is no list of photos"
         )
     return list(names), unknown, twice
 
@@ -350,8 +351,10 @@ class _Names:
                 spelled = spell(name)
                 table[posixpath.basename(spelled)].append((spelled, name))
 
-    def find(self, name: str) -> list[str]:
-        """Those that are meant, by the first spelling in which there are any."""
+    def find(self, name: str, elsewhere: bool = False) -> list[str]:
+        """Those that are meant, by the first spelling in which there are any; ``elsewhere``: also
+        in other folders than it says.
+        """
         name = posixpath.normpath(name.replace("\\", "/"))
         for spell, table in zip(self.spellings, self.tables, strict=True):
             spelled = spell(name)
@@ -359,10 +362,10 @@ class _Names:
             if spell is _without_suffix:  # p0.jpg is p0, but not p0.png
                 bare = PICTURE.search(name) is None
                 found = [(s, n) for s, n in found if bare != (PICTURE.search(n) is None)]
-            if found:
-                longer = [n for s, n in found if f"/{s}".endswith(f"/{spelled}")]
-                shorter = [n for s, n in found if f"/{spelled}".endswith(f"/{s}")]
-                return longer or shorter or [n for _, n in found]
+            longer = [n for s, n in found if f"/{s}".endswith(f"/{spelled}")]
+            shorter = [n for s, n in found if f"/{spelled}".endswith(f"/{s}")]
+            if best := longer or shorter or [n for _, n in found if elsewhere]:
+                return best
         return []
 
 
@@ -371,11 +374,13 @@ def _find_photos(
 ) -> dict[str, str]:
     """Name -> path below the root, for each photo that is there."""
     index = _Names(files)
+    folders = {posixpath.basename(posixpath.dirname(file)) for file in files}
     places: dict[str, str] = {}
     missing, twice, otherwise = [], 0, []
     owner: dict[str, str] = {}
     for name in names:
-        found = index.find(name)
+        # Where the folder that a name speaks of is there, the photo of that name is in no other.
+        found = index.find(name, posixpath.basename(posixpath.dirname(name)) not in folders)
         if not found:
             missing.append(name)
             continue
@@ -393,7 +398,7 @@ def _find_photos(
                 "write the names as those of the files are"
             )
         if not f"/{place}".endswith(f"/{name}"):
-            otherwise.append(name)
+            otherwise.append(f"{name} is {place}")
         places[name] = place
     if len(missing) > _MOST_MISSING * len(names):
         raise FileNotFoundError(
@@ -409,7 +414,7 @@ def _find_photos(
     for number, what in (
         (len(missing), f"not found and left out ({', '.join(missing[:3])})"),
         (twice, "found in several folders with the same bytes"),
-        (len(otherwise), "under another name or folder than written"),
+        (len(otherwise), f"under another name or folder than written ({', '.join(otherwise[:1])})"),
         (unused, "below --root in no split or without captions, left out"),
     ):
         if number:

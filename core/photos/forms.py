@@ -95,7 +95,8 @@ def read_caption_file(path: str | Path) -> CaptionFile:
     if not found.captions:
         raise ValueError(f"{path}: holds no captions ({form}); is the copy complete?")
     total = sum(map(len, found.captions.values()))
-    found.account = [f"{form}, {total:,} captions of {len(found.captions):,} photos", *notes]
+    photos = counted(len(found.captions), "photo")
+    found.account = [f"{form}, {counted(total, 'caption')} of {photos}", *notes]
     return found
 
 
@@ -105,11 +106,13 @@ def form_of(path: Path) -> str | None:
         return None
     with path.open("rb") as file:
         head = file.read(_HEAD)
-        if head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"["):
+        text = head.decode(_encoding(head), errors="replace")
+        if text.lstrip()[:1] in ("{", "["):
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                found = (f for f, keys in _KEYS.items() if all(re.search(k, content) for k in keys))
+                whole = content if _encoding(head) != "utf-16" else decoded(path).encode()
+                found = (f for f, keys in _KEYS.items() if all(re.search(k, whole) for k in keys))
                 return next(found, None)
-    lines = _lines(head.decode(_encoding(head), errors="replace"))
+    lines = _lines(text)
     if len(head) == _HEAD:
         lines.pop()  # it may be cut
     if any(_TOKEN.match(line) for line in lines[:20]):
