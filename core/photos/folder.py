@@ -68,14 +68,15 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
         raise FileNotFoundError(f"{root}: no such folder")
     files, account = _files_below(root), []
     forms = _forms(root, files)
-    chosen = _choose(root, forms, account)
-    captions, splits = _read_captions(root, files, chosen, account)
-    lists = [
-        file
+    if not forms:
+        raise FileNotFoundError(f"{root}: holds no captions {_reason(root, files)}")
+    captions, splits = _read_captions(root, files, _chosen(forms, account), account)
+    lists = {
+        file: split
         for file in files
         if Path(file).suffix.lower() in _LIST_SUFFIXES and file not in forms
-        if split_in(Path(file).stem)
-    ]
+        if (split := split_in(Path(file).stem))
+    }
     if not splits:
         splits = _read_lists(root, lists, captions, account)
     elif lists:
@@ -160,18 +161,19 @@ def _plainness(file: str) -> tuple:
     return file.count("/"), "caption" not in name.lower(), len(name), file
 
 
-def _choose(root: Path, forms: dict[str, str], account: list[str]) -> dict[str, str | None]:
+def _reason(root: Path, files: list[str]) -> str:
+    """Why the file that looks most like one of captions is none."""
+    texts = [file for file in files if Path(file).suffix.lower() in _CAPTION_SUFFIXES]
+    for file in sorted((f for f in texts if not split_in(Path(f).stem)), key=_plainness):
+        try:
+            read_caption_file(root / file)
+        except ValueError as error:
+            return f"that can be read; {error}"
+    return f"in its files, expected {FORMS}"
+
+
+def _chosen(forms: dict[str, str], account: list[str]) -> dict[str, str | None]:
     """The caption files to read, each with its split: one, or one for each split."""
-    if not forms:
-        texts = [f for f in _files_below(root) if Path(f).suffix.lower() in _CAPTION_SUFFIXES]
-        texts = sorted((f for f in texts if not split_in(Path(f).stem)), key=_plainness)
-        reason = f"expected {FORMS}"
-        for file in texts[:1]:
-            try:
-                read_caption_file(root / file)
-            except ValueError as error:
-                reason = str(error)
-        raise FileNotFoundError(f"{root}: holds no captions in a form that is known; {reason}")
     best = next(iter(forms))
     tagged: dict[str, str] = {}
     for file, form in forms.items():
@@ -180,7 +182,7 @@ def _choose(root: Path, forms: dict[str, str], account: list[str]) -> dict[str, 
         if split and form == forms[best] and file.count("/") == best.count("/"):
             tagged.setdefault(split, file)
     each = len(tagged) > 1 and "train" in tagged
-    chosen = {file: split for split, file in tagged.items()} if each else {best: None}
+    chosen = {tagged[split]: split for split in SPLITS if split in tagged} if each else {best: None}
     if ignored := [f"{file} ({form})" for file, form in forms.items() if file not in chosen]:
         account.append(
             f"not read: {', '.join(ignored)}; of several caption files those with splits go first, "
@@ -212,7 +214,7 @@ def _read_captions(
         counts = ", ".join(f"{s} {len(several):,}" for s, several in of_file.items())
         account += [f"{file}: {line}" for line in found.account]
         if counts:
-            account.append(f"splits: by {file} ({counts} photos)")
+            account.append(f"splits: by {file}, {counts}")
     return captions, splits
 
 
@@ -226,11 +228,8 @@ def _with_words(
     if not kept:
         raise ValueError(f"{root}: none of its {left:,} captions holds a word; mend the captions")
     if left:
-        lost = len(worded) - len(kept)
-        account.append(
-            f"{counted(left, 'caption')} without a word left out"
-            + (f", and with them {counted(lost, 'photo')} that have no other" if lost else "")
-        )
+        lost = counted(len(worded) - len(kept), "photo")
+        account.append(f"{counted(left, 'caption')} without a word left out; {lost} with no other")
     return kept
 
 
@@ -240,24 +239,18 @@ def _with_words(
 
 
 def _read_lists(
-    root: Path, lists: list[str], captions: Collection[str], account: list[str]
+    root: Path, lists: dict[str, str], captions: Collection[str], account: list[str]
 ) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = {}
     owner: dict[str, str] = {}
     known = _Names(captions)
-    for file in lists:
-        split = split_in(Path(file).stem)
+    for file, split in sorted(lists.items(), key=lambda item: SPLITS.index(item[1])):
         names, unknown, twice = _read_list(root / file, known)
-        account.append(
-            f"{file}: {counted(len(names) + len(unknown) + twice, 'name')}, "
-            f"{counted(len(names), 'photo')} to {split}"
-            + (
-                f"; {len(unknown):,} without captions left out, {unknown[0]} first"
-                if unknown
-                else ""
-            )
-            + (f"; {twice:,} more than once" if twice else "")
-        )
+        total = counted(len(names) + len(unknown) + twice, "name")
+        line = f"{file}: {total}, {counted(len(names), 'photo')} to {split}"
+        if unknown:
+            line += f"; {len(unknown):,} without captions left out, {unknown[0]} the first"
+        account.append(line + (f"; {twice:,} more than once" if twice else ""))
         for name in names:
             if owner.setdefault(name, split) != split:
                 raise ValueError(
@@ -283,7 +276,7 @@ def _read_list(path: Path, known: _Names) -> tuple[list[str], list[str], int]:
     names, unknown, twice = {}, [], 0
     for line in lines:
         # Some lists have an id or the number of a caption after the name.
-        spellings = (line, re.split("[,;\t#]", line)[0], line.split()[0])
+        spellings = (line, re.split("[,;\t#]", line)[0].strip("\"'"), line.split()[0])
         found = next(filter(None, map(known.find, spellings)), [])
         if len(found) > 1:
             raise ValueError(
@@ -299,7 +292,8 @@ def _read_list(path: Path, known: _Names) -> tuple[list[str], list[str], int]:
     if len(unknown) > len(lines) / 2:
         raise ValueError(
             f"{path}: {len(unknown):,} of its {len(lines):,} lines name no photo with captions, "
-            f"{unknown[0]!r} the first, expected less than half; mend the names or remove the list"
+            f"{unknown[0]!r} the first, expected at most half; mend the names, or rename the file "
+            "if it is no list of photos"
         )
     return list(names), unknown, twice
 
@@ -361,8 +355,10 @@ class _Names:
                 spelled = spell(name)
                 table[posixpath.basename(spelled)].append((spelled, name))
 
-    def find(self, name: str) -> list[str]:
-        """Those that are meant, by the first spelling in which there are any."""
+    def find(self, name: str, elsewhere: bool = False) -> list[str]:
+        """Those that are meant, by the first spelling in which there are any; ``elsewhere``: also
+        in other folders than it says.
+        """
         name = posixpath.normpath(name.replace("\\", "/"))
         for spell, table in zip(self.spellings, self.tables, strict=True):
             spelled = spell(name)
@@ -370,10 +366,10 @@ class _Names:
             if spell is _without_suffix:  # p0.jpg is p0, but not p0.png
                 bare = PICTURE.search(name) is None
                 found = [(s, n) for s, n in found if bare != (PICTURE.search(n) is None)]
-            if found:
-                longer = [n for s, n in found if f"/{s}".endswith(f"/{spelled}")]
-                shorter = [n for s, n in found if f"/{spelled}".endswith(f"/{s}")]
-                return longer or shorter or [n for _, n in found]
+            longer = [n for s, n in found if f"/{s}".endswith(f"/{spelled}")]
+            shorter = [n for s, n in found if f"/{spelled}".endswith(f"/{s}")]
+            if best := longer or shorter or [n for _, n in found if elsewhere]:
+                return best
         return []
 
 
@@ -382,11 +378,13 @@ def _find_photos(
 ) -> dict[str, str]:
     """Name -> path below the root, for each photo that is there."""
     index = _Names(files)
+    folders = {posixpath.basename(posixpath.dirname(file)) for file in files}
     places: dict[str, str] = {}
     missing, twice, otherwise = [], 0, []
     owner: dict[str, str] = {}
     for name in names:
-        found = index.find(name)
+        # Where the folder that a name speaks of is there, the photo of that name is in no other.
+        found = index.find(name, posixpath.basename(posixpath.dirname(name)) not in folders)
         if not found:
             missing.append(name)
             continue
@@ -404,7 +402,7 @@ def _find_photos(
                 "write the names as those of the files are"
             )
         if not f"/{place}".endswith(f"/{name}"):
-            otherwise.append(name)
+            otherwise.append(f"{name} is {place}")
         places[name] = place
     if len(missing) > _MOST_MISSING * len(names):
         raise FileNotFoundError(
@@ -412,7 +410,7 @@ def _find_photos(
             f"{missing[0]} the first; is the copy complete?"
         )
     used = set(places.values())
-    folders = Counter(posixpath.dirname(place) or "." for place in used).most_common()
+    folders = Counter(posixpath.dirname(place) or "." for place in places.values()).most_common()
     where = [f"{count:,} in {folder}" for folder, count in folders[:5]]
     rest = f" and {len(folders) - 5:,} folders more" if len(folders) > 5 else ""
     account.append(f"photos: {', '.join(where)}{rest}")
@@ -420,7 +418,7 @@ def _find_photos(
     for number, what in (
         (len(missing), f"not found and left out ({', '.join(missing[:3])})"),
         (twice, "found in several folders with the same bytes"),
-        (len(otherwise), "under another name or folder than written"),
+        (len(otherwise), f"under another name or folder than written ({', '.join(otherwise[:1])})"),
         (unused, "below --root in no split or without captions, left out"),
     ):
         if number:

@@ -95,22 +95,24 @@ def read_caption_file(path: str | Path) -> CaptionFile:
     if not found.captions:
         raise ValueError(f"{path}: holds no captions ({form}); is the copy complete?")
     total = sum(map(len, found.captions.values()))
-    found.account = [f"{form}, {total:,} captions of {len(found.captions):,} photos", *notes]
+    photos = counted(len(found.captions), "photo")
+    found.account = [f"{form}, {counted(total, 'caption')} of {photos}", *notes]
     return found
 
 
 def form_of(path: Path) -> str | None:
     """The form of a caption file, by its beginning or, for JSON, its keys; None when it is none."""
-    if not path.stat().st_size:
+    if not path.is_file() or not path.stat().st_size:
         return None
     with path.open("rb") as file:
         head = file.read(_HEAD)
-        if head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"["):
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            return next(
-                (f for f, keys in _KEYS.items() if all(re.search(k, content) for k in keys)), None
-            )
-    lines = _lines(head.decode(_encoding(head), errors="replace"))
+        text = head.decode(_encoding(head), errors="replace")
+        if text.lstrip()[:1] in ("{", "["):
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                whole = content if _encoding(head) != "utf-16" else decoded(path).encode()
+                found = (f for f, keys in _KEYS.items() if all(re.search(k, whole) for k in keys))
+                return next(found, None)
+    lines = _lines(text)
     if len(head) == _HEAD:
         lines.pop()  # it may be cut
     if any(_TOKEN.match(line) for line in lines[:20]):
