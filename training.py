@@ -200,6 +200,8 @@ def train(settings: dict, folder: Path, resume: bool, device: str = "cpu") -> No
         last = load_checkpoint(folder / "last.npz")
         check_same_settings(last, settings, folder)
     data = load_data(settings, extractor)
+    for line in data["source"].get("account", ()):
+        say(line)
     if last:
         check_same_data(last, data)
     start = last or load_init(settings, data, extractor)

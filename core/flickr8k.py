@@ -3,36 +3,31 @@
     python -m core.flickr8k --root Flickr8k --out datasets/flickr8k --weights squeezenet1_1.pth
     python -m core.flickr8k ... --encoder resnet101 --weights download --grid    for attention
 
-Made for Flickr8k (Hodosh, Young and Hockenmaier, JAIR 2013) in the three forms in which copies of
-it come, and fit for anybody's photos in one of these forms:
-
-    captions.txt           CSV with the header image,caption
-    Flickr8k.token.txt     name.jpg#0<TAB>caption
-    dataset_flickr8k.json  Karpathy's splits: images with sentences and a split
-
-The first two need split lists (``Flickr_8k.trainImages.txt``, ``.devImages.txt``, and
-``.testImages.txt`` if there is one); without any list the images are split at random, 90 % for
-training.
+Made for Flickr8k (Hodosh, Young and Hockenmaier, JAIR 2013) in the forms in which copies of it
+come, and fit for anybody's photos: ``core.photos`` reads them. Captions without splits of their own
+need lists (``Flickr_8k.trainImages.txt``, ``val.txt``, ...) or photos in folders called train and
+val; else the images are split at random, 90 % for training. What is read and what is left out is
+printed.
 """
 
 from __future__ import annotations
 
-import csv
-import re
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from core.coco_utils.words import SPECIAL_WORDS, build_vocabulary, encode_captions, plain_words
 from core.encoders.extract import (
     add_encoder_options,
     extract,
     refuse_unreadable,
     require_space,
 )
+from core.photos import PhotoFolder, read_photo_folder
 from core.support import processes
 from core.support.command_line import (
     ArgumentParser,
@@ -41,213 +36,87 @@ from core.support.command_line import (
     positive_int,
     run_command,
 )
-from core.support.files import read_json, read_text, require_free
+from core.support.files import require_free
 
 Array = np.ndarray
 
-CAPTION_FILES = ("captions.txt", "Flickr8k.token.txt", "dataset_flickr8k.json")
-SPLIT_LISTS = {
-    "train": "Flickr_8k.trainImages.txt",
-    "val": "Flickr_8k.devImages.txt",
-    "test": "Flickr_8k.testImages.txt",
-}
-_KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 # How features are stored. A grid is a hundred times as large as a vector; its 11 bits of precision
 # are enough for an encoder's outputs, and the models compute in their own dtype.
 _DTYPES = {"pooled": np.dtype(np.float32), "grid": np.dtype(np.float16)}
-
-
-@dataclass
-class PhotoFolder:
-    """Captions and splits as they stand in a photo folder.
-
-    - captions: file name -> captions, as written
-    - splits: split -> file names, in the order of the list
-    - image_folder: where the photos lie
-    """
-
-    captions: dict[str, list[str]]
-    splits: dict[str, list[str]]
-    image_folder: Path
-
-
-# ---------------------------------------------------------------------------------------------
-# Reading
-# ---------------------------------------------------------------------------------------------
-
-
-def plain_words(caption: str) -> list[str]:
-    """A caption as words: runs of letters and digits, in lower case; punctuation dropped.
-
-    As the COCO tools do (PTB tokens without punctuation), but that contractions stay whole
-    ("isn't", not "is n't") and that words joined by a hyphen are two ("t shirt").
-    """
-    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", caption.lower())
-
-
-def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
-    """Reads captions and splits.
-
-    Inputs:
-    - root: the folder
-    - seed: of the random split, where there are no lists
-
-    Raises FileNotFoundError when the folder, its captions or its photos are not there, and
-    ValueError for a file in another form; each names the file.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder")
-    csv_file, tokens, karpathy = (root / name for name in CAPTION_FILES)
-    splits: dict[str, list[str]] = {}
-    if karpathy.is_file():
-        captions, splits = _read_karpathy(karpathy)
-    elif csv_file.is_file():
-        captions = _read_csv(csv_file)
-    elif tokens.is_file():
-        captions = _read_tokens(tokens)
-    else:
-        raise FileNotFoundError(f"{root}: has none of {', '.join(CAPTION_FILES)}")
-    if not captions:
-        raise ValueError(f"{root}: its caption file holds no captions")
-    image_folder = _find_images(root, captions)
-    splits = splits or _read_split_lists(root, captions) or _random_splits(root, captions, seed)
-    if not splits.get("train"):
-        raise ValueError(f"{root}: its lists name no training image")
-    return PhotoFolder(captions, splits, image_folder)
-
-
-def _read_karpathy(path: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    captions: dict[str, list[str]] = {}
-    splits: dict[str, list[str]] = {}
-    try:
-        for image in read_json(path)["images"]:
-            name = image["filename"]
-            captions[str(name)] = [sentence["raw"].strip() for sentence in image["sentences"]]
-            splits.setdefault(_KARPATHY_SPLITS[image["split"]], []).append(name)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: is not in the form of Karpathy's splits ({error!r})") from error
-    return captions, splits
-
-
-def _read_csv(path: Path) -> dict[str, list[str]]:
-    captions: dict[str, list[str]] = {}
-    rows = csv.reader(read_text(path).splitlines(keepends=True))
-    try:
-        header = next(rows, None)
-        if header is None or [field.strip() for field in header] != ["image", "caption"]:
-            raise ValueError(f"{path}: line 1 is {header}, expected the header image,caption")
-        last = rows.line_num
-        for row in rows:
-            first, last = last + 1, rows.line_num
-            if not row:
-                continue
-            if any("\n" in field for field in row):  # up to the next mark, over other captions
-                raise ValueError(f"{path}: line {first}: a quotation mark is not closed there")
-            if len(row) < 2:
-                raise ValueError(f"{path}: line {rows.line_num} has no caption")
-            # Commas outside of quotes are part of the caption.
-            captions.setdefault(row[0].strip(), []).append(",".join(row[1:]))
-    except csv.Error as error:
-        raise ValueError(f"{path}: line {rows.line_num}: {error}; a quote left open?") from error
-    return captions
-
-
-def _read_tokens(path: Path) -> dict[str, list[str]]:
-    captions: dict[str, list[str]] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        name, tab, caption = line.partition("\t")
-        if not tab or "#" not in name:
-            raise ValueError(f"{path}: line {number} is not name.jpg#0<TAB>caption")
-        captions.setdefault(name.rpartition("#")[0].strip(), []).append(caption)
-    return captions
-
-
-def _read_split_lists(root: Path, captions: Mapping) -> dict[str, list[str]]:
-    splits: dict[str, list[str]] = {}
-    owner: dict[str, str] = {}
-    for split, name in SPLIT_LISTS.items():
-        path = root / name
-        if not path.is_file():
-            continue
-        lines = [line.strip() for line in read_text(path).splitlines()]
-        splits[split] = [line for line in dict.fromkeys(lines) if line in captions]
-        for image in splits[split]:
-            if owner.setdefault(image, split) != split:
-                raise ValueError(f"{path}: {image} is in the {owner[image]} split too")
-    return splits
-
-
-def _random_splits(root: Path, captions: Mapping, seed: int) -> dict[str, list[str]]:
-    names = sorted(captions)
-    if len(names) < 2:
-        raise ValueError(
-            f"{root}: found one photo with captions, expected one to train on and more"
-        )
-    order = np.random.default_rng(seed).permutation(len(names))
-    held_out = max(1, len(names) // 10)
-    return {
-        "train": [names[i] for i in sorted(order[held_out:])],
-        "val": [names[i] for i in sorted(order[:held_out])],
-    }
-
-
-def _find_images(root: Path, captions: Mapping) -> Path:
-    """The folder that holds the photos, whatever the copy calls it, up to two levels down."""
-    folders = [root, *sorted(path for path in root.glob("*") if path.is_dir())]
-    folders += [
-        path for folder in folders[1:] for path in sorted(folder.glob("*")) if path.is_dir()
-    ]
-    names = list(captions)[:100]
-    for folder in folders:
-        if any((folder / name).is_file() for name in names):
-            return folder
-    raise FileNotFoundError(f"{root}: no folder in it holds {names[0]} or the photos after it")
-
-
-# ---------------------------------------------------------------------------------------------
-# Preparing
-# ---------------------------------------------------------------------------------------------
+_MANY_UNKNOWN = 0.2
 
 
 def captions_in_words(
     source: PhotoFolder, splits: Mapping[str, Sequence[str]]
 ) -> dict[str, list[tuple[int, list[str]]]]:
-    """For each split (number of the image, words) of each caption that has a word."""
+    """For each split (number of the image, words) of each caption."""
     return {
-        split: [
-            (i, words)
-            for i, name in enumerate(names)
-            for words in map(plain_words, source.captions[name])
-            if words
-        ]
+        split: [(i, plain_words(text)) for i, n in enumerate(names) for text in source.captions[n]]
         for split, names in splits.items()
     }
+
+
+def vocabulary_of(captions: Mapping[str, Sequence], min_count: int) -> tuple[list[str], str, float]:
+    """The vocabulary of the training captions, and which share of all words it lacks.
+
+    Inputs:
+    - captions: from ``captions_in_words``
+    - min_count: rarer words of the training captions become <UNK>
+
+    Returns the vocabulary, a line that says the share of <UNK> in each split, and the largest.
+
+    Raises ValueError when no word is frequent enough.
+    """
+    vocabulary = build_vocabulary([words for _, words in captions["train"]], min_count)
+    if len(vocabulary) == len(SPECIAL_WORDS):
+        raise ValueError(
+            f"--min_count {min_count}: found no word that occurs so often in the "
+            f"{len(captions['train']):,} training captions, expected some; give a lower number, "
+            "and set words apart by blanks where a language does not"
+        )
+    known, shares = set(vocabulary), {}
+    for split, pairs in captions.items():
+        found = [word in known for _, words in pairs for word in words]
+        shares[split] = 1 - sum(found) / len(found)
+    unknown = ", ".join(f"{share:.1%} of the words of {split}" for split, share in shares.items())
+    line = f"--min_count {min_count}: {unknown} become <UNK>"
+    return vocabulary, line, max(shares.values())
+
+
+def _warn_of_unknown(line: str, share: float) -> None:
+    if share > _MANY_UNKNOWN:
+        warnings.warn(
+            f"{line}; above {_MANY_UNKNOWN:.0%} a model learns to say <UNK>; give a lower number, "
+            "and set words apart by blanks where a language does not",
+            stacklevel=2,
+        )
 
 
 def load_photo_data(root: str | Path, min_count: int = 5, seed: int = 0) -> dict:
     """A photo folder as it is, in the form of ``core.coco_utils.load_coco_data``, without features.
 
-    Inputs: as for ``prepare_photos``. Raises as ``read_photo_folder`` does.
-    """
-    from core.coco_utils import build_vocabulary, encode_captions
+    Inputs: as for ``prepare_photos``. ``source`` of the data holds the ``account`` of the reading.
 
+    Raises as ``read_photo_folder`` and ``vocabulary_of`` do.
+    """
     source = read_photo_folder(root, seed)
-    splits = {split: names for split, names in source.splits.items() if names}
-    captions = captions_in_words(source, splits)
-    words = build_vocabulary([words for _, words in captions["train"]], min_count)
+    captions = captions_in_words(source, source.splits)
+    words, line, share = vocabulary_of(captions, min_count)
+    _warn_of_unknown(line, share)
     word_to_idx = {word: i for i, word in enumerate(words)}
     length = 2 + max(len(words) for pairs in captions.values() for _, words in pairs)
     data = {"idx_to_word": words, "word_to_idx": word_to_idx}
     for split, pairs in captions.items():
         data[f"{split}_captions"] = encode_captions([w for _, w in pairs], word_to_idx, length)
         data[f"{split}_image_idxs"] = np.array([i for i, _ in pairs], dtype=np.int32)
-        data[f"{split}_urls"] = np.array(splits[split])
-    image_root = source.image_folder.resolve()
-    folder = Path(root).resolve()
-    data["source"] = {"folder": folder, "image_root": image_root, "extractor": None, "arrays": {}}
+        data[f"{split}_urls"] = np.array(source.splits[split])
+    data["source"] = {
+        "folder": Path(root).resolve(),
+        "image_root": source.image_folder.resolve(),
+        "extractor": None,
+        "arrays": {},
+        "account": [*source.account, line],
+    }
     return data
 
 
@@ -256,7 +125,7 @@ def take_fraction(splits: Mapping[str, Sequence[str]], share: float) -> dict[str
     taken = {}
     for split, names in splits.items():
         count = max(1, round(len(names) * share))
-        taken[split] = [names[i * len(names) // count] for i in range(count)] if names else []
+        taken[split] = [names[i * len(names) // count] for i in range(count)]
     return taken
 
 
@@ -271,6 +140,7 @@ def prepare_photos(
     seed: int = 0,
     grid: int | None = None,
     device: str = "cpu",
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict | None:
     """Writes a data folder from a photo folder, whole or not at all.
 
@@ -290,16 +160,17 @@ def prepare_photos(
     - seed: of the random split, where there are no lists
     - grid: also store a grid of this many cells a side; 0: the encoder's own; None: no grid
     - device: where the encoder computes
+    - say: takes the lines that say what was read and left out, before the photos are looked at
 
     Returns what was done: for each split the number of images and captions, the size of the
     vocabulary, the variance kept, the shape of the grid, the photos skipped. In all processes but
     the first it returns None.
 
-    Raises ValueError when more than 1 % of the photos cannot be read, or when there are fewer
-    training photos than components; FileExistsError when ``out`` is taken; OSError when the disk is
-    too small.
+    Raises ValueError when more than 1 % of the photos cannot be read, or all of a split, or when
+    there are fewer training photos than components; FileExistsError when ``out`` is taken; OSError
+    when the disk is too small; and as ``read_photo_folder`` and ``vocabulary_of`` do.
     """
-    from core.coco_utils import build_vocabulary, save_coco_data
+    from core.coco_utils import save_coco_data
     from core.encoders import OUTPUTS, Extractor
     from core.encoders.pca import fit_pca
 
@@ -314,13 +185,20 @@ def prepare_photos(
             f"{width} features each; a PCA needs more photos than components and at least "
             "as many features, so take more photos or fewer components (0: none)"
         )
+    # A vocabulary of nothing is refused before the photos are looked at, which takes long.
+    _, unknown, _ = vocabulary_of(captions_in_words(source, splits), min_count)
+    total = sum(map(len, splits.values()))
+    taken = [f"--fraction {share}: {total:,} photos are taken"] if share < 1 else []
+    account = [*source.account, *taken, unknown]
     extractor = Extractor(encoder, output, weights, device=device)
     extractors = {"pooled": extractor}
     if grid is not None:
         extractors["grid"] = extractor.beside("grid", grid or None)
 
+    if processes.rank() == 0:
+        for line in account:
+            say(line)
     parts = out.with_name(f".{out.name}.parts")
-    total = sum(map(len, splits.values()))
     out.parent.mkdir(parents=True, exist_ok=True)
     require_space(out.parent, extractors, _DTYPES, total)
     found = {}
@@ -332,7 +210,9 @@ def prepare_photos(
         return None
     skipped = [reason for of_split in found.values() for reason in of_split.skipped]
     refuse_unreadable(skipped, total, Path(root))
-    found = {split: of_split for split, of_split in found.items() if of_split.kept}
+    for split, of_split in found.items():
+        if not of_split.kept:
+            raise ValueError(f"{root}: no photo of the split {split} can be read: {skipped[0]}")
     urls = {split: [splits[split][i] for i in of_split.kept] for split, of_split in found.items()}
     features = {
         kind: {split: of_split.features[kind] for split, of_split in found.items()}
@@ -342,7 +222,7 @@ def prepare_photos(
         extractor.pca = fit_pca(features["pooled"]["train"], pca)
         features["pooled"] = {s: x.project(extractor.pca) for s, x in features["pooled"].items()}
     captions = captions_in_words(source, urls)
-    vocabulary = build_vocabulary([words for _, words in captions["train"]], min_count)
+    vocabulary, *unknown = vocabulary_of(captions, min_count)
     save_coco_data(
         out,
         captions,
@@ -351,9 +231,10 @@ def prepare_photos(
         features,
         {kind: (each.specification, each.arrays) for kind, each in extractors.items()},
         image_root=str(source.image_folder.resolve()),
-        about={"name": out.name},
+        about={"name": out.name, "account": account},
     )
     shutil.rmtree(parts)
+    _warn_of_unknown(*unknown)
     return {
         "images": {split: len(names) for split, names in urls.items()},
         "captions": {split: len(pairs) for split, pairs in captions.items()},
@@ -388,6 +269,7 @@ def main() -> None:
             options.seed,
             options.grid,
             device,
+            print,
         )
     if done is None:
         return

@@ -40,6 +40,15 @@ the man\u2019s \u201cgood\u201d dog doesn\u2019t run \u2014 it sits\u2026 caf\u0
 .
 
 couldn't've won't shan't ain't let's who've rock'n'roll dunno 'em 'til li'l
+लड़की पानी में कूद रही है। लड़की's क-ख
+দুটি কুকুর মাঠে, সে বসে আছে
+தமிழ் நாய் ஓடுகிறது
+สุนัขวิ่ง แมว
+كَلْبٌ يَجْرِي
+שָׁלוֹם כֶּלֶב
+un garçon près du café-bar, Việt İstanbul x́ a ba\u00adby\u00ads hat
+«le chien» ❤\ufe0f a 😀 dog 2\ufe0f\u20e3
+İstanbul'da Ankara'da un'altra dell'uomo s'il l'homme qu'on j'ai c'est gov't Xi'an's D'Angelo a'b
 """.split("\n")
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import two_processes
 from PIL import Image
-from test_flickr8k import make_photos, write_csv
+from test_flickr8k import SPLIT_LISTS, make_photos, write_csv
 
 from core import decoding
 from core.checkpoint import ENCODER, load_checkpoint
@@ -24,7 +24,6 @@ from core.encoders.weights import (
     open_stages,
     state_of_stages,
 )
-from core.flickr8k import SPLIT_LISTS
 from core.image_utils import load_image
 from core.runs.data import extractor_of, load_data
 from core.torch_models import TorchEngine, build_end_to_end

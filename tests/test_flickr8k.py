@@ -13,10 +13,10 @@ import pytest
 from conftest import REAL_DATA, two_processes
 from PIL import Image
 
-from core.coco_utils import decode_captions, feature_kinds, load_coco_data
+from core.coco_utils import decode_captions, feature_kinds, load_coco_data, picture_paths
 from core.encoders import Extractor
 from core.flickr8k import (
-    SPLIT_LISTS,
+    load_photo_data,
     plain_words,
     prepare_photos,
     read_photo_folder,
@@ -31,6 +31,11 @@ CAPTIONS = {
     for i in range(12)
 }
 SPLITS = {"train": list(CAPTIONS)[:9], "val": list(CAPTIONS)[9:]}
+SPLIT_LISTS = {
+    "train": "Flickr_8k.trainImages.txt",
+    "val": "Flickr_8k.devImages.txt",
+    "test": "Flickr_8k.testImages.txt",
+}
 
 
 def make_photos(root: Path, folder: str = "Images") -> Path:
@@ -180,9 +185,9 @@ def test_two_runs_give_the_same_bytes(root, tmp_path):
 def test_fraction_takes_that_part_of_each_split(root, tmp_path):
     done = prepare_small(root, tmp_path / "data", share=0.5, pca=3)
     assert done["images"] == {"train": 4, "val": 2}
-    assert take_fraction({"train": list("abcdefgh"), "val": []}, 0.25) == {
+    assert take_fraction({"train": list("abcdefgh"), "val": ["i"]}, 0.25) == {
         "train": ["a", "e"],
-        "val": [],
+        "val": ["i"],
     }
 
 
@@ -236,6 +241,85 @@ def test_a_photo_gets_the_features_of_its_preparation(root, tmp_path):
     extractor = Extractor.rebuild(data["source"]["extractor"], data["source"]["arrays"])
     features = extractor([load_image(root / "Images" / "010.jpg")])[0]
     np.testing.assert_allclose(features, data["val_features"][1], rtol=1e-3, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------
+# Words, and what is said
+# ---------------------------------------------------------------------------------------------
+
+WORDLESS = {
+    "no blanks": lambda i: f"\u4e00\u53ea\u72d7{chr(0x4E00 + i)}\u5728\u8dd1",
+    "no blanks in Thai": lambda i: f"\u0e2b\u0e21\u0e32{chr(0x0E01 + i)}\u0e27\u0e34\u0e48\u0e07",
+    "a word each": lambda i: f"word{i} thing{i}",
+}
+
+
+@pytest.mark.parametrize("kind", WORDLESS)
+def test_a_vocabulary_of_nothing_is_refused(root, tmp_path, refuses, kind):
+    rows = [f"{name},{WORDLESS[kind](i)}" for i, name in enumerate(CAPTIONS)]
+    (root / "captions.txt").write_text("\n".join(["image,caption", *rows]))
+    says = ("--min_count 5: found no word", "9 training captions", "a lower number", "blanks")
+    refuses(*ARGUMENTS, "--root", root, "--out", tmp_path / "data", says=says)
+    assert not list(tmp_path.glob("*data*")), "the photos were looked at"
+    with pytest.raises(ValueError, match="min_count 2: found no word"):
+        load_photo_data(root, min_count=2)
+
+
+def test_a_large_share_of_unknown_words_is_warned_of(root, tmp_path, command):
+    base = (*ARGUMENTS, "--root", root)
+    code, text, error = command(*base, "--out", tmp_path / "all", "--min_count", 1)
+    assert code == 0
+    assert error == ""
+    # of 11 words in a photo's captions its number, twice: in val no number is known
+    assert "--min_count 1: 0.0% of the words of train, 18.2% of the words of val become" in text
+    code, text, error = command(*base, "--out", tmp_path / "few", "--min_count", 10)
+    assert code == 0
+    assert error.count("\n") == 1
+    assert "warning: --min_count 10: 81.8% of the words of train" in error
+    with pytest.warns(UserWarning, match="above 20%"):
+        data = load_photo_data(root, min_count=10)
+    assert "--min_count 10: 81.8%" in data["source"]["account"][-1]
+
+
+def test_the_command_says_what_it_read_and_left_out(root, tmp_path, command):
+    (root / SPLIT_LISTS["train"]).write_text("\n".join([*SPLITS["train"][:5], "gone.jpg"]))
+    (root / "Images" / "more.jpg").write_bytes(b"")
+    out = tmp_path / "data"
+    code, text, error = command(*ARGUMENTS, "--root", root, "--out", out, "--fraction", 1)
+    assert code == 0, error
+    lines = text.splitlines()
+    assert lines[:6] == [
+        "captions.txt: CSV with a header, 24 captions of 12 photos",
+        "Flickr_8k.trainImages.txt: 6 names, 5 photos to train; 1 without captions left out, "
+        "gone.jpg the first",
+        "Flickr_8k.devImages.txt: 3 names, 3 photos to val",
+        "4 captioned photos in no split left out",
+        "photos: 8 in Images",
+        "photos: 5 below --root in no split or without captions, left out",
+    ]
+    assert json.loads((out / "dataset.json").read_text())["account"][:6] == lines[:6]
+
+
+def test_a_split_of_which_no_photo_can_be_read_is_refused(root, tmp_path, monkeypatch, refuses):
+    monkeypatch.setattr("core.encoders.extract._MOST_UNREADABLE", 0.5)
+    for name in SPLITS["val"]:
+        (root / "Images" / name).write_bytes(b"torn")
+    says = ("no photo of the split val can be read", "009.jpg")
+    refuses(*ARGUMENTS, "--root", root, "--out", tmp_path / "data", says=says)
+
+
+def test_photos_in_several_folders_keep_their_places(root, tmp_path):
+    (root / "more").mkdir()
+    for name in SPLITS["val"]:
+        (root / "Images" / name).rename(root / "more" / name)
+    prepare_small(root, tmp_path / "data", pca=0)
+    data = load_coco_data(tmp_path / "data")
+    assert data["source"]["image_root"] == root.resolve()
+    assert list(data["val_urls"]) == [f"more/{name}" for name in SPLITS["val"]]
+    assert picture_paths(data, "val") == [root.resolve() / "more" / n for n in SPLITS["val"]]
+    raw = load_photo_data(root, min_count=2)
+    assert picture_paths(raw, "train") == picture_paths(data, "train")
+    np.testing.assert_array_equal(raw["val_captions"], data["val_captions"])
 
 
 # ---------------------------------------------------------------------------------------------
@@ -308,10 +392,10 @@ def only_one_photo(root):
 
 DAMAGE = {
     "no folder": (lambda r: os.rename(r, r.with_name("gone")), "no such folder"),
-    "no captions": (lambda r: (r / "captions.txt").unlink(), "has none of captions.txt"),
-    "no header": (
-        lambda r: (r / "captions.txt").write_text("000.jpg,A dog\n"),
-        "header image,caption",
+    "no captions": (lambda r: (r / "captions.txt").unlink(), "holds no captions"),
+    "no header, no picture names": (
+        lambda r: (r / "captions.txt").write_text("000,A dog\n"),
+        "begins with '000,A dog', expected CSV with the header image,caption",
     ),
     "no caption in a line": (
         lambda r: (r / "captions.txt").write_text("image,caption\n000.jpg\n"),
@@ -345,9 +429,13 @@ DAMAGE = {
     "no photos": (lambda r: os.rename(r / "Images", r.with_name("gone")), "000.jpg"),
     "an image in two splits": (
         lambda r: write_lists(r, {"train": ["000.jpg"], "val": ["000.jpg"]}),
-        "is in the train split too",
+        "000.jpg is in the train split too",
     ),
-    "no training images": (lambda r: write_lists(r, {"train": []}), "no training image"),
+    "an empty list": (lambda r: write_lists(r, {"train": []}), "trainImages.txt: names no photo"),
+    "no training images": (
+        lambda r: (r / SPLIT_LISTS["train"]).unlink(),
+        "no training image",
+    ),
     "too few photos for the PCA": (
         lambda r: write_lists(r, {"train": ["000.jpg"], "val": SPLITS["val"]}),
         "4 components for 1 training photos",
@@ -365,7 +453,8 @@ def test_what_is_wrong_with_a_photo_folder_is_named(root, tmp_path, refuses, dam
 def test_other_forms_that_are_wrong(tmp_path, refuses):
     for number, (name, text, words) in enumerate(
         (
-            ("Flickr8k.token.txt", "000.jpg A dog\n", "line 1 is not"),
+            ("Flickr8k.token.txt", "000.jpg A dog\n", "begins with '000.jpg A dog'"),
+            ("Flickr8k.token.txt", "000.jpg#0\tA dog\n000.jpg A dog\n", "line 2 is not"),
             ("dataset_flickr8k.json", '{"images": [{"filename": 1}]}', "Karpathy"),
             ("dataset_flickr8k.json", '{"images"', "not valid JSON"),
         )

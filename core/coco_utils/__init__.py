@@ -19,6 +19,8 @@ from core.coco_utils.words import (
     build_vocabulary,
     decode_captions,
     encode_captions,
+    find_words,
+    plain_words,
 )
 
 __all__ = [
@@ -33,11 +35,13 @@ __all__ = [
     "decode_captions",
     "encode_captions",
     "feature_kinds",
+    "find_words",
     "image_path",
     "load_coco_data",
     "minibatches",
     "open_features",
     "picture_paths",
+    "plain_words",
     "sample_coco_minibatch",
     "save_coco_data",
     "take_samples",

@@ -7,7 +7,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 
 import numpy as np
 
-from core.flickr8k import plain_words
+from core.coco_utils import plain_words
 from core.metrics.scores import score_words, tokenized
 
 
@@ -31,8 +31,13 @@ def controls(
     - ``people``: scores of each reference against the others of its image, one fewer than the
       candidates are held against; None when no image has two
 
-    Raises ValueError as ``score`` does.
+    Raises ValueError as ``score`` does, and for one image alone.
     """
+    if len(candidates) < 2:
+        raise ValueError(
+            f"controls: found {len(candidates)} image, expected at least 2: captions are shuffled "
+            "over the images"
+        )
     said, wanted = tokenized(candidates, references)
     # Each gets the caption of the next in a random circle, so that no image keeps its own.
     circle = np.random.default_rng(0).permutation(len(said))

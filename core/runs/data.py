@@ -54,20 +54,12 @@ def _folder_of(name: str) -> Path:
     return shapes.DEFAULT_FOLDER
 
 
-def _holds_photos(folder: Path) -> bool:
-    """Whether it is a folder of photos with captions, and not prepared yet."""
-    from core.coco_utils import CAPTIONS_FILE
-    from core.flickr8k import CAPTION_FILES
-
-    photos = any((folder / name).is_file() for name in CAPTION_FILES)
-    return photos and not (folder / CAPTIONS_FILE).exists()
-
-
 def _with_features(settings: dict, folder: Path) -> dict:
     from core.coco_utils import feature_kinds, load_coco_data
     from core.models import MODELS
+    from core.photos import holds_photos
 
-    if _holds_photos(folder):
+    if holds_photos(folder):
         raise ValueError(
             f"--data {folder}: holds photos and no features; let attention or transformer look at "
             "them with --encoder, or prepare it with core.flickr8k (datasets/README.md)"
@@ -81,8 +73,9 @@ def _with_pictures(settings: dict, folder: Path, extractor, training: bool) -> d
     from core.coco_utils import SPLITS, load_coco_data, picture_paths
     from core.encoders.pictures import LookedAt, Pictures, kept_features
     from core.flickr8k import load_photo_data
+    from core.photos import holds_photos
 
-    raw = _holds_photos(folder)
+    raw = holds_photos(folder)
     data = load_photo_data(folder) if raw else load_coco_data(folder, features=None)
     learns, few = settings["finetune_encoder"] > 0, settings["num_samples"] is not None
     for split in [split for split in SPLITS if f"{split}_captions" in data]:

@@ -1,0 +1,530 @@
+"""A caption file in any of the forms that people have, recognised by what it holds.
+
+``read_caption_file`` reads one. Each form has a reader that yields ``Row``s; names, captions and
+splits are checked in one place, ``_gathered``.
+"""
+
+from __future__ import annotations
+
+import ast
+import codecs
+import csv
+import io
+import json
+import mmap
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+FORMS = (
+    "CSV with the header image,caption (or tabs, semicolons, pipes), name.jpg#0<TAB>caption, "
+    "Karpathy's JSON, COCO's captions_*.json, metadata.csv or metadata.jsonl"
+)
+PICTURE = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp)$", re.IGNORECASE)
+
+# Columns as headers call them, without blanks, underscores and capitals; the first that is there.
+_NAMES = (
+    *("filename", "imagename", "imagefilename", "imagefile", "filepath", "imagepath", "image"),
+    *("images", "imgname", "img", "file", "photo", "picture", "path", "name"),
+    *("imageid", "imgid", "photoid", "id"),
+)
+_CAPTIONS = ("caption", "comment", "text", "sentence", "description", "raw")  # also captions, text2
+_SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+_SPLITS = {
+    **dict.fromkeys(("train", "training", "restval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_TABLES = {"\t": "table of tabs", "|": "table of pipes", ";": "CSV of semicolons", ",": "CSV"}
+_HEAD = 2**16  # bytes by which a text is recognised
+_BREAKS = re.compile("[\r\n\f\v\x1c-\x1e\x85\u2028\u2029]+")  # in a caption: a blank
+
+
+@dataclass
+class CaptionFile:
+    """What a caption file says.
+
+    - form: its name for people
+    - captions: file name -> captions, as written
+    - splits: split -> file names; empty where the form has none
+    - ids: image id, as text -> file name; empty where the form has none
+    - account: lines that say what was read, what was left out, and why
+    """
+
+    path: Path
+    form: str
+    captions: dict[str, list[str]] = field(default_factory=dict)
+    splits: dict[str, list[str]] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
+    account: list[str] = field(default_factory=list)
+
+
+class Row(NamedTuple):
+    """What one place of a file says of a photo. ``_gathered`` checks the types."""
+
+    where: str
+    name: object
+    captions: Sequence
+    split: object = None
+    id: object = None
+
+
+def read_caption_file(path: str | Path) -> CaptionFile:
+    """Reads a caption file of any form.
+
+    Raises FileNotFoundError, and ValueError that names the file and the place for what is torn, in
+    no known form, without captions, or contradicts itself (a photo in two splits, a key twice).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a file of captions")
+    form = form_of(path)
+    if form is None:
+        text = decoded(path)
+        if text.lstrip()[:1] in ("{", "["):
+            _json(path, text)  # says so when it is torn
+        first = next((line.strip() for line in text.split("\n") if line.strip()), "")
+        raise ValueError(
+            f"{path}: holds captions in no form that is known: it begins with {first[:80]!r}, "
+            f"expected {FORMS}; give it a first line image,caption"
+        )
+    notes: list[str] = []
+    found = _gathered(path, form, _READERS.get(form, _read_table)(path, notes), notes)
+    if not found.captions:
+        raise ValueError(f"{path}: holds no captions ({form}); is the copy complete?")
+    total = sum(map(len, found.captions.values()))
+    photos = counted(len(found.captions), "photo")
+    found.account = [f"{form}, {counted(total, 'caption')} of {photos}", *notes]
+    return found
+
+
+def form_of(path: Path) -> str | None:
+    """The form of a caption file, by its beginning or, for JSON, its keys; None when it is none."""
+    if not path.is_file() or not path.stat().st_size:
+        return None
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+        text = head.decode(_encoding(head), errors="replace")
+        if text.lstrip()[:1] in ("{", "["):
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                whole = content if _encoding(head) != "utf-16" else decoded(path).encode()
+                found = (f for f, keys in _KEYS.items() if all(re.search(k, whole) for k in keys))
+                return next(found, None)
+    lines = _lines(text)
+    if len(head) == _HEAD:
+        lines.pop()  # it may be cut
+    if any(_TOKEN.match(line) for line in lines[:20]):
+        return _TOKENS
+    layout = _layout(lines[:50])
+    return layout and layout.form
+
+
+def split_in(name: str) -> str | None:
+    """The split that a name speaks of: Flickr_8k.trainImages, captions_val2014, dev; else None."""
+    found = set()
+    for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name):
+        stem = re.sub(r"(?<=.)((image|img|file|name|id)s?|list|set|split)$", "", word.lower())
+        found.add(_SPLITS.get(stem, _SPLITS.get(word.lower())))
+    found.discard(None)
+    return found.pop() if len(found) == 1 else None
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """'1 photo', '7,000 photos'."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def _gathered(path: Path, form: str, rows: Iterator[Row], notes: list[str]) -> CaptionFile:
+    """All rows of a file in one ``CaptionFile``, checked."""
+    found, owner, numbers, unsplit = CaptionFile(path, form), {}, 0, 0
+    for where, name, captions, split, image in rows:
+        if isinstance(name, int | float) and not isinstance(name, bool):
+            numbers, name = numbers + 1, str(name)
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"{path}: {where} has {name!r} as the name of a photo, expected text")
+        name = name.strip()
+        for caption in captions:
+            if not isinstance(caption, str):
+                raise ValueError(f"{path}: {where} ({name}) has {caption!r} as caption, not text")
+        texts = [_BREAKS.sub(" ", caption).strip() for caption in captions]
+        found.captions.setdefault(name, []).extend(texts)
+        if image is not None:
+            found.ids[str(image)] = name
+        if split is None or split == "":
+            unsplit += 1
+            continue
+        known = split_in(split) if isinstance(split, str) else None
+        if known is None:
+            raise ValueError(
+                f"{path}: {where} ({name}) is in the split {split!r}, expected one of "
+                f"{', '.join(_SPLITS)}"
+            )
+        if owner.setdefault(name, known) != known:
+            raise ValueError(
+                f"{path}: {where}: {name} is in the {known} split and in the {owner[name]} split "
+                "too; a photo can be in one, so remove it from the other"
+            )
+    if lonely := [name for name, captions in found.captions.items() if not captions]:
+        notes.append(f"{counted(len(lonely), 'photo')} without a caption left out")
+        for name in lonely:
+            del found.captions[name]
+            owner.pop(name, None)
+    for name, split in owner.items():
+        found.splits.setdefault(split, []).append(name)
+    if numbers:
+        notes.append(f"{counted(numbers, 'name')} of photos written as numbers, taken as text")
+    if unsplit and owner:
+        notes.append(f"{counted(unsplit, 'entry', 'entries')} without a split")
+    return found
+
+
+# ---------------------------------------------------------------------------------------------
+# Text: tables, and lines name#0<TAB>caption
+# ---------------------------------------------------------------------------------------------
+
+
+def decoded(path: Path) -> str:
+    """A text file in UTF-8 or UTF-16 with a byte order mark; raises ValueError for another one."""
+    content = path.read_bytes()
+    try:
+        return content.decode(_encoding(content))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not text in UTF-8 ({error}); convert it first") from error
+
+
+def _encoding(content: bytes) -> str:
+    return "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _lines(text: str) -> list[str]:
+    r"""Lines with their ends, \n, \r\n or \r; all else that str.splitlines cuts at is text."""
+    return list(io.StringIO(text, newline=""))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, without their ends and what is blank around them."""
+    return [line.strip() for line in _lines(decoded(path))]
+
+
+_TOKENS = "lines name#0<TAB>caption"
+_TOKEN = re.compile(r"([^\t]+)#\d+\s*\t(.*)", re.DOTALL)
+
+
+def _read_tokens(path: Path, notes: list[str]) -> Iterator[Row]:
+    for number, line in enumerate(_lines(decoded(path)), 1):
+        if match := _TOKEN.fullmatch(line):
+            yield Row(f"line {number}", match[1], [match[2]])
+        elif line.strip():
+            raise ValueError(f"{path}: line {number} is not name.jpg#0<TAB>caption")
+
+
+class _Layout(NamedTuple):
+    """How a table is laid out: how many cells a row has, and what they are."""
+
+    delimiter: str
+    header: bool
+    width: int
+    name: int
+    captions: list[int]
+    split: int | None = None
+
+    @property
+    def form(self) -> str:
+        return f"{_TABLES[self.delimiter]} {'with' if self.header else 'without'} a header"
+
+
+def _csv(lines: list[str], delimiter: str, strict: bool = False):
+    """Where tabs or pipes part the cells, quotation marks are text."""
+    quoting = csv.QUOTE_MINIMAL if delimiter in ",;" else csv.QUOTE_NONE
+    return csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=strict)
+
+
+def _layout(lines: list[str]) -> _Layout | None:
+    """Of the first lines of a table: by its header, else by what its cells hold."""
+    tables = {}
+    for delimiter in _TABLES:
+        tables[delimiter] = [
+            row for row in _csv(lines, delimiter) if any(cell.strip() for cell in row)
+        ]
+    for find in (_by_header, _by_content):
+        for delimiter, rows in tables.items():
+            if rows and len(rows[0]) > 1 and (layout := find(delimiter, rows)):
+                return layout
+    return None
+
+
+def _columns(keys: Sequence[str]) -> tuple[str, list[str], str | None] | None:
+    """Which column names the photo, which hold captions and the split; None when one is missing."""
+    plain = {re.sub(r"[\W_]+", "", key.lower()): key for key in reversed(keys)}
+    kinds = {key: re.sub(r"s?\d*$", "", key) for key in reversed(plain)}
+    name = next((plain[key] for key in _NAMES if key in plain), None)
+    kind = next((each for each in _CAPTIONS if each in kinds.values()), None)
+    if name is None or kind is None:
+        return None
+    split = next((plain[key] for key in _SPLIT_COLUMNS if key in plain), None)
+    return name, [plain[key] for key in kinds if kinds[key] == kind], split
+
+
+def _by_header(delimiter: str, rows: list[list[str]]) -> _Layout | None:
+    if (columns := _columns(rows[0])) is None:
+        return None
+    at = rows[0].index
+    name, captions, split = columns
+    split_at = None if split is None else at(split)
+    return _Layout(delimiter, True, len(rows[0]), at(name), [at(c) for c in captions], split_at)
+
+
+def _by_content(delimiter: str, rows: list[list[str]]) -> _Layout | None:
+    """A column of picture names beside one of words, under a header of other words or none."""
+    first, *others = rows
+
+    def all_pictures(column: int, rows: list) -> bool:
+        return all(len(row) > column and PICTURE.search(row[column].strip()) for row in rows)
+
+    name = next((i for i in range(len(first)) if all_pictures(i, others or rows)), None)
+    if name is None:
+        return None
+    if PICTURE.search(first[name].strip()):  # a caption may hold delimiters: it goes to the end
+        numbered = len(first) > name + 2 and first[name + 1].strip().isdigit()
+        caption, width = name + 1 + numbered, name + 2 + numbered
+        header, sample = False, [delimiter.join(row[caption:]) for row in rows]
+    elif others:
+        texts = {i: "".join(r[i] for r in others if len(r) > i) for i in range(len(first))}
+        caption = max(texts.keys() - {name}, key=lambda i: texts[i].count(" "))
+        width, header, sample = len(first), True, [r[caption] for r in others if len(r) > caption]
+    else:
+        return None
+    worded = [text for text in sample if " " in text.strip() or not text.isascii()]
+    if 2 * len(worded) <= len(sample):  # numbers, or names of classes
+        return None
+    return _Layout(delimiter, header, width, name, [caption])
+
+
+def _read_table(path: Path, notes: list[str]) -> Iterator[Row]:
+    lines = _lines(decoded(path))
+    layout = _layout(lines[:50])
+    reader = _csv(lines, layout.delimiter)
+    last, headers, mended, header = 0, 0, [], None
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            line = reader.line_num
+            raise ValueError(f"{path}: line {line}: {error}; a quote left open?") from error
+        if row is None:
+            break
+        start, last = last, reader.line_num
+        if not any(cell.strip() for cell in row):
+            continue
+        if header is None and layout.header:
+            header = row
+            continue
+        if row == header:  # of a second table, written after the first
+            headers += 1
+            continue
+        if last > start + 1 or last == len(lines):
+            _require_closed(path, start, lines[start:last], layout)
+        extra = len(row) - layout.width
+        caption = layout.captions[-1]
+        # One separator is missing in Flickr30k's results.csv: name| 4   A dog runs .
+        lacks = caption == layout.width - 1 > layout.name + 1 and not "".join(row[caption:]).strip()
+        broken = re.fullmatch(r"\s*\d+\s+(\S.*)", "".join(row[caption - 1 : caption]))
+        if extra > 0 and len(layout.captions) == 1:  # delimiters outside of quotes: of the caption
+            text = layout.delimiter.join(row[caption : caption + extra + 1])
+            row[caption : caption + extra + 1] = [text]
+        elif lacks and broken:
+            row[caption:] = [broken[1]]
+            mended.append(start + 1)
+        elif extra > 0 or len(row) <= max(layout.name, *layout.captions):
+            raise ValueError(
+                f"{path}: line {start + 1} has no caption in its place: found "
+                f"{counted(len(row), 'cell')}, expected {layout.width}"
+            )
+        texts = [text for i in layout.captions for text in _several(row[i])]
+        split = row[layout.split] if layout.split is not None and layout.split < len(row) else None
+        yield Row(f"line {start + 1}", row[layout.name], texts, split)
+    if not layout.header:
+        notes.append(f"no header: the first line, {lines[0].strip()[:60]!r}, is read as a caption")
+    if headers:
+        notes.append(f"{counted(headers, 'header')} further down left out")
+    if mended:
+        notes.append(
+            f"{counted(len(mended), 'row')} with a separator missing, caption kept "
+            f"(line {', '.join(map(str, mended[:5]))})"
+        )
+
+
+def _require_closed(path: Path, start: int, lines: list[str], layout: _Layout) -> None:
+    """Raises ValueError when a quotation mark opens a cell that ends only in another row."""
+    try:
+        next(_csv(lines, layout.delimiter, strict=True))
+        cells = [line.split(layout.delimiter)[layout.name :] for line in lines[1:]]
+        closed = not any(each and PICTURE.search(each[0].strip()) for each in cells)
+    except csv.Error as error:
+        closed = len(lines) == 1 and "unexpected end" not in str(error)
+    if not closed:
+        raise ValueError(
+            f"{path}: line {start + 1}: a quotation mark is not closed there; close it or remove it"
+        )
+
+
+def _several(cell: str) -> list[str]:
+    """The captions of a cell: one, or a list that was written as text, ["...", "..."]."""
+    if cell.lstrip().startswith("[") and cell.rstrip().endswith("]"):
+        try:
+            texts = ast.literal_eval(cell.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return [cell]
+        if texts and all(isinstance(text, str) for text in texts):
+            return texts
+    return [cell]
+
+
+# ---------------------------------------------------------------------------------------------
+# JSON
+# ---------------------------------------------------------------------------------------------
+
+
+def _json(path: Path, text: str, where: str = ""):
+    """JSON in which no key occurs twice in one object: the first value would be lost."""
+
+    def unique(pairs: list[tuple[str, object]]) -> dict:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            seen = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            raise ValueError(f"{path}: {where}the key {twice!r} occurs twice in one object")
+        return content
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: {where}is not valid JSON ({error}); is the file complete?"
+        ) from error
+
+
+def _object(path: Path) -> dict:
+    content = _json(path, decoded(path))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a list, expected one object with lists in it")
+    return content
+
+
+def _objects(path: Path, items, name: str) -> Iterator[tuple[str, dict]]:
+    """(place, object) for each of a list of objects."""
+    if not isinstance(items, list):
+        raise ValueError(f"{path}: {name} is {str(items)[:40]!r}, expected a list")
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, dict):
+            raise ValueError(f"{path}: {name}, number {number}: is {item!r}, expected an object")
+        yield f"{name}, number {number}", item
+
+
+def _read_karpathy(path: Path, notes: list[str]) -> Iterator[Row]:
+    seen: dict[object, list] = {}
+    tokens, joined, double = 0, 0, 0
+    for where, image in _objects(path, _object(path).get("images"), "images"):
+        captions = []
+        for at, sentence in _objects(path, image.get("sentences"), f"{where}, sentences"):
+            words = sentence.get("tokens")
+            if "raw" not in sentence and isinstance(words, list):
+                if not all(isinstance(word, str) for word in words):
+                    raise ValueError(f"{path}: {at}: has a token that is no text")
+                tokens += 1
+                captions.append(" ".join(words))
+            elif isinstance(sentence.get("raw"), str):
+                captions.append(sentence["raw"])
+            else:
+                raise ValueError(
+                    f"{path}: {at}: is not in the form of Karpathy's JSON: expected a text 'raw' "
+                    "or a list 'tokens'"
+                )
+        name, folder = image.get("filename"), image.get("filepath")
+        if isinstance(name, str) and isinstance(folder, str) and folder:
+            name = f"{folder}/{name}"
+        key = str(name)
+        if key in seen:
+            joined += 1
+            double += sum(caption in seen[key] for caption in captions)
+            captions = [caption for caption in captions if caption not in seen[key]]
+        seen.setdefault(key, []).extend(captions)
+        number = image.get("cocoid", image.get("imgid"))
+        yield Row(where, name, captions, image.get("split"), number)
+    if tokens:
+        notes.append(f"{counted(tokens, 'caption')} without 'raw': their tokens are taken")
+    if joined:
+        notes.append(
+            f"{counted(joined, 'entry', 'entries')} of a photo that has one already, joined"
+            f" ({counted(double, 'caption')} that both have kept once)"
+        )
+
+
+def _read_coco(path: Path, notes: list[str]) -> Iterator[Row]:
+    content = _object(path)
+    names: dict[str, object] = {}
+    if "images" in content:
+        for where, image in _objects(path, content["images"], "images"):
+            key = _id(path, where, image.get("id"))
+            if names.setdefault(key, image.get("file_name")) != image.get("file_name"):
+                raise ValueError(f"{path}: {where}: the id {key} has two file names")
+    else:
+        notes.append("no list 'images': photos are known by their ids")
+    used = set()
+    for where, row in _objects(path, content.get("annotations"), "annotations"):
+        image = _id(path, where, row.get("image_id"))
+        if names and image not in names:
+            raise ValueError(f"{path}: {where} is of image {image}, which 'images' does not list")
+        used.add(image)
+        yield Row(where, names.get(image, image), [row.get("caption")], None, image)
+    if lonely := len(names.keys() - used):
+        notes.append(f"{counted(lonely, 'image')} without a caption left out")
+
+
+def _id(path: Path, where: str, value) -> str:
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise ValueError(f"{path}: {where} has {value!r} as image id, expected a number or text")
+    return str(value)
+
+
+def _read_rows(path: Path, notes: list[str]) -> Iterator[Row]:
+    """A list of objects, or an object a line."""
+    text = decoded(path)
+    if text.lstrip().startswith("["):
+        rows = list(_objects(path, _json(path, text), "list"))
+    else:
+        lines = enumerate(_lines(text), 1)
+        rows = [(f"line {i}", _json(path, x, f"line {i}: ")) for i, x in lines if x.strip()]
+    for where, row in rows:
+        columns = _columns(list(row)) if isinstance(row, dict) else None
+        if columns is None:
+            raise ValueError(f"{path}: {where} names no photo with a caption: {str(row)[:80]}")
+        name, captions, split = columns
+        values = [row[key] for key in captions]
+        texts = [text for v in values for text in (v if isinstance(v, list) else [v])]
+        yield Row(where, row[name], texts, split and row[split])
+
+
+def _read_mapping(path: Path, notes: list[str]) -> Iterator[Row]:
+    for number, (name, captions) in enumerate(_object(path).items(), 1):
+        yield Row(f"number {number}", name, captions if isinstance(captions, list) else [captions])
+
+
+# form -> what its bytes hold, all of it. Captions in COCO's results format are those of a model.
+_NO_RESULTS = rb'\A(?!\s*\[\s*\{\s*"image_id")'
+_CAPTION_KEY = rb'[\s\S]{0,4000}?"(%s)s?\d*"\s*:' % "|".join(_CAPTIONS).encode()
+_KEYS = {
+    "Karpathy's JSON": (rb'"sentences"\s*:', rb'"images"\s*:'),
+    "COCO annotations": (rb'"annotations"\s*:', rb'"caption"\s*:'),
+    "JSON, file name to captions": (rb'\A\W*"[^"]+\.(?i:jpe?g|png|gif|webp|bmp)"\s*:',),
+    "JSON, an object a caption": (
+        _NO_RESULTS + _CAPTION_KEY,
+        rb'\A[\s\S]{0,4000}?"(?i:file|image|img|photo|picture|path)[\w ]*"\s*:',
+    ),
+}
+_READERS = {
+    _TOKENS: _read_tokens,
+    **dict(zip(_KEYS, (_read_karpathy, _read_coco, _read_mapping, _read_rows), strict=True)),
+}  # all others are tables
