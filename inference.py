@@ -18,7 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.runs.building import model_builder
-from core.runs.data import extractor_of, load_data_of, same_extractor
+from core.runs.data import (
+    extractor_of,
+    load_data_of,
+    same_extractor,
+    say_left_out,
+    with_readable,
+)
 from core.runs.settings import check_engine_options, find_checkpoint
 from core.support.choices import DEVICES, ENGINES, MODEL_NAMES, SPLITS
 from core.support.command_line import (
@@ -157,6 +163,7 @@ def split_items(options, checkpoint, data: dict) -> tuple[list[Item], object]:
     count = options.num_samples
     if count is None and not (options.out or (split == "train" and overfit)):
         count = _IN_REPORT if options.report else _SHOWN_WITHOUT_FILE
+    data = with_readable(data, split, count)
     image_idxs, urls = data[f"{split}_image_idxs"], data[f"{split}_urls"]
     chosen = np.unique(image_idxs)[:count]
     items = {i: Item(i, str(urls[i]), image_path(data, split, i)) for i in chosen.tolist()}
@@ -168,7 +175,13 @@ def split_items(options, checkpoint, data: dict) -> tuple[list[Item], object]:
 
 
 def photo_items(options, checkpoint, device: str) -> tuple[list[Item], object]:
-    """The user's own photos and their features, by the extractor in the checkpoint."""
+    """The user's own photos and their features, by the extractor in the checkpoint.
+
+    Those of a folder that cannot be read are left out, and a warning says so.
+
+    Raises ValueError for a photo that was named and cannot be read, and when none can.
+    """
+    from core.encoders.photos import find_unreadable, first_readable
     from core.encoders.pictures import LookedAt
     from core.image_utils import list_pictures
 
@@ -177,10 +190,20 @@ def photo_items(options, checkpoint, device: str) -> tuple[list[Item], object]:
             "--image: the checkpoint was trained on features whose extractor is not known (the "
             "published archive does not contain it); train on a folder prepared by core.flickr8k"
         )
-    paths = [Path(name) for name in options.image or []]
     if options.images:
         paths = list_pictures(options.images)
-    paths = paths[: options.num_samples]
+        found, reasons = first_readable(paths, options.num_samples)
+        if not found:
+            raise ValueError(
+                f"--images {options.images}: none of its {len(paths):,} pictures can be read, for "
+                f"example {reasons[0]}"
+            )
+        say_left_out(reasons, len(found) + len(reasons))
+        paths = [paths[i] for i in found]
+    else:
+        paths = [Path(name) for name in options.image][: options.num_samples]
+        for reason in find_unreadable(paths).values():
+            raise ValueError(f"--image {reason}")
     items = [Item(i, str(path), path) for i, path in enumerate(paths)]
     return items, LookedAt(paths, extractor_of(checkpoint, options.weights, device))
 
@@ -500,7 +523,8 @@ def main() -> None:
     if count := decoders["beam"]["neighbours"]:
         from core.recipes.neighbours import Neighbours
 
-        neighbours = Neighbours(data or data_of(options, checkpoint, device), count)
+        seen = with_readable(data or data_of(options, checkpoint, device), "train")
+        neighbours = Neighbours(seen, count)
     decode = decoder(options.decode, decoders[options.decode], options.engine, neighbours)
     ids = caption_all(voting, decode, checkpoint.idx_to_word, items, features)
 

@@ -27,12 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
-from core.encoders.extract import (
-    add_encoder_options,
-    extract,
-    refuse_unreadable,
-    require_space,
-)
+from core.encoders.extract import add_encoder_options, extract, require_space
+from core.encoders.photos import left_out, open_all
 from core.support import processes
 from core.support.command_line import (
     ArgumentParser,
@@ -323,15 +319,15 @@ def prepare_photos(
     total = sum(map(len, splits.values()))
     out.parent.mkdir(parents=True, exist_ok=True)
     require_space(out.parent, extractors, _DTYPES, total)
+    paths = {s: [source.image_folder / name for name in names] for s, names in splits.items()}
+    open_all(paths, Path(root), device)
     found = {}
-    for split, names in splits.items():
-        paths = [source.image_folder / name for name in names]
+    for split, of_split in paths.items():
         description = f"features of {split} by {encoder}"
-        found[split] = extract(paths, extractors, parts / split, _DTYPES, description)
+        found[split] = extract(of_split, extractors, parts / split, _DTYPES, description)
     if processes.rank() > 0:
         return None
     skipped = [reason for of_split in found.values() for reason in of_split.skipped]
-    refuse_unreadable(skipped, total, Path(root))
     found = {split: of_split for split, of_split in found.items() if of_split.kept}
     urls = {split: [splits[split][i] for i in of_split.kept] for split, of_split in found.items()}
     features = {
@@ -391,8 +387,8 @@ def main() -> None:
         )
     if done is None:
         return
-    for reason in done["skipped"]:
-        print(f"skipped {reason}")
+    if done["skipped"]:
+        print(left_out(done["skipped"], sum(done["images"].values()) + len(done["skipped"])))
     for split, count in done["images"].items():
         print(f"{split}: {count:,} photos, {done['captions'][split]:,} captions")
     print(f"vocabulary: {done['vocabulary']:,} words, the four special ones included")
