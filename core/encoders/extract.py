@@ -98,8 +98,8 @@ def extract(
     if others := sum(map(len, old.values())):
         again = sum(len(parts[i]) for i, of_part in old.items() if of_part)
         warnings.warn(
-            f"{folder}: {others:,} photos have changed since they were looked at; {again:,}, all "
-            "of their parts, are looked at again",
+            f"{folder}: photos that have changed since they were looked at: {others:,}; with the "
+            f"others of their parts {again:,} are looked at again",
             stacklevel=2,
         )
     with progress(None, description, total=sum(map(len, parts.values())), unit="photo") as bar:

@@ -186,17 +186,22 @@ class _Kept:
 
     def lacks(self) -> list[int]:
         """The numbers of the pictures that are not in it as they are now."""
+        known = self.known()
+        return changed(self.paths, *known) if known else list(range(len(self.paths)))
+
+    def known(self) -> tuple[Array, Array] | None:
+        """The stamps and hashes; None when there is no file, or it is torn, or older than these."""
         try:
             with h5py.File(self.file) as file:
-                return changed(self.paths, file["stamps"][:], file["hashes"][:])
-        except (OSError, KeyError):  # no file, a torn one, one of an earlier version
-            return list(range(len(self.paths)))
+                return file["stamps"][:], file["hashes"][:]
+        except (OSError, KeyError):
+            return None
 
     def unreadable(self) -> dict[int, str]:
-        if not self.file.is_file():
+        if self.known() is None:
             return {}
         with h5py.File(self.file) as file:
-            return dict(json.loads(file["unreadable"][()])) if "unreadable" in file else {}
+            return dict(json.loads(file["unreadable"][()]))
 
     def table(self) -> Array:
         return open_features(self.file)
@@ -209,10 +214,10 @@ class _Kept:
         if todo:
             self.parts.mkdir(parents=True, exist_ok=True)
             write_json(marker, todo)
-            if self.file.exists():
+            if self.known():
                 warnings.warn(
-                    f"{self.name}: {len(todo):,} of {len(self.paths):,} pictures have changed "
-                    "since they were looked at, and are looked at again",
+                    f"{self.name}: changed since they were looked at: {len(todo):,} of "
+                    f"{len(self.paths):,} pictures; these are looked at again",
                     stacklevel=3,
                 )
 
@@ -232,13 +237,10 @@ class _Kept:
 
     def _write(self, todo: list[int], found: Extracted) -> None:
         count = len(self.paths)
-        stamps, hashes = np.zeros((count, 3), np.int64), np.zeros(count, "S64")
-        old, unreadable = None, {}
+        old, unreadable, stamps, hashes = None, {}, found.stamps, found.hashes
         if len(todo) < count:
-            old, unreadable = self.table(), self.unreadable()
-            with h5py.File(self.file) as file:
-                stamps[:], hashes[:] = file["stamps"][:], file["hashes"][:]
-        stamps[todo], hashes[todo] = found.stamps, found.hashes
+            old, unreadable, (stamps, hashes) = self.table(), self.unreadable(), self.known()
+            stamps[todo], hashes[todo] = found.stamps, found.hashes
         kept = {todo[i] for i in found.kept}
         lost = [i for i in todo if i not in kept]
         unreadable = {i: reason for i, reason in unreadable.items() if i not in set(todo)}

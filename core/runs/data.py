@@ -84,7 +84,7 @@ def _with_pictures(settings: dict, folder: Path, extractor, training: bool) -> d
     raw = _holds_photos(folder)
     data = load_photo_data(folder) if raw else load_coco_data(folder, features=None)
     learns, few = settings["finetune_encoder"] > 0, settings["num_samples"] is not None
-    paths = {split: _places(data, split) for split in SPLITS if f"{split}_captions" in data}
+    paths = {split: picture_places(data, split) for split in SPLITS if f"{split}_captions" in data}
     unreadable = {}
     if learns and training:
         tables = {
@@ -109,7 +109,7 @@ def _with_pictures(settings: dict, folder: Path, extractor, training: bool) -> d
     return data
 
 
-def _places(data: dict, split: str) -> list[Path]:
+def picture_places(data: dict, split: str) -> list[Path]:
     """Where the pictures of a split should be; some may not be there."""
     root = data["source"]["image_root"]
     if root is None:
