@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from core.encoders.extract import add_encoder_options, extract, require_space
-from core.encoders.photos import left_out, open_all
+from core.encoders.photos import PHOTOS_FILE, left_out, open_all
 from core.support import processes
 from core.support.command_line import (
     ArgumentParser,
@@ -348,6 +348,7 @@ def prepare_photos(
         {kind: (each.specification, each.arrays) for kind, each in extractors.items()},
         image_root=str(source.image_folder.resolve()),
         about={"name": out.name},
+        extra={PHOTOS_FILE: {split: of_split.photos for split, of_split in found.items()}},
     )
     shutil.rmtree(parts)
     return {

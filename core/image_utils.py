@@ -7,14 +7,12 @@ import os
 import urllib.request
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-
-from core.support.processes import rank
 
 Array = np.ndarray
 
@@ -96,15 +94,32 @@ def list_pictures(folder: str | Path) -> list[Path]:
     """The picture files of a folder and of those in it, by name.
 
     Hidden files and folders (``.*``, among them the ``._*`` that a Mac leaves, and ``__MACOSX``)
-    are none. A warning counts the files that do not have the name of a picture.
+    are none; of others ``other_files`` tells.
 
     Raises FileNotFoundError when there is no such folder, ValueError when it holds none.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    if not Path(folder).is_dir():
         raise FileNotFoundError(f"--images {folder}: no such folder")
-    paths: list[Path] = []
-    others: Counter[str] = Counter()
+    paths = [path for path in _files_below(folder) if path.suffix.lower() in _SUFFIXES]
+    if not paths:
+        raise ValueError(f"--images {folder}: holds no pictures ({', '.join(sorted(_SUFFIXES))})")
+    return sorted(paths)
+
+
+def other_files(folder: str | Path) -> str:
+    """A sentence on the files that are no pictures by their names, and not hidden; '' for none."""
+    suffixes = Counter(path.suffix.lower() for path in _files_below(folder))
+    others = Counter({s: count for s, count in suffixes.items() if s not in _SUFFIXES})
+    kinds = (f"{count:,} {suffix or 'without a suffix'}" for suffix, count in others.most_common(5))
+    if not others:
+        return ""
+    return (
+        f"--images {folder}: left out {others.total():,} of {suffixes.total():,} files, which do "
+        f"not have the name of a picture: {', '.join(kinds)}"
+    )
+
+
+def _files_below(folder: str | Path) -> Iterator[Path]:
     visited = set()
     for place, folders, names in os.walk(folder, onerror=_say_closed, followlinks=True):
         real = os.path.realpath(place)
@@ -113,21 +128,7 @@ def list_pictures(folder: str | Path) -> list[Path]:
             continue
         visited.add(real)
         folders[:] = [name for name in folders if not is_hidden(name)]
-        for path in (Path(place, name) for name in names if not is_hidden(name)):
-            if path.suffix.lower() in _SUFFIXES:
-                paths.append(path)
-            else:
-                others[path.suffix.lower() or "without a suffix"] += 1
-    if not paths:
-        raise ValueError(f"--images {folder}: holds no pictures ({', '.join(sorted(_SUFFIXES))})")
-    if others and rank() == 0:
-        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
-        warnings.warn(
-            f"--images {folder}: {others.total():,} of {others.total() + len(paths):,} files do "
-            f"not have the name of a picture and are left out: {kinds}",
-            stacklevel=2,
-        )
-    return sorted(paths)
+        yield from (Path(place, name) for name in names if not is_hidden(name))
 
 
 def is_hidden(name: str) -> bool:

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from core.coco_utils.tables import Blocks, write_features
-from core.encoders.photos import NO_STAMP, changed, left_out, open_all, read_hashed, stamp
+from core.encoders.photos import changed, left_out, open_all, read_hashed, stamp
 from core.support import processes
 from core.support.choices import DEVICES, ENCODERS
 from core.support.command_line import (
@@ -48,7 +48,7 @@ class Extracted:
     - kept: the numbers of the photos that could be read
     - skipped: for each other photo the reason
     - features: for each kind a table with a row for each photo that was kept
-    - stamps, hashes: (n, 3), (n,) what tells for each photo whether it is still the same
+    - stamps, hashes: (n, 4), (n,) what tells for each photo whether it is still the same
     """
 
     kept: list[int]
@@ -56,6 +56,12 @@ class Extracted:
     features: dict[str, Blocks]
     stamps: Array
     hashes: Array
+
+    @property
+    def photos(self) -> list[tuple[int, int, str]]:
+        """For each photo that was kept its size, the time of its last writing, and its hash."""
+        rows = zip(self.stamps[self.kept].tolist(), self.hashes[self.kept].tolist(), strict=True)
+        return [(size, written, found.decode()) for (size, written, *_), found in rows]
 
 
 def extract(
@@ -128,9 +134,8 @@ def _extract_part(paths: Sequence[Path], extractors, file: Path, dtypes, bar) ->
     for start in range(0, len(paths), _BATCH):
         batch, photos = paths[start : start + _BATCH], []
         for number, path in enumerate(batch, start):
-            seen = stamp(path)  # before it is read: what comes later is a change
+            stamps.append(stamp(path))  # before it is read: what comes later is a change
             content, found = read_hashed(path)
-            stamps.append(seen if found else NO_STAMP)
             hashes.append(found)
             try:
                 photos.append(load_image(path, content=content))
@@ -157,7 +162,7 @@ def _extract_part(paths: Sequence[Path], extractors, file: Path, dtypes, bar) ->
 def _join(files: Sequence[Path], extractors: Mapping, dtypes: Mapping) -> Extracted:
     kept: list[int] = []
     skipped: list[str] = []
-    stamps, hashes = [np.empty((0, 3), np.int64)], [np.empty(0, "S64")]
+    stamps, hashes = [np.empty((0, 4), np.int64)], [np.empty(0, "S64")]
     for i, file in enumerate(files):
         with np.load(file) as part:
             kept += (part["kept"] + i * _PART).tolist()
@@ -290,11 +295,15 @@ def main() -> None:
         "--pca", type=non_negative_int, metavar="K", help="components; 0: none (default: 512)"
     )
     options = vars(parser.parse_args())
+    from core.image_utils import other_files
+
     with processes.joined(options.pop("device")) as device:
         found = extract_folder(**options, device=device)
     if found:
         if found.skipped:
             print(left_out(found.skipped, len(found.kept) + len(found.skipped)))
+        if others := other_files(options["images"]):
+            print(others)
         with h5py.File(options["out"]) as file:
             print(f"{options['out']}: {file['features'].shape} {file['features'].dtype}")
 

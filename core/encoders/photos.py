@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,15 +19,16 @@ import numpy as np
 from core.image_utils import load_image
 from core.support import processes
 from core.support.command_line import progress
+from core.support.files import read_json
 
 Array = np.ndarray
 
+PHOTOS_FILE = "photos.json"  # of a data folder: what its photos were when they were looked at
 _MOST_UNREADABLE = 0.01
 _NAMED = 3  # of the photos that are left out
 _SMALL = 256  # pixels a side; a JPEG is read whole all the same, and in less time
 
 _YOUNG = 2 * 10**9  # nanoseconds: coarser are no clocks of file systems
-NO_STAMP = (-2, 0, 0)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -129,20 +131,17 @@ def refuse_unreadable(
 # ---------------------------------------------------------------------------------------------
 
 
-def stamp(path: Path) -> tuple[int, int, int]:
-    """What tells at a glance that a file has not changed: its size and its two times, in ns.
+def stamp(path: Path) -> tuple[int, int, int, int]:
+    """What tells at a glance that a file has not changed.
 
-    The second, of its last change, is set by the system even where a tool puts the first one back.
-    A file that was written just now might be written again within one tick of that clock: it gets
-    no stamp, and its bytes are compared instead.
+    Returns its size, the times of its last writing and of its last change, and the time now, in ns.
+    The second time is set by the system, even where a tool puts the first one back.
     """
     try:
         found = os.stat(path)
     except OSError:
-        return -1, 0, 0
-    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < _YOUNG:
-        return NO_STAMP
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        return -1, 0, 0, time.time_ns()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, time.time_ns()
 
 
 def read_hashed(path: Path) -> tuple[bytes | None, str]:
@@ -157,14 +156,56 @@ def read_hashed(path: Path) -> tuple[bytes | None, str]:
 def changed(paths: Sequence[Path], stamps: Array, hashes: Array) -> list[int]:
     """The numbers of the photos whose bytes are others than they were.
 
+    Only the bytes of those are read that do not look the same, or that had been written just before
+    their stamp: they might have been written again within one tick of that clock.
+
     Inputs:
     - paths: of n photos
-    - stamps, hashes: (n, 3) and (n,), as they were; ``stamp`` and ``read_hashed``
+    - stamps, hashes: (n, 4) and (n,), as they were; ``stamp`` and ``read_hashed``
     """
-    now = np.array([stamp(path) for path in paths]).reshape(-1, 3)
-    unsure = (now != stamps).any(axis=1) | (now == NO_STAMP).all(axis=1)
+    now = np.array([stamp(path) for path in paths]).reshape(-1, 4)
+    unsure = (now[:, :3] != stamps[:, :3]).any(axis=1) | (hashes == b"")
+    unsure |= stamps[:, 3] - stamps[:, 1:3].max(axis=1) < _YOUNG
     return [i for i in np.flatnonzero(unsure).tolist() if _differs(paths[i], hashes[i])]
 
 
 def _differs(path: Path, known: bytes) -> bool:
     return read_hashed(path)[1].encode() != known
+
+
+def say_changed(folder: Path, root: Path | None, urls: Mapping[str, Sequence[str]]) -> None:
+    """A warning when photos have changed since a data folder was made of them.
+
+    Photos that are not on this machine say nothing, nor does a folder that was not made of photos.
+
+    Inputs:
+    - folder: with ``PHOTOS_FILE``, for each split (size, time of the last writing, hash) of each
+      photo
+    - root: below which the photos are
+    - urls: their paths, by split
+
+    Raises ValueError when that file is damaged.
+    """
+    file = folder / PHOTOS_FILE
+    if root is None or not file.is_file():
+        return
+    made, others, total = os.stat(file).st_mtime_ns, [], 0
+    try:
+        for split, known in read_json(file).items():
+            for url, (*seen, known_hash) in zip(urls[split], known, strict=True):
+                size, written, last, _ = stamp(root / str(url))
+                total += 1
+                same = size < 0 or ([size, written] == seen and last < made)
+                if not same and read_hashed(root / str(url))[1] != known_hash:
+                    others.append(str(url))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file}: does not say what its photos were ({error!r}); prepare the folder again"
+        ) from error
+    if others and processes.rank() == 0:
+        warnings.warn(
+            f"{folder}: {len(others):,} of its {total:,} photos have changed since they were "
+            f"looked at, for example {root / others[0]}; its features are those of the old ones: "
+            "prepare it again",
+            stacklevel=2,
+        )

@@ -163,6 +163,12 @@ def kept_features(
         refuse_unreadable(reasons, {split: len(of) for split, of in paths.items()}, source)
         for split, file in kept.items():
             if todo[split]:
+                if first and file.known():
+                    warnings.warn(
+                        f"{file.name}: changed since they were looked at: {len(todo[split]):,} of "
+                        f"{len(paths[split]):,} pictures; these are looked at again",
+                        stacklevel=2,
+                    )
                 file.look(todo[split])
         processes.wait_for_all()
     return (
@@ -214,12 +220,6 @@ class _Kept:
         if todo:
             self.parts.mkdir(parents=True, exist_ok=True)
             write_json(marker, todo)
-            if self.known():
-                warnings.warn(
-                    f"{self.name}: changed since they were looked at: {len(todo):,} of "
-                    f"{len(self.paths):,} pictures; these are looked at again",
-                    stacklevel=3,
-                )
 
     def planned(self) -> list[int]:
         marker = self.parts / "todo.json"

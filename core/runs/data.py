@@ -62,7 +62,8 @@ def _holds_photos(folder: Path) -> bool:
 
 
 def _with_features(settings: dict, folder: Path) -> dict:
-    from core.coco_utils import feature_kinds, load_coco_data
+    from core.coco_utils import SPLITS, feature_kinds, load_coco_data
+    from core.encoders.photos import say_changed
     from core.models import MODELS
 
     if _holds_photos(folder):
@@ -72,7 +73,10 @@ def _with_features(settings: dict, folder: Path) -> dict:
         )
     model_class, _ = MODELS[settings["model"]]
     kind = "grid" if model_class.grid and "grid" in feature_kinds(folder) else "pooled"
-    return load_coco_data(folder, pca_features=not settings["no_pca"], features=kind)
+    data = load_coco_data(folder, pca_features=not settings["no_pca"], features=kind)
+    urls = {split: data[f"{split}_urls"] for split in SPLITS if f"{split}_urls" in data}
+    say_changed(folder, data["source"]["image_root"], urls)
+    return data
 
 
 def _with_pictures(settings: dict, folder: Path, extractor, training: bool) -> dict:
