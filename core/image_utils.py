@@ -16,6 +16,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 Array = np.ndarray
 
+# Pillow's remarks on damaged metadata name no file; what cannot be read raises an error.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
 LARGEST = 4096  # pixels of the longer side that are kept of a picture
 # The formats that are read, and no other, whatever a file is called: Pillow knows more, and starts
 # another program (Ghostscript) for one of them.

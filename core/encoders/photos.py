@@ -121,8 +121,7 @@ def refuse_unreadable(
     for split, several in reasons.items():
         if several and len(several) == counts[split]:
             raise ValueError(
-                f"{folder}: no photo of {split} can be read, 0 of {len(several)}, for example "
-                f"{several[0]}; {copy}"
+                f"{folder}: no photo of {split} can be read, for example {several[0]}; {copy}"
             )
 
 
