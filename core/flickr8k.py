@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from core.encoders.extract import add_encoder_options, extract, require_space
-from core.encoders.photos import PHOTOS_FILE, left_out, open_all
+from core.encoders.photos import PHOTOS_FILE, left_out, open_all, refuse_unreadable
 from core.support import processes
 from core.support.command_line import (
     ArgumentParser,
@@ -327,6 +327,8 @@ def prepare_photos(
         found[split] = extract(of_split, extractors, parts / split, _DTYPES, description)
     if processes.rank() > 0:
         return None
+    reasons = {split: of_split.skipped for split, of_split in found.items()}
+    refuse_unreadable(reasons, {split: len(p) for split, p in paths.items()}, Path(root))
     skipped = [reason for of_split in found.values() for reason in of_split.skipped]
     found = {split: of_split for split, of_split in found.items() if of_split.kept}
     urls = {split: [splits[split][i] for i in of_split.kept] for split, of_split in found.items()}

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from core.coco_utils.tables import Blocks, write_features
-from core.encoders.photos import changed, left_out, open_all, read_hashed, stamp
+from core.encoders.photos import changed, left_out, open_all, read_hashed, refuse_unreadable, stamp
 from core.support import processes
 from core.support.choices import DEVICES, ENCODERS
 from core.support.command_line import (
@@ -255,6 +255,7 @@ def extract_folder(
     found = extract(paths, {"features": extractor}, parts, dtypes, f"features by {encoder}")
     if found is None:
         return None
+    refuse_unreadable({"--images": found.skipped}, {"--images": len(paths)}, Path(images))
     table = found.features["features"]
     if pca:
         extractor.pca = fit_pca(table, pca)

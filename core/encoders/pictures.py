@@ -138,6 +138,7 @@ def kept_features(
     Of several processes each looks at its part. Raises ValueError when too many cannot be read.
     """
     kept = {split: _Kept(of, extractor, f"{source.name}_{split}") for split, of in paths.items()}
+    counts = {split: len(of) for split, of in paths.items()}
     first = processes.rank() == 0
     lacking = {split: file.lacks() if first or not make else [] for split, file in kept.items()}
     if not make:
@@ -160,21 +161,21 @@ def kept_features(
         }
         for number, reason in opened.items():
             reasons[asked[number][0]].append(reason)
-        refuse_unreadable(reasons, {split: len(of) for split, of in paths.items()}, source)
+        refuse_unreadable(reasons, counts, source)
         for split, file in kept.items():
             if todo[split]:
                 if first and file.known():
                     warnings.warn(
                         f"{file.name}: changed since they were looked at: {len(todo[split]):,} of "
-                        f"{len(paths[split]):,} pictures; these are looked at again",
+                        f"{counts[split]:,} pictures; these are looked at again",
                         stacklevel=2,
                     )
                 file.look(todo[split])
         processes.wait_for_all()
-    return (
-        {split: file.table() for split, file in kept.items()},
-        {split: file.unreadable() for split, file in kept.items()},
-    )
+    unreadable = {split: file.unreadable() for split, file in kept.items()}
+    reasons = {split: [*of_split.values()] for split, of_split in unreadable.items()}
+    refuse_unreadable(reasons, counts, source)  # again: they may have gone meanwhile
+    return {split: file.table() for split, file in kept.items()}, unreadable
 
 
 class _Kept:
@@ -283,6 +284,8 @@ def _alone() -> Iterator[None]:
         except BlockingIOError:
             warnings.warn(f"{FOLDER}: another run looks at pictures; waiting for it", stacklevel=3)
             fcntl.flock(folder, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
         yield
     finally:
         os.close(folder)  # which ends the lock, as does the end of the process
