@@ -38,6 +38,46 @@ def photos(tmp_path_factory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+@pytest.fixture
+def copies(photos, tmp_path) -> list[Path]:
+    """Photos of the test's own, written long ago."""
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    for i, path in enumerate(photos):
+        shutil.copy(path, folder)
+        age(folder / path.name, days=i + 1)
+    return sorted(folder.iterdir())
+
+
+def age(path, days):
+    then = path.stat().st_mtime_ns - days * 10**9 * 86400
+    os.utime(path, ns=(then, then))
+
+
+def show(path, number, keep_times=False):
+    """Puts another picture into a file: the one of that number, from the outside like the old."""
+    before = path.stat()
+    picture = np.zeros((12, 16, 3), np.uint8)
+    picture[0, 0] = (*divmod(number, 256), 0)
+    Image.fromarray(picture).save(path, "bmp")  # always of the same size
+    if keep_times:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def save_again(path):
+    path.write_bytes(path.read_bytes())
+
+
+def touch(path):
+    os.utime(path)
+
+
+def copy_over(path):
+    other = path.with_name("other")
+    shutil.copy2(path, other)
+    os.replace(other, path)
+
+
 class Numbers:
     """Plays an encoder: what it finds in a photo is its number. Counts the photos it sees."""
 
@@ -188,6 +228,26 @@ def test_command(photos, tmp_path, command, options):
     assert sorted(path.name for path in tmp_path.glob("*")) == ["features.h5"], "files are left"
 
 
+def test_the_command_leaves_out_what_it_cannot_read(copies, tmp_path, command):
+    """Of a folder with others in it; names say where a photo lies."""
+    root, out = tmp_path / "root", tmp_path / "features.h5"
+    for place in ("a", "b", ".hidden"):
+        shutil.copytree(copies[0].parent, root / place)
+    (root / "a" / copies[3].name).write_bytes(b"torn")
+    (root / "list.csv").write_text("mine")
+    code, text, error = command(*COMMAND, "--images", root, "--out", out, "--pca", 0)
+    assert code == 0, error
+    features, names, extractor = read(out)
+    everything = [f"{place}/{path.name}" for place in "ab" for path in copies]
+    assert names == [name for name in everything if name != f"a/{copies[3].name}"]
+    assert (
+        f"left out 1 of {2 * COUNT} photos: {root / 'a' / copies[3].name}: cannot be read" in text
+    )
+    assert f"left out 1 of {2 * COUNT + 1} files" in text
+    again = extractor([load_image(root / names[i]) for i in (2, 3, COUNT)])
+    np.testing.assert_allclose(again, features[[2, 3, COUNT]], rtol=2e-3, atol=2e-3)
+
+
 def test_the_command_refuses(photos, tmp_path, refuses):
     images, out = photos[0].parent, tmp_path / "features.h5"
     base = (*COMMAND, "--out", out)
@@ -250,46 +310,6 @@ def test_kept_features_are_made_once(photos, kept):
     assert len(kept(photos[2:], extractor)[0]) == COUNT - 2, "other photos"
     assert len(list(kept.folder.glob("some_all_numbers_*.h5"))) == 2
     assert len(list(kept.folder.iterdir())) == 2, "parts are left"
-
-
-@pytest.fixture
-def copies(photos, tmp_path) -> list[Path]:
-    """Photos of the test's own, written long ago."""
-    folder = tmp_path / "copies"
-    folder.mkdir()
-    for i, path in enumerate(photos):
-        shutil.copy(path, folder)
-        age(folder / path.name, days=i + 1)
-    return sorted(folder.iterdir())
-
-
-def age(path, days):
-    then = path.stat().st_mtime_ns - days * 10**9 * 86400
-    os.utime(path, ns=(then, then))
-
-
-def show(path, number, keep_times=False):
-    """Puts another picture into a file: the one of that number, from the outside like the old."""
-    before = path.stat()
-    picture = np.zeros((12, 16, 3), np.uint8)
-    picture[0, 0] = (*divmod(number, 256), 0)
-    Image.fromarray(picture).save(path, "bmp")  # always of the same size
-    if keep_times:
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def save_again(path):
-    path.write_bytes(path.read_bytes())
-
-
-def touch(path):
-    os.utime(path)
-
-
-def copy_over(path):
-    other = path.with_name("other")
-    shutil.copy2(path, other)
-    os.replace(other, path)
 
 
 @pytest.mark.parametrize("young", [0, 2 * 10**9], ids=["at leisure", "at once"])
