@@ -112,7 +112,9 @@ def refuse_unreadable(
     """
     what = [reason for several in reasons.values() for reason in several]
     total = sum(counts.values())
-    copy = "is the copy complete? Fetch it again, or take those photos out of the captions"
+    copy = (
+        "are they there, and is the copy complete? Fetch it again, or take them out of the captions"
+    )
     if len(what) > max(1, _MOST_UNREADABLE * total):
         raise ValueError(
             f"{folder}: more than {_MOST_UNREADABLE:.0%} of the photos cannot be read, "
