@@ -14,11 +14,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.runs.building import model_builder
-from core.runs.data import extractor_of, load_data_of, same_extractor
+from core.runs.data import (
+    extractor_of,
+    load_data_of,
+    same_extractor,
+    say_left_out,
+    with_readable,
+)
 from core.runs.settings import check_engine_options, find_checkpoint
 from core.support.choices import DEVICES, ENGINES, MODEL_NAMES, SPLITS
 from core.support.command_line import (
@@ -157,6 +164,7 @@ def split_items(options, checkpoint, data: dict) -> tuple[list[Item], object]:
     count = options.num_samples
     if count is None and not (options.out or (split == "train" and overfit)):
         count = _IN_REPORT if options.report else _SHOWN_WITHOUT_FILE
+    data = with_readable(data, split, count)
     image_idxs, urls = data[f"{split}_image_idxs"], data[f"{split}_urls"]
     chosen = np.unique(image_idxs)[:count]
     items = {i: Item(i, str(urls[i]), image_path(data, split, i)) for i in chosen.tolist()}
@@ -168,19 +176,37 @@ def split_items(options, checkpoint, data: dict) -> tuple[list[Item], object]:
 
 
 def photo_items(options, checkpoint, device: str) -> tuple[list[Item], object]:
-    """The user's own photos and their features, by the extractor in the checkpoint."""
+    """The user's own photos and their features, by the extractor in the checkpoint.
+
+    Those of a folder that cannot be read are left out, and a warning says so.
+
+    Raises ValueError for a photo that was named and cannot be read, and when none can.
+    """
+    from core.encoders.photos import find_unreadable, first_readable
     from core.encoders.pictures import LookedAt
-    from core.image_utils import list_pictures
+    from core.image_utils import list_pictures, other_files
 
     if checkpoint.extractor is None:
         raise ValueError(
             "--image: the checkpoint was trained on features whose extractor is not known (the "
             "published archive does not contain it); train on a folder prepared by core.flickr8k"
         )
-    paths = [Path(name) for name in options.image or []]
     if options.images:
         paths = list_pictures(options.images)
-    paths = paths[: options.num_samples]
+        found, reasons = first_readable(paths, options.num_samples)
+        if not found:
+            raise ValueError(
+                f"--images {options.images}: none of its {len(paths):,} pictures can be read, for "
+                f"example {reasons[0]}"
+            )
+        if others := other_files(options.images):
+            warnings.warn(others, stacklevel=2)
+        say_left_out(reasons, len(found) + len(reasons))
+        paths = [paths[i] for i in found]
+    else:
+        paths = [Path(name) for name in options.image][: options.num_samples]
+        for reason in find_unreadable(paths).values():
+            raise ValueError(f"--image {reason}")
     items = [Item(i, str(path), path) for i, path in enumerate(paths)]
     return items, LookedAt(paths, extractor_of(checkpoint, options.weights, device))
 
@@ -216,12 +242,24 @@ def _reference(item: Item) -> str:
     return item.references[0] if item.references else ""
 
 
-def draw(items: list[Item], path: str) -> None:
+def picture_of(item: Item):
+    """The picture of an item, or None; a warning says so when it is there and cannot be read."""
     from core.image_utils import load_image
+
+    if item.path is None:
+        return None
+    try:
+        return load_image(item.path)
+    except (OSError, ValueError) as error:  # its features may have been made before
+        warnings.warn(f"{error}; it is not drawn", stacklevel=2)
+        return None
+
+
+def draw(items: list[Item], path: str) -> None:
     from core.show.plots import plot_captions
 
     shown = items[:_IN_FIGURE]
-    pictures = [None if item.path is None else load_image(item.path) for item in shown]
+    pictures = [picture_of(item) for item in shown]
     plot_captions(
         pictures, [item.caption for item in shown], [item.references for item in shown], path
     )
@@ -335,16 +373,17 @@ def draw_attention(options, model, checkpoint, items: list[Item], features, ids)
     """The figure of --attention, for the first few images."""
     import numpy as np
 
-    from core.image_utils import load_image, resize_and_crop
+    from core.image_utils import resize_and_crop
     from core.show.plots import plot_attention
 
     pictures, words, maps, labels = [], [], [], []
     for n, item in enumerate(items[:_IN_ATTENTION_FIGURE]):
-        if item.path is None:
-            raise FileNotFoundError(f"--attention: {item.file_name} is not on this machine")
+        seen = picture_of(item)
+        if seen is None:
+            raise FileNotFoundError(f"--attention: there is no picture of {item.file_name} here")
         # What the encoder saw of the picture is what the map lies over.
         size = checkpoint.extractor["preprocessing"]["size"]
-        picture = resize_and_crop(load_image(item.path), size)
+        picture = resize_and_crop(seen, size)
         captions = np.array([[model.start, *ids[n]]])
         weights = model.attention_weights(np.asarray(features[n : n + 1]), captions)[0]
         heads = zip(model.head_names(), weights.swapaxes(0, 1), strict=True)
@@ -420,7 +459,7 @@ def draw_report(
     import numpy as np
 
     from core.coco_utils import decode_captions
-    from core.image_utils import load_image, resize_and_crop
+    from core.image_utils import resize_and_crop
     from core.show.report import PICTURE_SIZE, Entry, read_words, score_captions, write_report
 
     shown, idx_to_word = items[:_IN_REPORT], checkpoint.idx_to_word
@@ -438,9 +477,9 @@ def draw_report(
     }
     entries = []
     for n, item in enumerate(shown):
-        picture = None
-        if item.path is not None:
-            picture = resize_and_crop(load_image(item.path), PICTURE_SIZE)
+        picture = picture_of(item)
+        if picture is not None:
+            picture = resize_and_crop(picture, PICTURE_SIZE)
         others = {
             _DECODER_NAMES[name]: decode_captions(captions[n, 0], idx_to_word)
             for name, (captions, _) in found.items()
@@ -500,7 +539,8 @@ def main() -> None:
     if count := decoders["beam"]["neighbours"]:
         from core.recipes.neighbours import Neighbours
 
-        neighbours = Neighbours(data or data_of(options, checkpoint, device), count)
+        seen = with_readable(data or data_of(options, checkpoint, device), "train")
+        neighbours = Neighbours(seen, count)
     decode = decoder(options.decode, decoders[options.decode], options.engine, neighbours)
     ids = caption_all(voting, decode, checkpoint.idx_to_word, items, features)
 

@@ -14,13 +14,13 @@ import numpy as np
 
 from core import decoding
 from core.checkpoint import load_checkpoint
-from core.coco_utils import decode_captions, picture_paths
+from core.coco_utils import decode_captions
 from core.encoders.pictures import LookedAt
 from core.flickr8k import plain_words, read_photo_folder
 from core.metrics import bleu, cider_d, tokenize
 from core.metrics.caption_files import reference_captions
 from core.recipes.neighbours import Neighbours
-from core.runs.data import extractor_of, load_data_of
+from core.runs.data import extractor_of, load_data_of, picture_places, with_readable
 from core.runs.settings import find_checkpoint
 from core.support.choices import DEVICES
 from core.support.command_line import ArgumentParser, progress, run_command
@@ -39,21 +39,23 @@ class Bench:
         checkpoint = load_checkpoint(find_checkpoint(None, run))
         self.words, self.split = checkpoint.idx_to_word, split
         self.data = load_data_of(checkpoint, device=device)
+        for each in ("train", split):
+            self.data = with_readable(self.data, each)
         self.extractor = extractor_of(checkpoint, device=device)
         arguments = checkpoint.model, checkpoint.config, self.words, checkpoint.decoder_params
         self.model = build_torch_model(*arguments, device=device).eval()
         written = read_photo_folder(photos).captions
-        urls = self.data[f"{split}_urls"].tolist()
-        self.references = {i: written[url] for i, url in enumerate(urls)}
+        self.images, urls = np.unique(self.data[f"{split}_image_idxs"]), self.data[f"{split}_urls"]
+        self.references = {i: written[str(urls[i])] for i in self.images.tolist()}
 
     def say(self, features=None, search=decoding.beam_search, **options) -> dict[int, str]:
         """The captions of all images, by beam search, or by another ``search`` like it."""
         table = self.data[f"{self.split}_features"] if features is None else features
         said: dict[int, str] = {}
-        for start in range(0, len(self.references), _BATCH):
-            batch = np.asarray(table[start : start + _BATCH])
-            ids, _ = search(self.model, batch, **options)
-            said |= enumerate(decode_captions(ids[:, 0], self.words), start)
+        for start in range(0, len(self.images), _BATCH):
+            images = self.images[start : start + _BATCH]
+            ids, _ = search(self.model, np.asarray(table[images]), **options)
+            said |= zip(images.tolist(), decode_captions(ids[:, 0], self.words), strict=True)
         return said
 
     def forced(self) -> dict[int, str]:
@@ -66,7 +68,7 @@ class Bench:
             features = np.asarray(self.data[f"{self.split}_features"][idxs[rows]])
             best = self.model(features, captions[rows]).argmax(dim=2).cpu().numpy()
             best[captions[rows][:, 1:] == self.model.null] = self.model.null
-            said |= enumerate(decode_captions(best, self.words), start)
+            said |= zip(idxs[rows].tolist(), decode_captions(best, self.words), strict=True)
         return said
 
 
@@ -79,7 +81,7 @@ def zoomed(bench: Bench) -> LookedAt:
         def __call__(self, pictures: list[Array]) -> Array:
             return bench.extractor([_middle(picture) for picture in pictures])
 
-    return LookedAt(picture_paths(bench.data, bench.split), Zoomed())
+    return LookedAt(picture_places(bench.data, bench.split), Zoomed())
 
 
 def _middle(picture: Array) -> Array:

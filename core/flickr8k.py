@@ -21,12 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from core.coco_utils.words import SPECIAL_WORDS, build_vocabulary, encode_captions, plain_words
-from core.encoders.extract import (
-    add_encoder_options,
-    extract,
-    refuse_unreadable,
-    require_space,
-)
+from core.encoders.extract import add_encoder_options, extract, require_space
+from core.encoders.photos import PHOTOS_FILE, left_out, open_all, refuse_unreadable
 from core.photos import PhotoFolder, read_photo_folder
 from core.support import processes
 from core.support.command_line import (
@@ -201,18 +197,17 @@ def prepare_photos(
     parts = out.with_name(f".{out.name}.parts")
     out.parent.mkdir(parents=True, exist_ok=True)
     require_space(out.parent, extractors, _DTYPES, total)
+    paths = {s: [source.image_folder / name for name in names] for s, names in splits.items()}
+    open_all(paths, Path(root), device)
     found = {}
-    for split, names in splits.items():
-        paths = [source.image_folder / name for name in names]
+    for split, of_split in paths.items():
         description = f"features of {split} by {encoder}"
-        found[split] = extract(paths, extractors, parts / split, _DTYPES, description)
+        found[split] = extract(of_split, extractors, parts / split, _DTYPES, description)
     if processes.rank() > 0:
         return None
+    reasons = {split: of_split.skipped for split, of_split in found.items()}
+    refuse_unreadable(reasons, {split: len(p) for split, p in paths.items()}, Path(root))
     skipped = [reason for of_split in found.values() for reason in of_split.skipped]
-    refuse_unreadable(skipped, total, Path(root))
-    for split, of_split in found.items():
-        if not of_split.kept:
-            raise ValueError(f"{root}: no photo of the split {split} can be read: {skipped[0]}")
     urls = {split: [splits[split][i] for i in of_split.kept] for split, of_split in found.items()}
     features = {
         kind: {split: of_split.features[kind] for split, of_split in found.items()}
@@ -232,6 +227,7 @@ def prepare_photos(
         {kind: (each.specification, each.arrays) for kind, each in extractors.items()},
         image_root=str(source.image_folder.resolve()),
         about={"name": out.name, "account": account},
+        extra={PHOTOS_FILE: {split: of_split.photos for split, of_split in found.items()}},
     )
     shutil.rmtree(parts)
     _warn_of_unknown(*unknown)
@@ -273,8 +269,8 @@ def main() -> None:
         )
     if done is None:
         return
-    for reason in done["skipped"]:
-        print(f"skipped {reason}")
+    if done["skipped"]:
+        print(left_out(done["skipped"], sum(done["images"].values()) + len(done["skipped"])))
     for split, count in done["images"].items():
         print(f"{split}: {count:,} photos, {done['captions'][split]:,} captions")
     print(f"vocabulary: {done['vocabulary']:,} words, the four special ones included")

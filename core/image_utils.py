@@ -2,42 +2,65 @@
 
 from __future__ import annotations
 
+import io
+import os
 import urllib.request
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Array = np.ndarray
 
+# Pillow's remarks on damaged metadata name no file; what cannot be read raises an error.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
 LARGEST = 4096  # pixels of the longer side that are kept of a picture
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+# The formats that are read, and no other, whatever a file is called: Pillow knows more, and starts
+# another program (Ghostscript) for one of them.
+FORMATS = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "PPM": (".ppm", ".pgm", ".pbm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+_SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
 
 
-def load_image(path: str | Path, largest: int = LARGEST) -> Array:
+def load_image(path: str | Path, largest: int = LARGEST, content: bytes | None = None) -> Array:
     """Loads a picture as (height, width, 3) uint8 RGB, turned upright as its EXIF data say.
 
-    Whatever Pillow reads, of animations the first frame: grey, palette and CMYK become RGB, what is
+    One of ``FORMATS``, of animations the first frame: grey, palette and CMYK become RGB, what is
     transparent lies on white, 16 bits and floats become 8.
 
     Inputs:
     - path: of the picture
     - largest: a longer side is brought down to this many pixels; of JPEG no more is decoded than
       that needs
+    - content: of the file, where that is in memory already
 
-    Raises FileNotFoundError, or ValueError when the file is no picture that can be read whole, or
-    has so many pixels that Pillow refuses it.
+    Raises FileNotFoundError, or ValueError when the file is no picture that can be read whole, is
+    of a format that is not read, or has so many pixels that Pillow refuses it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such picture")
+    if content is None and not path.is_file():
+        raise FileNotFoundError(f"{path}: {'is a folder' if path.is_dir() else 'no such picture'}")
     try:
-        with Image.open(path) as image:
+        content = path.read_bytes() if content is None else content
+        with _opened(content) as image:
             image.draft("RGB", (largest, largest))  # for JPEG; decodes at 1/2, 1/4 or 1/8
             image.load()
             picture = _as_rgb(ImageOps.exif_transpose(image))
+    except MemoryError:  # says nothing of the picture
+        raise
     except Exception as error:  # Pillow raises what its decoders raise, struct.error included
         raise ValueError(f"{path}: cannot be read as a picture ({error})") from error
     if max(picture.size) > largest:
@@ -45,18 +68,79 @@ def load_image(path: str | Path, largest: int = LARGEST) -> Array:
     return np.asarray(picture)
 
 
+@cache
+def _formats() -> list[str]:
+    """Those of ``FORMATS`` that this Pillow can read."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _opened(content: bytes) -> Image.Image:
+    """Opens a picture; raises ValueError that names the format when it is none of ``FORMATS``."""
+    try:
+        return Image.open(io.BytesIO(content), formats=_formats())
+    except UnidentifiedImageError as error:
+        if not content:
+            raise ValueError("the file is empty") from error
+        begins = content[:16].ljust(16, b"\0")
+        known = ((name, accepts) for name, (_, accepts) in Image.OPEN.items() if accepts)
+        found = next((name for name, accepts in known if accepts(begins) is True), None)
+        if found in FORMATS:
+            raise ValueError(f"begins as {found}, but is damaged") from error
+        raise ValueError(
+            f"{f'begins as {found}' if found else 'is of no known format'}, expected one of "
+            f"{', '.join(_formats())}; convert it first"
+        ) from error
+
+
 def list_pictures(folder: str | Path) -> list[Path]:
-    """The picture files of a folder, by name.
+    """The picture files of a folder and of those in it, by name.
+
+    Hidden files and folders (``.*``, among them the ``._*`` that a Mac leaves, and ``__MACOSX``)
+    are none; of others ``other_files`` tells.
 
     Raises FileNotFoundError when there is no such folder, ValueError when it holds none.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    if not Path(folder).is_dir():
         raise FileNotFoundError(f"--images {folder}: no such folder")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    paths = [path for path in _files_below(folder) if path.suffix.lower() in _SUFFIXES]
     if not paths:
         raise ValueError(f"--images {folder}: holds no pictures ({', '.join(sorted(_SUFFIXES))})")
-    return paths
+    return sorted(paths)
+
+
+def other_files(folder: str | Path) -> str:
+    """A sentence on the files that are no pictures by their names, and not hidden; '' for none."""
+    suffixes = Counter(path.suffix.lower() for path in _files_below(folder))
+    others = Counter({s: count for s, count in suffixes.items() if s not in _SUFFIXES})
+    kinds = (f"{count:,} {suffix or 'without a suffix'}" for suffix, count in others.most_common(5))
+    if not others:
+        return ""
+    return (
+        f"--images {folder}: left out {others.total():,} of {suffixes.total():,} files, which do "
+        f"not have the name of a picture: {', '.join(kinds)}"
+    )
+
+
+def _files_below(folder: str | Path) -> Iterator[Path]:
+    visited = set()
+    for place, folders, names in os.walk(folder, onerror=_say_closed, followlinks=True):
+        real = os.path.realpath(place)
+        if real in visited:  # a link that leads back
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        yield from (Path(place, name) for name in names if not is_hidden(name))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is none that anybody put there to be seen."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _say_closed(error: OSError) -> None:
+    warnings.warn(f"{error.filename}: is left out ({error.strerror})", stacklevel=2)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -101,7 +185,7 @@ def image_from_url(url: str) -> Array:
     a warning says so and a grey picture is returned, so that a notebook runs on.
     """
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer, Image.open(answer) as image:
+        with urllib.request.urlopen(url, timeout=10) as answer, _opened(answer.read()) as image:
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # of the network, of HTTP, of the decoder
         warnings.warn(f"{url}: no picture ({error})", stacklevel=2)

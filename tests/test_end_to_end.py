@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import two_processes
+from conftest import ROOT, two_processes
 from PIL import Image
 from test_flickr8k import SPLIT_LISTS, make_photos, write_csv
 
@@ -319,15 +320,22 @@ def test_a_run_from_pixels_is_resumed_bit_for_bit(train, tmp_path):
         np.testing.assert_array_equal(last.params[name], array, err_msg=name)
 
 
-def test_two_processes_learn_to_look_as_one(train, photos, tmp_path):
-    options = ("--model", "attention", *TINY, "--num_epochs", 3, "--dtype", "float64")
-    expected = train("one", *options)
+def train_in_two(tmp_path, photos, *options):
+    """The metrics of a run in two processes; of twelve photos one cannot be read."""
     done = two_processes(
         tmp_path, "training.py", *options, "--data", photos, "--out", "two",
         "--hidden_dim", 12, "--wordvec_dim", 8, "--batch_size", 7,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(r) for r in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert done.stderr.count("left out 1 of 12 photos") == 1, "one process talks"
+    return [json.loads(r) for r in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_learn_to_look_as_one(train, photos, tmp_path):
+    tear(photos / "Images" / "005.jpg")  # in the share of the second
+    options = ("--model", "attention", *TINY, "--num_epochs", 3, "--dtype", "float64")
+    expected = train("one", *options)
+    rows = train_in_two(tmp_path, photos, *options)
     np.testing.assert_allclose(losses(rows), losses(expected), rtol=1e-6)
 
 
@@ -589,13 +597,187 @@ def test_refusals(refuses, photos, tmp_path, options, says):
     assert not (tmp_path / "runs").exists(), "something was written"
 
 
-def test_a_photo_that_is_torn_or_gone_is_named(refuses, photos):
+def tear(path):
+    path.write_bytes(path.read_bytes()[:300])
+
+
+FAULTS = {
+    "torn": tear,
+    "empty": lambda path: path.write_bytes(b""),
+    "a page that says so": lambda path: path.write_text("<html>404: no such photo</html>"),
+    "gone": Path.unlink,
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+EYES = {
+    "frozen": FROZEN,
+    "learns": (*TINY, "--finetune_encoder", 1),
+    "mirrored": (*FROZEN, "--flip"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("eyes", EYES.values(), ids=EYES)
+def test_one_photo_that_cannot_be_read_is_left_out_and_named(
+    command, photos, tmp_path, fault, eyes
+):
+    """Before the first epoch; the others' captions stay theirs, in training and after it."""
+    fault(photos / "Images" / "004.jpg")  # of train
+    fault(photos / "Images" / "010.jpg")  # of val
+    run, out = tmp_path / "run", tmp_path / "captions.json"
+    base = ("training.py", "--model", "attention", "--data", photos, "--out", run, *eyes)
+    code, _, error = command(*base, "--num_epochs", 1)
+    assert code == 2, "two of twelve are too many"
+    assert error.count("\n") == 1
+    for words in ("more than 1%", "2 of 12", "004.jpg"):
+        assert words in error
+    assert not run.exists()
+    shutil.rmtree(photos / "Images" / "010.jpg", ignore_errors=True)
+    Image.new("RGB", (40, 32), "green").save(photos / "Images" / "010.jpg")
+    code, text, error = command(*base, "--num_epochs", 1)
+    assert code == 0, error
+    assert "left out 1 of 12 photos" in error
+    assert "004.jpg" in error
+    assert f"{32 if '--flip' in eyes else 16} captions of photos" in text
+    code, _, error = command("training.py", "--resume", "--out", run, "--num_epochs", 2)
+    assert code == 0, error
+    code, _, error = command("inference.py", "--checkpoint", run, "--split", "train", "--out", out)
+    assert code == 0, error
+    assert "004.jpg" in error
+    rows = json.loads(out.read_text())
+    assert [row["file_name"] for row in rows] == [f"{i:03}.jpg" for i in range(9) if i != 4]
+    assert [row["image_id"] for row in rows] == [i for i in range(9) if i != 4]
+
+
+def test_captions_stay_with_their_pictures(photos):
+    """Where one picture cannot be read, those of all others are as they were."""
+    settings = {
+        "data": str(photos), "model": "attention", "num_samples": None, "seed": 0, "flip": True,
+    }  # fmt: skip
+    extractor = Extractor("tiny_cnn", "grid", "random")
+    for learns in (0, 2):
+        settings["finetune_encoder"] = learns
+        whole = load_data(settings, extractor)
+        bytes_of_it = (photos / "Images" / "004.jpg").read_bytes()
+        tear(photos / "Images" / "004.jpg")
+        with pytest.warns(UserWarning, match=r"left out 1 of 12 photos: .*004\.jpg"):
+            data = load_data(settings, extractor)
+        (photos / "Images" / "004.jpg").write_bytes(bytes_of_it)
+        kept = np.isin(whole["train_image_idxs"], (4, 9 + 4), invert=True)
+        for name in ("train_captions", "train_image_idxs"):
+            np.testing.assert_array_equal(data[name], whole[name][kept])
+        np.testing.assert_array_equal(data["train_urls"], whole["train_urls"])
+        rows = data["train_image_idxs"][::3]
+        seen, expected = (each["train_features"][rows] for each in (data, whole))
+        if learns:
+            seen, expected = (batch.images[batch.of_row] for batch in (seen, expected))
+        np.testing.assert_array_equal(seen, expected)
+        assert np.isfinite(seen).all()
+
+
+@pytest.mark.parametrize("eyes", [FROZEN, TINY], ids=["frozen", "learns"])
+def test_a_split_of_which_nothing_can_be_read_is_refused(refuses, photos, eyes):
+    names = photos / SPLIT_LISTS["val"]
+    names.write_text("010.jpg\n")
+    tear(photos / "Images" / "010.jpg")
     base = ("training.py", "--model", "attention", "--data", photos, "--num_epochs", 1)
-    (photos / "Images" / "004.jpg").write_bytes(b"torn")
-    refuses(*base, *FROZEN, says=("004.jpg", "core.flickr8k"))
-    refuses(*base, *TINY, says=("004.jpg",))
-    (photos / "Images" / "004.jpg").unlink()
-    refuses(*base, *TINY, says=("004.jpg", "not on this machine"))
+    refuses(*base, *eyes, says=("no photo of val", "010.jpg"))
+
+
+@pytest.mark.parametrize("eyes", [FROZEN, TINY], ids=["frozen", "learns"])
+def test_samples_are_of_pictures_that_can_be_read(command, photos, tmp_path, eyes):
+    """Others take the places of those that cannot, and the captioning takes the same ones."""
+    base = ("--model", "attention", "--data", photos, "--num_epochs", 1, "--num_samples", 3)
+    run = ("inference.py", "--checkpoint", tmp_path / "run", "--out", tmp_path / "out.json")
+
+    def images() -> list[str]:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        code, _, error = command("training.py", *base, *eyes, "--out", tmp_path / "run")
+        assert code == 0, error
+        code, _, more = command(*run)
+        assert code == 0, more
+        return [r["file_name"] for r in json.loads((tmp_path / "out.json").read_text())], error
+
+    before, error = images()
+    assert not error
+    tear(photos / "Images" / before[1])
+    for name in ("009", "010"):
+        tear(photos / "Images" / f"{name}.jpg")
+    after, error = images()
+    assert len(before) == len(after) == 3
+    assert before[1] not in after
+    assert before[1] in error
+
+
+def test_two_processes_keep_features_as_one_does(train, photos, tmp_path):
+    tear(photos / "Images" / "004.jpg")
+    options = ("--model", "attention", *FROZEN, "--engine", "torch", "--device", "cpu")
+    options += ("--num_epochs", 1, "--dropout", 0)
+    expected = train("one", *options)
+    there = ROOT / "datasets" / "kept_features"  # other processes know of no other folder
+    before = set(there.glob("*"))
+    try:
+        rows = train_in_two(tmp_path, photos, *options)
+        made = set(there.glob("*")) - before
+        assert sorted(path.name.split("_sq")[0] for path in made) == ["photos_train", "photos_val"]
+    finally:
+        for path in set(there.glob("photos_*")) - before:
+            path.unlink()
+    np.testing.assert_allclose(losses(rows), losses(expected), rtol=1e-4)
+
+
+def test_photos_of_ones_own_of_which_some_cannot_be_read(train, command, refuses, photos, tmp_path):
+    train("run", "--model", "attention", *TINY, "--num_epochs", 1)
+    base = ("inference.py", "--checkpoint", tmp_path / "run", "--out", tmp_path / "out.json")
+    own = tmp_path / "own"
+    shutil.copytree(photos / "Images", own / "deep" / "er")
+    names = [path.name for path in sorted((own / "deep" / "er").iterdir())]
+    for name in names[:5]:
+        tear(own / "deep" / "er" / name)
+    for hidden in (".cache/a.jpg", "__MACOSX/a.jpg", "._a.jpg", ".a.jpg"):
+        (own / hidden).parent.mkdir(exist_ok=True)
+        shutil.copy(own / "deep" / "er" / names[-1], own / hidden)
+    (own / "notes.txt").write_text("mine")
+    (own / "a.jpg").mkdir()
+    figure = ("--figure", tmp_path / "figure.png")
+    code, _, error = command(*base, "--images", own, *figure)
+    assert code == 0, error
+    assert "left out 5 of 12 photos" in error
+    assert "and 2 more" in error
+    assert "1 .txt" in error
+    rows = json.loads((tmp_path / "out.json").read_text())
+    assert [Path(row["file_name"]).name for row in rows] == names[5:]
+    code, _, error = command(*base, "--images", own, "--num_samples", 2)
+    assert code == 0, error
+    rows = json.loads((tmp_path / "out.json").read_text())
+    assert [Path(row["file_name"]).name for row in rows] == names[5:7]
+    (tmp_path / "out.json").unlink()
+    torn, whole = own / "deep" / "er" / names[0], own / "deep" / "er" / names[-1]
+    refuses(*base, "--image", whole, torn, says=("--image", names[0]))
+    refuses(*base, "--image", own, says=("--image", "is a folder"))
+    for name in names[5:]:
+        tear(own / "deep" / "er" / name)
+    refuses(*base, "--images", own, says=("--images", "none of its 12 pictures", names[0]))
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_kept_features_are_looked_at_again_where_photos_changed(train, photos):
+    options = ("--model", "attention", *FROZEN, "--num_epochs", 1, "--flip")
+    before = train("before", *options)
+    for i in range(12):
+        Image.new("RGB", (40, 32), (0, 20 * i, 0)).save(photos / "Images" / f"{i:03}.jpg")
+    after, again = train("after", *options), train("again", *options)
+    assert losses(before) != losses(after) == losses(again)
+    settings = {
+        "data": str(photos), "model": "attention", "num_samples": None, "seed": 0,
+        "finetune_encoder": 0, "flip": True,
+    }  # fmt: skip
+    extractor = Extractor("squeezenet1_1", "grid", "random", grid=3)
+    data = load_data(settings, extractor)
+    for row in (0, 8, 9, 17):
+        seen = load_image(photos / "Images" / data["train_urls"][row])
+        np.testing.assert_allclose(
+            data["train_features"][[row]], extractor([seen[:, :: -1 if row >= 9 else 1]]), atol=2e-3
+        )
 
 
 def test_a_run_starts_from_one_of_its_kind(refuses, train, photos, tmp_path):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -35,12 +38,52 @@ def photos(tmp_path_factory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+@pytest.fixture
+def copies(photos, tmp_path) -> list[Path]:
+    """Photos of the test's own, written long ago."""
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    for i, path in enumerate(photos):
+        shutil.copy(path, folder)
+        age(folder / path.name, days=i + 1)
+    return sorted(folder.iterdir())
+
+
+def age(path, days):
+    then = path.stat().st_mtime_ns - days * 10**9 * 86400
+    os.utime(path, ns=(then, then))
+
+
+def show(path, number, keep_times=False):
+    """Puts another picture into a file: the one of that number, from the outside like the old."""
+    before = path.stat()
+    picture = np.zeros((12, 16, 3), np.uint8)
+    picture[0, 0] = (*divmod(number, 256), 0)
+    Image.fromarray(picture).save(path, "bmp")  # always of the same size
+    if keep_times:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def save_again(path):
+    path.write_bytes(path.read_bytes())
+
+
+def touch(path):
+    os.utime(path)
+
+
+def copy_over(path):
+    other = path.with_name("other")
+    shutil.copy2(path, other)
+    os.replace(other, path)
+
+
 class Numbers:
     """Plays an encoder: what it finds in a photo is its number. Counts the photos it sees."""
 
     specification = fingerprint = {"encoder": "numbers"}
     arrays = {}
-    encoder = "numbers"
+    encoder, device = "numbers", "cpu"
 
     def __init__(self, width=1, stop_after=None):
         self.shape, self.seen, self.stop_after = (width,), 0, stop_after
@@ -105,7 +148,8 @@ def test_a_photo_that_cannot_be_read_is_looked_at_again_once_it_can(photos, tmp_
     assert row == 5, "the skipped photo leaves no gap"
     paths[5].write_bytes(photos[5].read_bytes())
     again = Numbers()
-    found = extract(paths, {"pooled": again}, tmp_path / "parts", DTYPES, "test")
+    with pytest.warns(UserWarning, match="changed"):
+        found = extract(paths, {"pooled": again}, tmp_path / "parts", DTYPES, "test")
     assert not found.skipped
     assert again.seen == _PART, "only the part that it is in"
 
@@ -184,6 +228,26 @@ def test_command(photos, tmp_path, command, options):
     assert sorted(path.name for path in tmp_path.glob("*")) == ["features.h5"], "files are left"
 
 
+def test_the_command_leaves_out_what_it_cannot_read(copies, tmp_path, command):
+    """Of a folder with others in it; names say where a photo lies."""
+    root, out = tmp_path / "root", tmp_path / "features.h5"
+    for place in ("a", "b", ".hidden"):
+        shutil.copytree(copies[0].parent, root / place)
+    (root / "a" / copies[3].name).write_bytes(b"torn")
+    (root / "list.csv").write_text("mine")
+    code, text, error = command(*COMMAND, "--images", root, "--out", out, "--pca", 0)
+    assert code == 0, error
+    features, names, extractor = read(out)
+    everything = [f"{place}/{path.name}" for place in "ab" for path in copies]
+    assert names == [name for name in everything if name != f"a/{copies[3].name}"]
+    assert (
+        f"left out 1 of {2 * COUNT} photos: {root / 'a' / copies[3].name}: cannot be read" in text
+    )
+    assert f"left out 1 of {2 * COUNT + 1} files" in text
+    again = extractor([load_image(root / names[i]) for i in (2, 3, COUNT)])
+    np.testing.assert_allclose(again, features[[2, 3, COUNT]], rtol=2e-3, atol=2e-3)
+
+
 def test_the_command_refuses(photos, tmp_path, refuses):
     images, out = photos[0].parent, tmp_path / "features.h5"
     base = (*COMMAND, "--out", out)
@@ -216,31 +280,165 @@ def test_two_processes_extract_what_one_does(photos, tmp_path, command):
 # ---------------------------------------------------------------------------------------------
 
 
-def test_kept_features_are_made_once(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("core.encoders.pictures.FOLDER", tmp_path)
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """``kept_features`` of one split, in a temporary folder."""
+    monkeypatch.setattr("core.encoders.pictures.FOLDER", tmp_path / "kept")
+
+    def run(paths, extractor, make=True):
+        tables, unreadable = kept_features({"all": paths}, extractor, Path("some"), make)
+        return tables["all"], unreadable.get("all")
+
+    run.folder = tmp_path / "kept"
+    return run
+
+
+def test_kept_features_are_made_once(photos, kept):
     extractor = Numbers(2)
-    asked = kept_features(photos, extractor, "some", make=False)
+    asked, _ = kept(photos, extractor, make=False)
     assert isinstance(asked, LookedAt)
     np.testing.assert_array_equal(asked[[3, 1, 3]][:, 0], [3, 1, 3])
     assert extractor.seen == 2, "only what was asked for, each once"
     for _ in range(2):
-        kept = kept_features(photos, extractor, "some")
-        np.testing.assert_array_equal(kept[:, 1], np.arange(COUNT))
+        table, unreadable = kept(photos, extractor)
+        np.testing.assert_array_equal(table[:, 1], np.arange(COUNT))
         assert extractor.seen == 2 + COUNT
-    assert kept.dtype == np.float16
-    assert isinstance(kept, np.memmap)
-    np.testing.assert_array_equal(kept_features(photos, extractor, "some", make=False), kept)
-    assert len(kept_features(photos[2:], extractor, "some")) == COUNT - 2, "other photos"
-    assert len(list(tmp_path.glob("some_numbers_*.h5"))) == 2
-    assert len(list(tmp_path.iterdir())) == 2, "parts are left"
+        assert unreadable == {}
+    assert table.dtype == np.float16
+    assert isinstance(table, np.memmap)
+    np.testing.assert_array_equal(kept(photos, extractor, make=False)[0], table)
+    assert len(kept(photos[2:], extractor)[0]) == COUNT - 2, "other photos"
+    assert len(list(kept.folder.glob("some_all_numbers_*.h5"))) == 2
+    assert len(list(kept.folder.iterdir())) == 2, "parts are left"
 
 
-def test_kept_features_need_every_picture(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("core.encoders.pictures.FOLDER", tmp_path / "kept")
-    torn = tmp_path / "torn.png"
-    torn.write_bytes(b"torn")
-    with pytest.raises(ValueError, match=r"torn\.png.*core\.flickr8k"):
-        kept_features([*photos, torn], Numbers(), "some")
+@pytest.mark.parametrize("young", [0, 2 * 10**9], ids=["at leisure", "at once"])
+@pytest.mark.parametrize("keep_times", [False, True], ids=["newer", "times put back"])
+def test_kept_features_are_those_of_the_photos_that_are_there(
+    copies, kept, keep_times, young, monkeypatch
+):
+    """After a photo was replaced it is looked at again; no other is."""
+    monkeypatch.setattr("core.encoders.photos._YOUNG", young)
+    for i in (3, 200):
+        show(copies[i], i)
+    kept(copies, Numbers())
+    for i in (3, 200):
+        show(copies[i], 500 + i, keep_times)
+    again = Numbers()
+    with pytest.warns(UserWarning, match=f"2 of {COUNT} pictures"):
+        table, _ = kept(copies, again)
+    expected = np.arange(COUNT)
+    expected[[3, 200]] += 500
+    np.testing.assert_array_equal(table[:, 0], expected)
+    assert again.seen == 2
+    kept(copies, again)
+    assert again.seen == 2, "now it is known"
+    show(copies[9], 900)
+    asked, _ = kept(copies, again, make=False)
+    assert asked[[9]][0, 0] == 900
+
+
+@pytest.mark.parametrize("done", [save_again, touch, copy_over])
+def test_a_photo_with_the_same_bytes_is_the_same(copies, kept, done):
+    kept(copies, Numbers())
+    for path in copies[::50]:
+        done(path)
+    again = Numbers()
+    table, _ = kept(copies, again)
+    assert again.seen == 0
+    np.testing.assert_array_equal(table[:, 0], np.arange(COUNT))
+
+
+def test_parts_are_those_of_the_photos_that_are_there(copies, tmp_path):
+    show(copies[3], 3)
+    extract(copies, {"pooled": Numbers()}, tmp_path / "parts", DTYPES, "test")
+    show(copies[3], 503, keep_times=True)
+    touch(copies[2 * _PART + 1])
+    again = Numbers()
+    with pytest.warns(UserWarning, match=f"changed .*: 1; .* {_PART} are looked at again"):
+        found = extract(copies, {"pooled": again}, tmp_path / "parts", DTYPES, "test")
+    assert again.seen == _PART, "only the part that it is in"
+    table = np.concatenate(list(found.features["pooled"].blocks()))[:, 0]
+    np.testing.assert_array_equal(table, [503 if i == 3 else i for i in range(COUNT)])
+
+
+def test_kept_features_of_an_interrupted_look_go_on_and_know_what_changed(copies, kept):
+    show(copies[3], 3)
+    with pytest.raises(KeyboardInterrupt):
+        kept(copies, Numbers(stop_after=_PART + 40))
+    show(copies[3], 503)
+    again = Numbers()
+    with pytest.warns(UserWarning, match="changed"):
+        table, _ = kept(copies, again)
+    assert again.seen == COUNT, "the part that was done has changed"
+    assert table[3, 0] == 503
+    show(copies[200], 700)
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="1 of"):
+        kept(copies, Numbers(stop_after=0))
+    show(copies[9], 509)
+    with pytest.warns(UserWarning, match="2 of"):
+        table, _ = kept(copies, Numbers())
+    assert table[[3, 9, 200], 0].tolist() == [503, 509, 700]
+
+
+def test_kept_features_of_another_version_or_torn_are_made_again(photos, kept):
+    kept(photos, Numbers())
+    (file,) = kept.folder.iterdir()
+    with h5py.File(file, "r+") as opened:
+        del opened["hashes"]
+    for _ in range(2):
+        again = Numbers()
+        np.testing.assert_array_equal(kept(photos, again)[0][:, 0], np.arange(COUNT))
+        assert again.seen == COUNT
+        file.write_bytes(file.read_bytes()[:1000])
+
+
+def test_kept_features_leave_out_what_cannot_be_read(copies, kept):
+    """Its row is no number, and of those that can be read each keeps its place."""
+    whole = copies[5].read_bytes()
+    copies[5].write_bytes(whole[:60])
+    copies[COUNT - 1].unlink()
+    table, unreadable = kept(copies, Numbers())
+    assert list(unreadable) == [5, COUNT - 1]
+    assert copies[5].name in unreadable[5]
+    assert "no such picture" in unreadable[COUNT - 1]
+    assert np.isnan(table[[5, COUNT - 1], 0]).all()
+    good = [i for i in range(COUNT) if i not in unreadable]
+    np.testing.assert_array_equal(table[good, 0], good)
+    again = Numbers()
+    assert kept(copies, again)[1] == unreadable
+    assert kept(copies, again, make=False)[1] == unreadable
+    assert again.seen == 0, "they are no better than they were"
+    copies[5].write_bytes(whole)
+    copies[7].write_bytes(b"torn")
+    with pytest.warns(UserWarning, match="2 of"):
+        table, unreadable = kept(copies, again)
+    assert again.seen == 1
+    assert list(unreadable) == [7, COUNT - 1]
+    assert table[5, 0] == 5
+    assert np.isnan(table[7, 0])
+
+
+def test_too_many_that_cannot_be_read_are_refused_before_any_is_looked_at(copies, kept):
+    for path in copies[-3:]:  # of 286
+        path.write_bytes(b"")
+    extractor = Numbers()
+    with pytest.raises(ValueError, match=rf"some: more than 1% .* 3 of {COUNT}, .*283\.png.*empty"):
+        kept(copies, extractor)
+    assert extractor.seen == 0
+    copies[-1].write_bytes(copies[0].read_bytes())
+    assert len(kept(copies, extractor)[1]) == 2
+
+
+def test_runs_that_keep_the_same_features_at_once(copies, kept):
+    """The second waits for the first, and then finds them."""
+    looks = [Numbers(), Numbers()]
+    with ThreadPoolExecutor(2) as pool:  # each opens the folder for itself, as processes do
+        tables = [table for table, _ in pool.map(kept, [copies, copies], looks)]
+    for table in tables:
+        np.testing.assert_array_equal(table[:, 0], np.arange(COUNT))
+    assert sum(look.seen for look in looks) == COUNT
+    assert len(list(kept.folder.iterdir())) == 1
 
 
 @pytest.mark.parametrize("rows", [slice(2, 70), [5], [9, 2, 9], slice(0, 0)])

@@ -191,12 +191,14 @@ def test_fraction_takes_that_part_of_each_split(root, tmp_path):
     }
 
 
-def test_an_unreadable_photo_is_skipped_and_named(root, tmp_path, monkeypatch):
-    (root / "Images" / "004.jpg").write_bytes(b"torn")
-    with pytest.raises(ValueError, match=r"more than 1% .*004\.jpg"):
+def test_an_unreadable_photo_is_skipped_and_named(root, tmp_path):
+    whole = (root / "Images" / "010.jpg").read_bytes()
+    for name in ("004", "010"):
+        (root / "Images" / f"{name}.jpg").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"more than 1% .*2 of 12.*004\.jpg"):
         prepare_small(root, tmp_path / "data")
     assert not (tmp_path / "data").exists()
-    monkeypatch.setattr("core.encoders.extract._MOST_UNREADABLE", 0.1)
+    (root / "Images" / "010.jpg").write_bytes(whole)
     done = prepare_small(root, tmp_path / "data")
     assert len(done["skipped"]) == 1
     assert "004.jpg" in done["skipped"][0]
@@ -301,10 +303,10 @@ def test_the_command_says_what_it_read_and_left_out(root, tmp_path, command):
 
 
 def test_a_split_of_which_no_photo_can_be_read_is_refused(root, tmp_path, monkeypatch, refuses):
-    monkeypatch.setattr("core.encoders.extract._MOST_UNREADABLE", 0.5)
+    monkeypatch.setattr("core.encoders.photos._MOST_UNREADABLE", 0.5)
     for name in SPLITS["val"]:
         (root / "Images" / name).write_bytes(b"torn")
-    says = ("no photo of the split val can be read", "009.jpg")
+    says = ("no photo of val can be read", "009.jpg")
     refuses(*ARGUMENTS, "--root", root, "--out", tmp_path / "data", says=says)
 
 

@@ -5,7 +5,7 @@
 
 The photos are cut into parts of 128. The features of each part go to a file of their own, whole or
 not at all, and at the end all are joined; no more than a part is in memory at a time. What was done
-when a run ends early, however rudely, is not done again.
+when a run ends early, however rudely, is not done again, unless the photos have changed since.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import h5py
 import numpy as np
 
 from core.coco_utils.tables import Blocks, write_features
+from core.encoders.photos import changed, left_out, open_all, read_hashed, refuse_unreadable, stamp
 from core.support import processes
 from core.support.choices import DEVICES, ENCODERS
 from core.support.command_line import (
@@ -37,7 +39,6 @@ Array = np.ndarray
 
 _PART = 128  # photos
 _BATCH = 32
-_MOST_UNREADABLE = 0.01
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,20 @@ class Extracted:
     - kept: the numbers of the photos that could be read
     - skipped: for each other photo the reason
     - features: for each kind a table with a row for each photo that was kept
+    - stamps, hashes: (n, 4), (n,) what tells for each photo whether it is still the same
     """
 
     kept: list[int]
     skipped: list[str]
     features: dict[str, Blocks]
+    stamps: Array
+    hashes: Array
+
+    @property
+    def photos(self) -> list[tuple[int, int, str]]:
+        """For each photo that was kept its size, the time of its last writing, and its hash."""
+        rows = zip(self.stamps[self.kept].tolist(), self.hashes[self.kept].tolist(), strict=True)
+        return [(size, written, found.decode()) for (size, written, *_), found in rows]
 
 
 def extract(
@@ -62,7 +72,8 @@ def extract(
     Inputs:
     - paths: of the photos
     - extractors: for each kind of features its ``Extractor``; all by the same network
-    - folder: where the parts go; those that are there already are kept
+    - folder: where the parts go; those that are there already are kept while their photos are the
+      same
     - dtypes: how each kind of features is stored
     - description: for the progress bar
 
@@ -88,11 +99,18 @@ def extract(
             )
     processes.wait_for_all()
     todo = range(processes.rank(), len(files), processes.number_of_processes())
-    mine = sum(len(paths[i * _PART : (i + 1) * _PART]) for i in todo)
-    with progress(None, description, total=mine, unit="photo") as bar:
-        for i in todo:
-            part = paths[i * _PART : (i + 1) * _PART]
-            if _is_done(files[i]):
+    parts = {i: paths[i * _PART : (i + 1) * _PART] for i in todo}
+    old = {i: _changed_since(parts[i], files[i]) for i in todo if files[i].exists()}
+    if others := sum(map(len, old.values())):
+        again = sum(len(parts[i]) for i, of_part in old.items() if of_part)
+        warnings.warn(
+            f"{folder}: photos that have changed since they were looked at: {others:,}; with the "
+            f"others of their parts {again:,} are looked at again",
+            stacklevel=2,
+        )
+    with progress(None, description, total=sum(map(len, parts.values())), unit="photo") as bar:
+        for i, part in parts.items():
+            if i in old and not old[i]:
                 bar.update(len(part))
             else:
                 _extract_part(part, extractors, files[i], dtypes, bar)
@@ -100,24 +118,27 @@ def extract(
     return _join(files, extractors, dtypes) if processes.rank() == 0 else None
 
 
-def _is_done(file: Path) -> bool:
-    """Whether a part is there, and whole: photos that could not be read may have been mended."""
-    if not file.exists():
-        return False
+def _changed_since(paths: Sequence[Path], file: Path) -> list[int]:
+    """The photos of a part, by number, that are not what they were when its file was written."""
     with np.load(file) as part:
-        return len(part["skipped"]) == 0
+        if "hashes" not in part:
+            return list(range(len(paths)))  # of an earlier version, which did not know them
+        return changed(paths, part["stamps"], part["hashes"])
 
 
 def _extract_part(paths: Sequence[Path], extractors, file: Path, dtypes, bar) -> None:
     from core.image_utils import load_image
 
-    kept, skipped = [], []
+    kept, skipped, stamps, hashes = [], [], [], []
     rows: dict[str, list[Array]] = {kind: [] for kind in extractors}
     for start in range(0, len(paths), _BATCH):
         batch, photos = paths[start : start + _BATCH], []
         for number, path in enumerate(batch, start):
+            stamps.append(stamp(path))  # before it is read: what comes later is a change
+            content, found = read_hashed(path)
+            hashes.append(found)
             try:
-                photos.append(load_image(path))
+                photos.append(load_image(path, content=content))
                 kept.append(number)
             except (OSError, ValueError) as error:
                 skipped.append(str(error))
@@ -128,16 +149,26 @@ def _extract_part(paths: Sequence[Path], extractors, file: Path, dtypes, bar) ->
         bar.update(len(batch))
     tables = {kind: np.concatenate(several) for kind, several in rows.items() if several}
     with atomic_file(file) as temporary:
-        np.savez(temporary, kept=np.array(kept, int), skipped=np.array(skipped, str), **tables)
+        np.savez(
+            temporary,
+            kept=np.array(kept, int),
+            skipped=np.array(skipped, str),
+            stamps=np.array(stamps, np.int64),
+            hashes=np.array(hashes, "S64"),
+            **tables,
+        )
 
 
 def _join(files: Sequence[Path], extractors: Mapping, dtypes: Mapping) -> Extracted:
     kept: list[int] = []
     skipped: list[str] = []
+    stamps, hashes = [np.empty((0, 4), np.int64)], [np.empty(0, "S64")]
     for i, file in enumerate(files):
         with np.load(file) as part:
             kept += (part["kept"] + i * _PART).tolist()
             skipped += part["skipped"].tolist()
+            stamps.append(part["stamps"])
+            hashes.append(part["hashes"])
 
     def blocks(kind: str) -> Iterator[Array]:
         for file in files:
@@ -149,7 +180,8 @@ def _join(files: Sequence[Path], extractors: Mapping, dtypes: Mapping) -> Extrac
         shape = len(kept), *extractors[kind].shape
         return Blocks(shape, np.dtype(dtypes[kind]), lambda: blocks(kind))
 
-    return Extracted(kept, skipped, {kind: table(kind) for kind in extractors})
+    features = {kind: table(kind) for kind in extractors}
+    return Extracted(kept, skipped, features, np.concatenate(stamps), np.concatenate(hashes))
 
 
 def require_space(folder: Path, extractors: Mapping, dtypes: Mapping, count: int) -> None:
@@ -160,15 +192,6 @@ def require_space(folder: Path, extractors: Mapping, dtypes: Mapping, count: int
         raise OSError(
             f"{folder}: has {free / 2**30:.1f} GiB free, the features of {count:,} photos need "
             f"{needed / 2**30:.1f} GiB; take a coarser --grid, or fewer photos"
-        )
-
-
-def refuse_unreadable(skipped: Sequence[str], count: int, folder: Path) -> None:
-    """Raises ValueError when more than 1 % of the photos of a folder cannot be read."""
-    if len(skipped) > _MOST_UNREADABLE * count:
-        raise ValueError(
-            f"{folder}: more than {_MOST_UNREADABLE:.0%} of the photos cannot be read, for example "
-            f"{skipped[0]}; is the copy complete?"
         )
 
 
@@ -195,8 +218,8 @@ def extract_folder(
 
     Inputs:
     - images: the folder
-    - out: the file: ``features`` (n, ...), the file ``names`` (n,), the ``extractor`` that made
-      them as JSON, and its PCA
+    - out: the file: ``features`` (n, ...), the ``names`` (n,) of the files below the folder, the
+      ``extractor`` that made them as JSON, and its PCA
     - encoder, weights, device: as for ``Extractor``
     - pca: components of a PCA that is fitted on these photos; 0: none; 512 when None
     - grid: instead of one vector a photo, a grid of this many cells a side in float16; 0: the
@@ -204,7 +227,8 @@ def extract_folder(
 
     Returns what was found; None in all processes but the first.
 
-    Raises FileExistsError when the file is there already, ValueError for too few photos.
+    Raises FileExistsError when the file is there already, ValueError for too few photos, and when
+    too many cannot be read.
     """
     from core.encoders import OUTPUTS, Extractor
     from core.encoders.pca import fit_pca
@@ -227,15 +251,16 @@ def extract_folder(
     out.parent.mkdir(parents=True, exist_ok=True)
     require_space(out.parent, {"features": extractor}, dtypes, len(paths))
     parts = out.with_name(f".{out.name}.parts")
+    open_all({"--images": paths}, Path(images), device)
     found = extract(paths, {"features": extractor}, parts, dtypes, f"features by {encoder}")
     if found is None:
         return None
-    refuse_unreadable(found.skipped, len(paths), Path(images))
+    refuse_unreadable({"--images": found.skipped}, {"--images": len(paths)}, Path(images))
     table = found.features["features"]
     if pca:
         extractor.pca = fit_pca(table, pca)
         table = table.project(extractor.pca)
-    names = [paths[i].name for i in found.kept]
+    names = [paths[i].relative_to(images).as_posix() for i in found.kept]
     with atomic_file(out) as temporary:
         specification = json.dumps(extractor.specification)
         write_features(temporary, table, names=names, extractor=specification, **extractor.arrays)
@@ -271,11 +296,15 @@ def main() -> None:
         "--pca", type=non_negative_int, metavar="K", help="components; 0: none (default: 512)"
     )
     options = vars(parser.parse_args())
+    from core.image_utils import other_files
+
     with processes.joined(options.pop("device")) as device:
         found = extract_folder(**options, device=device)
     if found:
-        for reason in found.skipped:
-            print(f"skipped {reason}")
+        if found.skipped:
+            print(left_out(found.skipped, len(found.kept) + len(found.skipped)))
+        if others := other_files(options["images"]):
+            print(others)
         with h5py.File(options["out"]) as file:
             print(f"{options['out']}: {file['features'].shape} {file['features'].dtype}")
 

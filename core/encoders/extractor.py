@@ -68,7 +68,7 @@ class Extractor:
     ):
         if encoder not in OUTPUTS:
             raise ValueError(f"encoder: found {encoder!r}, expected one of {', '.join(OUTPUTS)}")
-        self.encoder, self.pca, self.mirrors = encoder, pca, False
+        self.encoder, self.pca, self.mirrors, self.device = encoder, pca, False, device
         self._choose(output, grid)
         self.preprocessing = preprocessing or PREPROCESSING[encoder]
         self.weights, self.sha256 = weights, sha256

@@ -7,20 +7,31 @@ pictures only looks at those (``LookedAt``).
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
 import numpy as np
 
-from core.coco_utils.tables import open_features, write_features
+from core.coco_utils.tables import Blocks, open_features, write_features
 from core.encoders import Extractor, prepare_pictures
-from core.encoders.extract import digest, extract, require_space
+from core.encoders.extract import Extracted, digest, extract, require_space
+from core.encoders.photos import changed, find_unreadable, refuse_unreadable
 from core.image_utils import load_image
 from core.support import processes
 from core.support.command_line import progress
-from core.support.files import atomic_file
+from core.support.files import atomic_file, read_json, write_json
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
 
 Array = np.ndarray
 
@@ -108,37 +119,173 @@ class LookedAt:
         return np.array([found[i] for i in which], np.float32).reshape(-1, *self.extractor.shape)
 
 
-def kept_features(paths: Sequence[Path], extractor: Extractor, name: str, make: bool = True):
-    """The features of pictures: of the file where they are kept, once they were looked at.
+def kept_features(
+    paths: Mapping[str, Sequence[Path]], extractor: Extractor, source: Path, make: bool = True
+) -> tuple[dict, dict[str, dict[int, str]]]:
+    """The features of pictures: of the files where they are kept, once they were looked at.
+
+    A file knows its pictures: those whose bytes have changed since are looked at again.
 
     Inputs:
-    - paths: of the pictures
+    - paths: of the pictures, by split
     - extractor: what looks
-    - name: of these pictures, for people; the file also knows its pictures and extractor by a hash
-    - make: whether to look at all of them when there is no file; else each is, when it is asked for
+    - source: the folder of these pictures, for messages and names
+    - make: whether to look at all that is not kept; else at each when it is asked for
 
-    Of several processes each looks at its part. Raises ValueError when a picture cannot be read.
+    Returns for each split a table of features, and the reasons why pictures cannot be read by their
+    numbers; their rows are NaN. Of a table that is not made they are not known.
+
+    Of several processes each looks at its part. Raises ValueError when too many cannot be read.
     """
-    known = digest([extractor.fingerprint, [str(path.resolve()) for path in paths]])
-    file = FOLDER / f"{name}_{extractor.encoder}_{known[:12]}.h5"
-    there = file.is_file()
-    processes.wait_for_all()  # until all have seen the same
-    if not there and not make:
-        return LookedAt(paths, extractor)
-    if not there:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        require_space(file.parent, {"features": extractor}, {"features": _DTYPE}, len(paths))
-        parts = file.with_suffix(".parts")
-        description = f"features of {name} by {extractor.encoder}"
-        found = extract(paths, {"features": extractor}, parts, {"features": _DTYPE}, description)
-        if found:
-            if found.skipped:
-                raise ValueError(
-                    f"{found.skipped[0]}; mend or remove it, or prepare the folder with "
-                    "core.flickr8k, which leaves out what cannot be read"
-                )
-            with atomic_file(file) as temporary:
-                write_features(temporary, found.features["features"])
-            shutil.rmtree(parts)
+    kept = {split: _Kept(of, extractor, f"{source.name}_{split}") for split, of in paths.items()}
+    counts = {split: len(of) for split, of in paths.items()}
+    first = processes.rank() == 0
+    lacking = {split: file.lacks() if first or not make else [] for split, file in kept.items()}
+    if not make:
+        there = {split: file for split, file in kept.items() if not lacking[split]}
+        looked = {split: LookedAt(of, extractor) for split, of in paths.items()}
+        tables = looked | {split: file.table() for split, file in there.items()}
+        return tables, {split: file.unreadable() for split, file in there.items()}
+
+    with _alone() if any(lacking.values()) else nullcontext():
+        if first:
+            for file in kept.values():
+                file.plan(file.lacks())
         processes.wait_for_all()
-    return open_features(file)
+        todo = {split: file.planned() for split, file in kept.items()}
+        asked = [(split, i) for split, of_split in todo.items() for i in of_split]
+        opened = find_unreadable([paths[split][i] for split, i in asked], extractor.device)
+        reasons = {
+            split: [r for i, r in file.unreadable().items() if i not in set(todo[split])]
+            for split, file in kept.items()
+        }
+        for number, reason in opened.items():
+            reasons[asked[number][0]].append(reason)
+        refuse_unreadable(reasons, counts, source)
+        for split, file in kept.items():
+            if todo[split]:
+                if first and file.known():
+                    warnings.warn(
+                        f"{file.name}: changed since they were looked at: {len(todo[split]):,} of "
+                        f"{counts[split]:,} pictures; these are looked at again",
+                        stacklevel=2,
+                    )
+                file.look(todo[split])
+        processes.wait_for_all()
+    unreadable = {split: file.unreadable() for split, file in kept.items()}
+    reasons = {split: [*of_split.values()] for split, of_split in unreadable.items()}
+    refuse_unreadable(reasons, counts, source)  # again: they may have gone meanwhile
+    return {split: file.table() for split, file in kept.items()}, unreadable
+
+
+class _Kept:
+    """A file of features of pictures; beside a row for each it holds what tells whether it changed.
+
+    - stamps, hashes: as in ``core.encoders.photos``
+    - unreadable: as JSON, number and reason of each picture that could not be read
+    """
+
+    def __init__(self, paths: Sequence[Path], extractor: Extractor, name: str):
+        known = digest([extractor.fingerprint, [str(path.resolve()) for path in paths]])
+        self.paths, self.extractor, self.name = paths, extractor, name
+        self.file = FOLDER / f"{name}_{extractor.encoder}_{known[:12]}.h5"
+        self.parts = self.file.with_suffix(".parts")
+
+    def lacks(self) -> list[int]:
+        """The numbers of the pictures that are not in it as they are now."""
+        known = self.known()
+        return changed(self.paths, *known) if known else list(range(len(self.paths)))
+
+    def known(self) -> tuple[Array, Array] | None:
+        """The stamps and hashes; None when there is no file, or it is torn, or older than these."""
+        try:
+            with h5py.File(self.file) as file:
+                return file["stamps"][:], file["hashes"][:]
+        except (OSError, KeyError):
+            return None
+
+    def unreadable(self) -> dict[int, str]:
+        if self.known() is None:
+            return {}
+        with h5py.File(self.file) as file:
+            return dict(json.loads(file["unreadable"][()]))
+
+    def table(self) -> Array:
+        return open_features(self.file)
+
+    def plan(self, todo: list[int]) -> None:
+        """Lets all processes know what is to be looked at; drops parts of other plans."""
+        marker = self.parts / "todo.json"
+        if not todo or not marker.exists() or read_json(marker) != todo:
+            shutil.rmtree(self.parts, ignore_errors=True)
+        if todo:
+            self.parts.mkdir(parents=True, exist_ok=True)
+            write_json(marker, todo)
+
+    def planned(self) -> list[int]:
+        marker = self.parts / "todo.json"
+        return read_json(marker) if marker.exists() else []
+
+    def look(self, todo: list[int]) -> None:
+        """Looks at those pictures, as one of the processes; the first puts them into the file."""
+        extractors, dtypes = {"features": self.extractor}, {"features": _DTYPE}
+        require_space(FOLDER, extractors, dtypes, len(self.paths))
+        description = f"features of {self.name} by {self.extractor.encoder}"
+        found = extract([self.paths[i] for i in todo], extractors, self.parts, dtypes, description)
+        if found:
+            self._write(todo, found)
+            shutil.rmtree(self.parts)
+
+    def _write(self, todo: list[int], found: Extracted) -> None:
+        count = len(self.paths)
+        old, unreadable, stamps, hashes = None, {}, found.stamps, found.hashes
+        if len(todo) < count:
+            old, unreadable, (stamps, hashes) = self.table(), self.unreadable(), self.known()
+            stamps[todo], hashes[todo] = found.stamps, found.hashes
+        kept = {todo[i] for i in found.kept}
+        lost = [i for i in todo if i not in kept]
+        unreadable = {i: reason for i, reason in unreadable.items() if i not in set(todo)}
+        unreadable |= dict(zip(lost, found.skipped, strict=True))
+
+        def blocks() -> Iterator[Array]:
+            new = (row for block in found.features["features"].blocks() for row in block)
+            for start in range(0, count, _BATCH):
+                rows = np.full((min(_BATCH, count - start), *self.extractor.shape), np.nan, _DTYPE)
+                if old is not None:
+                    rows[:] = old[start : start + len(rows)]
+                for i in range(start, start + len(rows)):
+                    if i in kept:
+                        rows[i - start] = next(new)
+                    elif i in unreadable:
+                        rows[i - start] = np.nan
+                yield rows
+
+        with atomic_file(self.file) as temporary:
+            write_features(
+                temporary,
+                Blocks((count, *self.extractor.shape), _DTYPE, blocks),
+                stamps=stamps,
+                hashes=hashes,
+                unreadable=json.dumps(sorted(unreadable.items())),
+            )
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Waits for other runs on this machine that look at pictures to keep; they may be the same."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(FOLDER, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            warnings.warn(f"{FOLDER}: another run looks at pictures; waiting for it", stacklevel=3)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(folder)  # which ends the lock, as does the end of the process

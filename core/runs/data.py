@@ -24,21 +24,19 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
     - extractor: what looks at pictures, when the settings name an encoder
     - training: whether all of the data are wanted, or some images of one split
 
-    Raises as ``core.coco_utils.load_coco_data`` does, and FileNotFoundError for pictures that are
-    not on this machine.
+    Captions of pictures that cannot be read are left out, and a warning says so. Of those that are
+    looked at only when they are asked for it is not known: see ``with_readable``.
+
+    Raises as ``core.coco_utils.load_coco_data`` does, and ValueError when too many pictures cannot
+    be read.
     """
-    import numpy as np
-
-    from core.coco_utils import take_samples
-
     folder = _folder_of(settings["data"])
     if extractor is None:
         data = _with_features(settings, folder)
     else:
         data = _with_pictures(settings, folder, extractor, training)
     if settings["num_samples"] is not None:
-        rng = np.random.default_rng([settings["seed"], 0])
-        data = take_samples(data, settings["num_samples"], rng)
+        data = _samples(settings, data, extractor, training)
     return data
 
 
@@ -55,7 +53,8 @@ def _folder_of(name: str) -> Path:
 
 
 def _with_features(settings: dict, folder: Path) -> dict:
-    from core.coco_utils import feature_kinds, load_coco_data
+    from core.coco_utils import SPLITS, feature_kinds, load_coco_data
+    from core.encoders.photos import say_changed
     from core.models import MODELS
     from core.photos import holds_photos
 
@@ -66,11 +65,15 @@ def _with_features(settings: dict, folder: Path) -> dict:
         )
     model_class, _ = MODELS[settings["model"]]
     kind = "grid" if model_class.grid and "grid" in feature_kinds(folder) else "pooled"
-    return load_coco_data(folder, pca_features=not settings["no_pca"], features=kind)
+    data = load_coco_data(folder, pca_features=not settings["no_pca"], features=kind)
+    urls = {split: data[f"{split}_urls"] for split in SPLITS if f"{split}_urls" in data}
+    say_changed(folder, data["source"]["image_root"], urls)
+    return data
 
 
 def _with_pictures(settings: dict, folder: Path, extractor, training: bool) -> dict:
-    from core.coco_utils import SPLITS, load_coco_data, picture_paths
+    from core.coco_utils import SPLITS, load_coco_data
+    from core.encoders.photos import open_all
     from core.encoders.pictures import LookedAt, Pictures, kept_features
     from core.flickr8k import load_photo_data
     from core.photos import holds_photos
@@ -78,32 +81,139 @@ def _with_pictures(settings: dict, folder: Path, extractor, training: bool) -> d
     raw = holds_photos(folder)
     data = load_photo_data(folder) if raw else load_coco_data(folder, features=None)
     learns, few = settings["finetune_encoder"] > 0, settings["num_samples"] is not None
-    for split in [split for split in SPLITS if f"{split}_captions" in data]:
-        paths = picture_paths(data, split)
-        if learns and training:
-            table = Pictures(paths, extractor.preprocessing, extractor.shape)
-        elif learns or few:
-            table = LookedAt(paths, extractor, remember=training)
-        else:
-            table = kept_features(paths, extractor, f"{folder.name}_{split}", make=training)
-        data[f"{split}_features"] = table
+    paths = {split: picture_places(data, split) for split in SPLITS if f"{split}_captions" in data}
+    unreadable = {}
+    if learns and training:
+        tables = {
+            split: Pictures(of, extractor.preprocessing, extractor.shape)
+            for split, of in paths.items()
+        }
+        if not few:  # whose pictures are opened when they are chosen
+            unreadable = open_all(paths, folder, extractor.device)
+    elif learns or few:
+        tables = {split: LookedAt(of, extractor, remember=training) for split, of in paths.items()}
+    else:
+        tables, unreadable = kept_features(paths, extractor, folder, make=training)
+    data |= {f"{split}_features": table for split, table in tables.items()}
     data["captions_together"] = training and learns
     data["source"] |= {"extractor": extractor.specification, "arrays": extractor.arrays}
+    for split, reasons in unreadable.items():
+        data = _without(data, split, list(reasons))
+    reasons = [reason for of in unreadable.values() for reason in of.values()]
+    say_left_out(reasons, sum(len(paths[split]) for split in unreadable))
     if settings["flip"] and training and not (learns or few):
-        _add_mirrored(data, extractor)
+        _add_mirrored(data, extractor, paths["train"])
     return data
 
 
-def _add_mirrored(data: dict, extractor) -> None:
+def picture_places(data: dict, split: str) -> list[Path]:
+    """Where the pictures of a split should be; some may not be there."""
+    root = data["source"]["image_root"]
+    if root is None:
+        raise FileNotFoundError(
+            f"{data['source']['folder']}: says nothing of where its pictures are; give --data a "
+            "folder with its pictures"
+        )
+    return [root / str(url) for url in data[f"{split}_urls"]]
+
+
+def _without(data: dict, split: str, images: list[int]) -> dict:
+    """A copy of the data without the captions of those images; the others keep their numbers.
+
+    Raises ValueError when no caption is left.
+    """
+    import numpy as np
+
+    keep = ~np.isin(data[f"{split}_image_idxs"], images)
+    if not keep.any():
+        raise ValueError(
+            f"{data['source']['folder']}: none of the pictures of {split} that have captions can "
+            "be read; is the copy complete? Fetch it again"
+        )
+    names = f"{split}_captions", f"{split}_image_idxs"
+    return data | {name: data[name][keep] for name in names}
+
+
+def say_left_out(reasons: list[str], count: int) -> None:
+    """A warning about photos that cannot be read, if there are any; one of several processes."""
+    import warnings
+
+    from core.encoders.photos import left_out
+    from core.support import processes
+
+    if reasons and processes.rank() == 0:
+        warnings.warn(left_out(reasons, count), stacklevel=2)
+
+
+def with_readable(data: dict, split: str, count: int | None = None) -> dict:
+    """The data without the captions of pictures of a split that cannot be read; these are named.
+
+    Only pictures that have not been looked at yet are opened, and of those no more than it takes to
+    find the first ``count`` (None: all) that can be read.
+    """
+    import numpy as np
+
+    from core.encoders.photos import first_readable
+    from core.encoders.pictures import LookedAt
+
+    table = data[f"{split}_features"]
+    if not isinstance(table, LookedAt):
+        return data
+    images = np.unique(data[f"{split}_image_idxs"])
+    found, reasons = first_readable([table.paths[i] for i in images], count)
+    opened = images[: len(found) + len(reasons)]
+    say_left_out(reasons, len(opened))
+    return _without(data, split, np.delete(opened, found).tolist())
+
+
+def _samples(settings: dict, data: dict, extractor, training: bool) -> dict:
+    """As ``core.coco_utils.take_samples``; with an extractor, of pictures that can be read.
+
+    While training, the validation captions are those that the solver looks at then, and no more.
+    """
+    import numpy as np
+
+    from core.coco_utils import take_samples
+    from core.encoders.photos import find_unreadable
+
+    splits = ("train", "val") if training and "val_captions" in data else ("train",)
+    reasons, opened = [], 0
+    while True:
+        rng = np.random.default_rng([settings["seed"], 0])
+        taken = take_samples(data, settings["num_samples"], rng)
+        if extractor is None:
+            return taken
+        if "val" in splits:
+            total = len(data["val_captions"])
+            most = min(total, len(taken["train_captions"]))
+            rows = np.arange(most) * total // most
+            names = "val_captions", "val_image_idxs"
+            taken |= {name: data[name][rows] for name in names}
+        lost = {}
+        for split in splits:
+            images = np.unique(taken[f"{split}_image_idxs"])
+            paths = [taken[f"{split}_features"].paths[i] for i in images]
+            found = find_unreadable(paths, extractor.device)
+            lost[split] = images[list(found)].tolist()
+            reasons += found.values()
+            opened += len(images)
+        if not any(lost.values()):
+            say_left_out(reasons, opened)
+            return taken
+        for split in splits:  # others take their places
+            data = _without(data, split, lost[split])
+
+
+def _add_mirrored(data: dict, extractor, paths: list[Path]) -> None:
     """Every training picture in a mirror as one more picture, with the same captions."""
     import numpy as np
 
-    from core.coco_utils import picture_paths
     from core.coco_utils.tables import Stacked
     from core.encoders.pictures import kept_features
 
-    name = f"{data['source']['folder'].name}_train_mirrored"
-    mirrored = kept_features(picture_paths(data, "train"), extractor.mirrored(), name)
+    folder = data["source"]["folder"]
+    tables, _ = kept_features({"train_mirrored": paths}, extractor.mirrored(), folder)
+    mirrored = tables["train_mirrored"]
     idxs, count = data["train_image_idxs"], len(mirrored)
     data["train_features"] = Stacked([data["train_features"], mirrored])
     data["train_image_idxs"] = np.concatenate([idxs, idxs + count])

@@ -107,8 +107,8 @@ def share_of(count: int) -> tuple[Array, float]:
     return (rows, len(rows) / count) if len(rows) else (np.arange(1), 0.0)
 
 
-def sum_over_all(value: float, device) -> float:
-    """The sum of a number of each process, in all of them; ``device`` is where they talk."""
+def sum_over_all(value: float | Array, device) -> float | Array:
+    """The sum of a number, or an array, of each process; ``device`` is where they talk."""
     if number_of_processes() == 1:
         return value
     import torch
@@ -116,4 +116,4 @@ def sum_over_all(value: float, device) -> float:
 
     total = torch.tensor(value, dtype=torch.float64, device=device)
     distributed.all_reduce(total)
-    return total.item()
+    return total.cpu().numpy() if total.ndim else total.item()
