@@ -89,7 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
     )
     option("num_samples", positive_int, "overfit K captions of K images", metavar="K")
-    option("max_words", non_negative_int, "leave out longer captions; 0: none", metavar="N")
+    option(
+        "max_words", non_negative_int, "leave out captions of more words; 0: keep all", metavar="N"
+    )
     option("num_epochs", positive_int, "passes over the training captions", metavar="E")
     option("batch_size", positive_int, "captions in a batch", metavar="N")
     option("update_rule", str, "how parameters move", choices=UPDATE_RULES)
@@ -234,8 +236,8 @@ def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu")
         check_same_data(last, data)
         if not check_same_contents(last, settings, data):
             say(
-                f"{folder}: is of a version that noted nothing of its captions and features; that "
-                "they are the same could not be checked"
+                f"{folder}: its version noted nothing of captions and features, so whether these "
+                "are the same could not be checked"
             )
     start = last or load_init(settings, data, extractor)
     config = last.config if last else model_config(settings, data)
@@ -249,7 +251,7 @@ def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu")
         extractor=data["source"]["extractor"],
         extractor_arrays=data["source"]["arrays"],
         settings=settings,
-        data=fingerprint(settings, data),
+        data=fingerprint(data) | last.data if last else fingerprint(data, settings["init"]),
     )
     saving = Saving(folder, checkpoint, lock) if first else None
     solver = run_solver(settings, model, data, after_epoch=saving, verbose=first)

@@ -70,11 +70,12 @@ def _fit_to_train_on(data: dict, max_words: int) -> dict:
     for split in splits:
         if (share := share_of_unknown(data, split)) > _MUCH_UNKNOWN:
             warnings.warn(
-                f"{folder}: {share:.0%} of the words of the {split} captions are <UNK>, for the "
-                "vocabulary has the words that the training captions repeat; make one of more "
-                "words, with a smaller --min_count",
+                f"{folder}: {share:.0%} of the words of the {split} captions are <UNK>, which the "
+                "vocabulary does not have; with a smaller --min_count it has more of the training "
+                "captions' words",
                 stacklevel=2,
             )
+            break  # the others are like it
     return data
 
 
@@ -274,11 +275,12 @@ def same_extractor(checkpoint, extractor: dict | None, arrays: Mapping) -> bool:
     )
 
 
-def fingerprint(settings: dict, data: dict) -> dict:
+def fingerprint(data: dict, init: str | None = None) -> dict:
     """What tells the data that a run is trained on from others, wherever they lie; as JSON.
 
     Of the captions and the images that they describe a hash; of the features the shape, and some
-    numbers of 16 images, for those that another machine computes differ by rounding.
+    numbers of 16 images, for those that another machine computes differ by rounding; a hash of the
+    run ``init``, too.
     """
     import numpy as np
 
@@ -299,9 +301,7 @@ def fingerprint(settings: dict, data: dict) -> dict:
             "shape": list(table.shape),
             "features": [[float(f"{value:.5g}") for value in row] for row in seen.tolist()],
         }
-    if settings["init"] is not None:
-        known["init"] = _digest_of(settings["init"])
-    return known
+    return known if init is None else known | {"init": _digest_of(init)}
 
 
 def _digest_of(run: str) -> str:
@@ -332,7 +332,7 @@ def check_same_contents(last, settings: dict, data: dict) -> bool:
             f"--init {settings['init']}: is not what the run started from; leave the option out, "
             "or start another run with another --out"
         )
-    found = fingerprint(settings | {"init": None}, data)
+    found = fingerprint(data)
     for split in TRAINED_ON if last.data else ():
         ours, theirs = found.get(split, {}), last.data.get(split, {})
         others = [name for name in ("captions", "features") if not same(ours, theirs, name)]

@@ -13,25 +13,34 @@ from core.support.memory import available_memory
 def check_memory(settings: dict, config: dict, data: dict, model, device: str) -> None:
     """Raises ValueError when a step with the longest captions needs more memory than there is."""
     left = _left_on(device)
+    for split, (need, words) in memory_of_steps(settings, config, data, model).items():
+        if left is not None and need > left:
+            raise ValueError(
+                f"{data['source']['folder']}: a batch of {split} captions of up to {words:,} words "
+                f"takes about {need / 1e9:,.1f} GB of memory, and {left / 1e9:,.1f} GB are free; "
+                "leave out long captions with --max_words N, or take a smaller --batch_size or "
+                "smaller widths"
+            )
+
+
+def memory_of_steps(settings: dict, config: dict, data: dict, model) -> dict:
+    """For each split that is computed with, the bytes of its largest step, and its longest caption.
+
+    Of one process of those that share a batch.
+    """
     itemsize = 8 if settings["dtype"] == "float64" else 4
     parameters = 3 * sum(each.size for each in model.params.values())  # gradients, Adam's moments
     batches = {"train": (settings["batch_size"], 1.0), "val": (EVALUATION_BATCH, 0.6)}
     if settings["engine"] == "torch":
         del batches["val"]  # it keeps nothing for gradients there
+    found = {}
     for split, (size, share) in batches.items():
-        if f"{split}_captions" not in data:
-            continue
-        size = -(-size // processes.number_of_processes())
-        words, longest = _longest_batch(settings, data, split, size)
-        width = _numbers_a_word(settings, config, data, longest)
-        need = itemsize * (parameters + share * words * width)
-        if left is not None and need > left:
-            raise ValueError(
-                f"{data['source']['folder']}: a batch of {split} captions of up to {longest - 1:,} "
-                f"words takes about {need / 1e9:,.1f} GB of memory, and {left / 1e9:,.1f} GB are "
-                "free; leave out long captions with --max_words N, or take a smaller --batch_size "
-                "or smaller widths"
-            )
+        if f"{split}_captions" in data:
+            size = -(-size // processes.number_of_processes())
+            words, longest = _longest_batch(settings, data, split, size)
+            numbers = share * words * _numbers_a_word(settings, config, data, longest)
+            found[split] = itemsize * (parameters + numbers), longest - 1  # <START> is read, too
+    return found
 
 
 def _left_on(device: str) -> int | None:

@@ -6,6 +6,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+# Which control groups a process is in, and where they are.
+_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
 
 def available_memory() -> int | None:
     """Bytes that this process can still get, as far as the system says; None where it does not.
@@ -31,26 +34,28 @@ def available_memory() -> int | None:
     return min(found, default=None)
 
 
-def _left_in_containers(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+def _left_in_containers() -> list[int]:
     """What the control groups of this process leave, those above it included; versions 1 and 2."""
-    left = []
+    left, (groups, root) = [], _GROUPS
     with suppress(OSError):
-        for entry in Path("/proc/self/cgroup").read_text().splitlines():
+        for entry in groups.read_text().splitlines():
             _, controllers, group = entry.split(":", 2)
             if controllers not in ("", "memory"):
                 continue
-            names = ("memory.max", "memory.current", "inactive_file")
+            names, total = ("memory.max", "memory.current"), ""
             if controllers:
-                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+                names, total = ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_"
             # In a container the path may be that of the outside: then only the root is there.
             base = root / controllers
             folder = base / group.lstrip("/")
             for each in (folder, *folder.parents):
-                with suppress(OSError, ValueError):  # 'max': no limit
-                    limit, used = (int((each / name).read_text()) for name in names[:2])
+                with suppress(OSError, ValueError, KeyError):  # 'max': no limit
+                    limit, used = (int((each / name).read_text()) for name in names)
                     stat = (each / "memory.stat").read_text().split()
-                    kept = dict(zip(stat[::2], stat[1::2], strict=True))  # files, to be given back
-                    left.append(max(0, limit - used + int(kept.get(names[2], 0))))
+                    of = dict(zip(stat[::2], stat[1::2], strict=True))
+                    # What holds copies of files is given back when it is wanted.
+                    files = sum(int(of[f"{total}{kind}_file"]) for kind in ("active", "inactive"))
+                    left.append(limit - used + files)
                 if each == base:
                     break
     return left
