@@ -18,6 +18,7 @@ from test_solver import assert_same_run, make_solver
 
 from core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from core.coco_utils import CAPTIONS_FILE, load_coco_data
+from core.runs.data import same_extractor
 from core.runs.lock import LOCK_FILE, locked
 from core.runs.saving import Saving
 
@@ -329,3 +330,23 @@ def test_a_run_of_an_earlier_version_goes_on(train, command, tmp_path):
     assert code == 0, error
     assert "could not be checked" in out
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_projection_that_was_fitted_anew_differs_by_rounding():
+    """The embedded data are made on each machine; other data have another projection."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "pca_mean": rng.standard_normal(6).astype(np.float32),
+        "pca_components": 1e-3 * rng.standard_normal((6, 4)).astype(np.float32),
+    }
+    checkpoint = Checkpoint("rnn", {}, [], {}, {"encoder": "fixed_cnn"}, arrays)
+
+    def same(change, name="pca_components"):
+        changed = arrays | {name: change(arrays[name])}
+        return same_extractor(checkpoint, {"encoder": "fixed_cnn"}, changed)
+
+    assert same(lambda x: x * np.float32(1 + 1e-6))
+    assert not same(lambda x: x[:, ::-1])
+    assert not same(lambda x: 1.01 * x)
+    assert not same(lambda x: x + 0.01, "pca_mean")
+    assert not same(lambda x: x[:, :3])

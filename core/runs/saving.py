@@ -33,8 +33,7 @@ class Saving:
         self.drawn = time.monotonic()
 
     def __call__(self, solver: CaptioningSolver) -> None:
-        if self.lock:
-            self.lock.check()
+        self._check_lock()
         params = solver.model.params
         if solver.best_epoch == solver.epoch:
             best = replace(self.checkpoint, params=params, training={"epoch": solver.epoch})
@@ -60,9 +59,14 @@ class Saving:
 
     def draw(self, history: Sequence[Mapping]) -> None:
         """loss.png."""
+        self._check_lock()
         from core.show.plots import plot_losses
 
         plot_losses(history, self.folder / "loss.png")
+
+    def _check_lock(self) -> None:
+        if self.lock:
+            self.lock.check()
 
 
 def restore(solver: CaptioningSolver, checkpoint: Checkpoint) -> None:

@@ -233,12 +233,14 @@ def check_same_settings(checkpoint, settings: dict, folder: Path) -> None:
 
 
 def check_run_folder(folder: Path) -> None:
-    """Raises ValueError for a file, and for a folder that holds something that is no run."""
+    """Raises ValueError for a file, and for a folder that holds something that is no run.
+
+    What a killed process left is no such thing.
+    """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: is a file, expected a folder for the run")
     if not folder.is_dir() or (folder / "config.json").is_file():
         return
-    # what a killed process left apart
     if any(path.name != LOCK_FILE and not is_torn(path) for path in folder.iterdir()):
         raise ValueError(f"--out {folder}: holds files that are no run; choose another folder")
 
@@ -258,8 +260,8 @@ def make_room(folder: Path, lock: Lock) -> Path | None:
         while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
             number += 1
         folder.rename(aside)
-        lock.take()
         (aside / LOCK_FILE).unlink()
+        lock.take()
     return aside
 
 
