@@ -24,7 +24,7 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
     encoder it gets the grid of that, looked at once and kept; while the encoder learns, pictures.
 
     Inputs:
-    - settings: of the run
+    - settings: of the run; the defaults stand in for what they do not say
     - extractor: what looks at pictures, when the settings name an encoder
     - training: whether all of the data are wanted, and captions of more than ``max_words`` words
       left out, or some images of one split, with all that is said of them
@@ -37,6 +37,7 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
 
     from core.coco_utils import take_samples
 
+    settings = DEFAULTS | settings
     folder = _folder_of(settings["data"])
     if extractor is None:
         data = _with_features(settings, folder)
@@ -294,7 +295,10 @@ def fingerprint(data: dict, init: str | None = None) -> dict:
         digest = hashlib.sha256()
         for array in (used, data[f"{split}_image_idxs"]):
             digest.update(np.ascontiguousarray(array, dtype=np.int32))
-        rows = np.unique(np.linspace(0, len(table) - 1, 16).astype(int))
+        # Of captions that are read anyway (``CaptioningSolver.evaluate``): looking costs time.
+        count = min(len(captions), len(data["train_captions"]))
+        chosen = np.linspace(0, count - 1, 16).astype(int) * len(captions) // count
+        rows = np.unique(data[f"{split}_image_idxs"][chosen])
         seen = table[rows]
         # while the encoder learns, the table is of pictures
         seen = np.asarray(getattr(seen, "images", seen), np.float32).reshape(len(rows), -1)
