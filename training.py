@@ -19,10 +19,19 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from core.runs.building import model_config, run_model, run_solver, threads_of_run
-from core.runs.data import check_same_data, extractor_of_settings, load_data, load_init
+from core.runs.data import (
+    check_same_contents,
+    check_same_data,
+    extractor_of_settings,
+    fingerprint,
+    load_data,
+    load_init,
+)
+from core.runs.lock import locked
 from core.runs.settings import (
     DEFAULTS,
     ENCODER_DEFAULTS,
+    MIN_COUNT,
     MODEL_DEFAULTS,
     OVERFIT_DEFAULTS,
     check_run_folder,
@@ -80,6 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
     )
     option("num_samples", positive_int, "overfit K captions of K images", metavar="K")
+    option(
+        "max_words", non_negative_int, "leave out captions of more words; 0: keep all", metavar="N"
+    )
     option("num_epochs", positive_int, "passes over the training captions", metavar="E")
     option("batch_size", positive_int, "captions in a batch", metavar="N")
     option("update_rule", str, "how parameters move", choices=UPDATE_RULES)
@@ -117,6 +129,12 @@ def build_parser() -> argparse.ArgumentParser:
     option("workers", non_negative_int, "threads that read batches ahead", metavar="W")
     option("init", str, "start from the parameters of another run", metavar="RUN_OR_FILE")
     option("encoder", str, "look at the pictures with this CNN", choices=ENCODERS)
+    option(
+        "min_count",
+        positive_int,
+        f"photo folder: rarer words are <UNK> (default: {MIN_COUNT})",
+        metavar="N",
+    )
     option(
         "weights",
         str,
@@ -170,20 +188,34 @@ def main() -> None:
             raise ValueError(
                 f"--engine {engine}: is one process; leave torchrun out, or take torch"
             )
-        train(settings, folder, resume)
+        with locked(folder) as lock:
+            train(settings, folder, resume, lock)
         return
 
     from core.support import processes
 
-    with processes.joined(settings["device"]) as device:
-        train(settings, folder, resume, device)
+    # The processes of torchrun are one run, and the first writes. It locks before the others join,
+    # who end with it when the folder is in use.
+    lock_of_first = locked(folder) if processes.rank() == 0 else nullcontext()
+    with lock_of_first as lock, processes.joined(settings["device"]) as device:
+        train(settings, folder, resume, lock, device)
 
 
-def train(settings: dict, folder: Path, resume: bool, device: str = "cpu") -> None:
-    """A run, whatever computes it; of several processes the first writes and talks."""
+def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu") -> None:
+    """A run, whatever computes it; of several processes the first writes and talks.
+
+    Inputs:
+    - settings: from ``resolve_settings``
+    - folder: of the run
+    - resume: whether to go on with the run there
+    - lock: of the folder, in the first process
+    - device: where the torch engine computes
+    """
     from core.captioning_solver import LOSSES
     from core.checkpoint import Checkpoint, load_checkpoint
+    from core.coco_utils import share_of_unknown
     from core.fast.threads import number_of_cores, products_on
+    from core.runs.memory import check_memory
     from core.runs.saving import Saving, restore
     from core.support import processes
     from core.support.files import write_json
@@ -204,9 +236,15 @@ def train(settings: dict, folder: Path, resume: bool, device: str = "cpu") -> No
         say(line)
     if last:
         check_same_data(last, data)
+        if not check_same_contents(last, settings, data):
+            say(
+                f"{folder}: its version noted nothing of captions and features, so whether these "
+                "are the same could not be checked"
+            )
     start = last or load_init(settings, data, extractor)
-    config = model_config(settings, data)
+    config = last.config if last else model_config(settings, data)
     model = run_model(settings, config, data, start, extractor, device)
+    check_memory(settings, config, data, model, device)
     checkpoint = Checkpoint(
         settings["model"],
         config,
@@ -215,8 +253,9 @@ def train(settings: dict, folder: Path, resume: bool, device: str = "cpu") -> No
         extractor=data["source"]["extractor"],
         extractor_arrays=data["source"]["arrays"],
         settings=settings,
+        data=fingerprint(data) | last.data if last else fingerprint(data, settings["init"]),
     )
-    saving = Saving(folder, checkpoint) if first else None
+    saving = Saving(folder, checkpoint, lock) if first else None
     solver = run_solver(settings, model, data, after_epoch=saving, verbose=first)
     if last:
         restore(solver, last)
@@ -225,7 +264,7 @@ def train(settings: dict, folder: Path, resume: bool, device: str = "cpu") -> No
     if first:
         if last:
             saving.write_metrics(solver.history)
-        elif not resume and (aside := make_room(folder)):
+        elif not resume and (aside := make_room(folder, lock)):
             say(f"the run that was in {folder} is in {aside} now")
         write_json(folder / "config.json", settings)
 
@@ -234,7 +273,8 @@ def train(settings: dict, folder: Path, resume: bool, device: str = "cpu") -> No
     count = sum(parameter.size for parameter in model.params.values())
     say(
         f"{settings['model']}: {count:,} parameters, {len(data['train_captions']):,} captions of "
-        f"{data['source']['folder'].name}, vocabulary of {len(data['idx_to_word']):,} words, "
+        f"{data['source']['folder'].name}, vocabulary of {len(data['idx_to_word']):,} words "
+        f"({share_of_unknown(data, 'train'):.1%} of what the captions say is <UNK>), "
         f"on {where}, run folder {folder}"
     )
     with products_on(threads) if threads else nullcontext():
@@ -246,7 +286,8 @@ def train(settings: dict, folder: Path, resume: bool, device: str = "cpu") -> No
         f"best epoch {best['epoch']} by {select}: {best[select]:.4f}"
         f"{' nats a token' if select in LOSSES else ''}; loss curve in {folder / 'loss.png'}"
     )
-    split = "val" if settings["num_samples"] is None else "train"
+    there = [split for split in ("val", "test") if f"{split}_captions" in data]
+    split = there[0] if there and settings["num_samples"] is None else "train"
     say(f"next: python inference.py --checkpoint {shlex.quote(str(folder))} --split {split}")
 
 

@@ -22,7 +22,7 @@ from core.support.progress import TrainingProgress
 
 Array = np.ndarray
 
-_EVALUATION_BATCH = 256
+EVALUATION_BATCH = 256
 LOSSES = ("val_loss", "train_loss")
 
 
@@ -188,7 +188,8 @@ class CaptioningSolver:
       tokens_per_second, seconds
     - epoch, best_epoch: number of epochs done, and which of them is the best so far
 
-    Raises ValueError for an unknown update rule or score and for numbers out of range.
+    Raises ValueError for an unknown update rule or score, for numbers out of range and for a split
+    without captions.
     """
 
     def __init__(
@@ -215,6 +216,9 @@ class CaptioningSolver:
             raise ValueError(
                 f"batch_size, num_epochs: found {batch_size}, {num_epochs}, expected at least 1"
             )
+        for name in ("train_captions", "val_captions"):
+            if name in data and len(data[name]) == 0:
+                raise ValueError(f"{name}: holds none; leave the split out, or give it captions")
         if schedule is not None and lr_decay != 1:
             raise ValueError("lr_decay: is part of the schedule; give it there, or no schedule")
         self.model, self.data = model, data
@@ -273,7 +277,7 @@ class CaptioningSolver:
             seconds = time.perf_counter() - started
             progress.step(total_loss / max(1, total_tokens), total_tokens / seconds)
         seconds = time.perf_counter() - started
-        train_loss = total_loss / max(1, total_tokens)
+        train_loss = _nats_a_token(total_loss, total_tokens, "train")
         return {
             "epoch": self.epoch + 1,
             "train_loss": train_loss,
@@ -308,11 +312,11 @@ class CaptioningSolver:
         """
         total_loss, total_tokens, most = 0.0, 0, len(self.data["train_captions"])
         how = {"most": most, "workers": self.source.workers}
-        batches = minibatches(self.data, split, _EVALUATION_BATCH, self.model.null, **how)
+        batches = minibatches(self.data, split, EVALUATION_BATCH, self.model.null, **how)
         for captions, features in batches:
             total_loss += self._finite(self.engine.evaluate(features, captions)) * len(captions)
             total_tokens += self._count_tokens(captions)
-        return total_loss / max(1, total_tokens)
+        return _nats_a_token(total_loss, total_tokens, split)
 
     def _finite(self, loss: float) -> float:
         if not math.isfinite(loss):
@@ -325,6 +329,12 @@ class CaptioningSolver:
     def _count_tokens(self, captions: Array) -> int:
         """Words that are scored: all but the first column, without <NULL>."""
         return int(np.count_nonzero(captions[:, 1:] != self.model.null))
+
+
+def _nats_a_token(loss: float, tokens: int, split: str) -> float:
+    if tokens == 0:
+        raise ValueError(f"{split}_captions: hold no word to score, found only <NULL>")
+    return loss / tokens
 
 
 def _perplexity(loss: float) -> float:

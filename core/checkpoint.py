@@ -39,6 +39,7 @@ class Checkpoint:
     - settings: the options of the training run
     - training: the epoch; in last.npz also the history and the states of the generators
     - optimizer: for each parameter, the ``config`` of its update rule
+    - data: what tells the data of the run from others (``core.runs.data.fingerprint``)
     """
 
     model: str
@@ -50,6 +51,7 @@ class Checkpoint:
     settings: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
     optimizer: dict[str, dict] = field(default_factory=dict)
+    data: dict = field(default_factory=dict)
 
     @property
     def decoder_params(self) -> dict[str, Array]:
@@ -79,6 +81,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "settings": checkpoint.settings,
         "training": checkpoint.training,
         "optimizer": scalars,
+        "data": checkpoint.data,
     }
     with atomic_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, meta=np.array(json.dumps(meta)), **arrays)

@@ -23,7 +23,10 @@ from core.coco_utils import (
     minibatches,
     open_features,
     sample_coco_minibatch,
+    save_coco_data,
+    share_of_unknown,
     take_samples,
+    without_long_captions,
 )
 
 
@@ -257,6 +260,41 @@ def test_samples_are_of_distinct_images_and_drawn_from_the_seed(tiny_folder):
         take_samples(data, 13, np.random.default_rng(3))
 
 
+def test_captions_that_are_too_long_are_left_out_whole_and_counted(tmp_path):
+    data = load_coco_data(make_published(tmp_path / "coco"))
+    for split, count in (("train", 3), ("val", 0)):
+        data[f"{split}_captions"][count:, 9:] = [2, *[0] * 7]  # 8 words; the others have 11
+    data["train_image_idxs"][:] = [0, 0, 1, *[2] * 197]
+    said = (
+        "3 of 200 train captions have more than 10 words, the longest 11, and are left out, "
+        "2 images with them"
+    )
+    with pytest.warns(UserWarning, match=said) as caught:
+        kept = without_long_captions(data, 10)
+    assert len(caught) == 1
+    assert kept["train_captions"].shape == (197, 12)
+    assert (np.count_nonzero(kept["train_captions"], axis=1) == 10).all()
+    assert (kept["train_image_idxs"] == 2).all()
+    assert data["train_captions"].shape == (200, 17), "the data given were changed"
+    same = without_long_captions(data, 11)
+    assert same["train_captions"] is data["train_captions"]
+
+
+def test_no_split_is_left_empty(tmp_path):
+    data = load_coco_data(make_published(tmp_path / "coco"))
+    data["train_captions"][:, 3:] = [2, *[0] * 13]
+    with pytest.raises(ValueError, match="--max_words 5: leaves no caption of val, whose shortest"):
+        without_long_captions(data, 5)
+
+
+def test_the_share_of_unknown_words():
+    ids = {"<NULL>": 0, "<START>": 1, "<END>": 2, "<UNK>": 3, "a": 4}
+    captions = np.array([[1, 3, 4, 4, 2, 0], [1, 4, 2, 0, 0, 0]])
+    data = {"word_to_idx": ids, "train_captions": captions, "val_captions": captions[:0]}
+    assert share_of_unknown(data, "train") == 0.25
+    assert share_of_unknown(data, "val") == 1
+
+
 def test_encode_and_decode():
     words = [["a", "cat", "runs"], ["a", "zebra"]]
     vocabulary = build_vocabulary([["a", "cat"], ["a", "runs", "runs"], ["b"]], min_count=1)
@@ -287,6 +325,21 @@ def set_first(value):
         return values
 
     return change
+
+
+def at(place, value):
+    def change(values):
+        values[place] = value
+        return values
+
+    return change
+
+
+def rewrite_vocabulary(folder: Path, change, kind=int) -> None:
+    words = change(json.loads((folder / VOCABULARY_FILE).read_text())["idx_to_word"])
+    ids = {word: kind(i) for i, word in enumerate(words)}
+    text = json.dumps({"idx_to_word": words, "word_to_idx": ids})
+    (folder / VOCABULARY_FILE).write_text(text)
 
 
 FEATURES = "train2014_vgg16_fc7_pca.h5"
@@ -343,7 +396,7 @@ DAMAGE = {
     "image out of range": (
         lambda f: rewrite(f / CAPTIONS_FILE, "train_image_idxs", set_first(40)),
         FEATURES,
-        "image 40",
+        "caption 0 of train in coco2014_captions.h5 is of image 40",
     ),
     "image negative": (
         lambda f: rewrite(f / CAPTIONS_FILE, "train_image_idxs", set_first(-2)),
@@ -359,6 +412,89 @@ DAMAGE = {
         lambda f: rewrite(f / CAPTIONS_FILE, "train_captions", lambda v: v[:0]),
         CAPTIONS_FILE,
         "do not fit",
+    ),
+    "no <START>": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "train_captions", lambda v: np.roll(v, -1, axis=1)),
+        f"{CAPTIONS_FILE}: train_captions: caption 0 does not begin with <START>",
+        "the first of 200 in 200",
+    ),
+    "no <START> in one of val": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "val_captions", at((31, 0), 9)),
+        "val_captions: caption 31 does not begin with <START> (the first of 1 in 50)",
+        "'w5 w",
+    ),
+    "no <END>, padded": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "train_captions", lambda v: np.where(v == 2, 0, v)),
+        "train_captions: caption 0 has no <END>",
+        "expected <START>, words, <END>, then <NULL>",
+    ),
+    "no <END>, every row full": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "val_captions", lambda v: v[:, :12]),
+        "val_captions: caption 0 has no <END>",
+        "of 50 in 50",
+    ),
+    "no <END> in one, padded": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "train_captions", at((7, 12), 0)),
+        "train_captions: caption 7 has no <END>",
+        "",
+    ),
+    "nothing but <NULL>": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "train_captions", np.zeros_like),
+        "train_captions: caption 0 does not begin with <START>",
+        "'<NULL> <NULL>",
+    ),
+    "words after <END>": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "train_captions", at((3, 15), 8)),
+        "train_captions: caption 3 goes on after its <END>",
+        "",
+    ),
+    "padded with another word": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "val_captions", lambda v: np.where(v == 0, 5, v)),
+        "val_captions: caption 0 goes on after its <END>",
+        "",
+    ),
+    "<NULL> between words": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "train_captions", at((4, 3), 0)),
+        "train_captions: caption 4 has <START> or <NULL> between its words",
+        "",
+    ),
+    "<START> twice": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "val_captions", at((2, 1), 1)),
+        "val_captions: caption 2 has <START> or <NULL> between its words",
+        "'<START> <START>",
+    ),
+    "no words at all": (
+        lambda f: rewrite(f / CAPTIONS_FILE, "val_captions", lambda v: v[:, [0, 12, 13]]),
+        "val_captions: no caption holds a word",
+        "",
+    ),
+    "an empty split": (
+        lambda f: [
+            rewrite(f / CAPTIONS_FILE, f"val_{name}", lambda v: v[:0])
+            for name in ("captions", "image_idxs")
+        ],
+        "val_captions holds no captions",
+        "without that split",
+    ),
+    "special words elsewhere": (
+        lambda f: rewrite_vocabulary(f, lambda words: [*words[4:], *words[:4]]),
+        f"{VOCABULARY_FILE}: its first words are w0, w1, w2, w3",
+        "expected <NULL>, <START>, <END>, <UNK>",
+    ),
+    "special words in another order": (
+        lambda f: rewrite_vocabulary(f, lambda words: [words[2], *words[:2], *words[3:]]),
+        VOCABULARY_FILE,
+        "<END>, <NULL>, <START>, <UNK>, expected <NULL>",
+    ),
+    "a word twice": (
+        lambda f: rewrite_vocabulary(f, lambda words: [*words[:-1], words[-2]]),
+        VOCABULARY_FILE,
+        "mirror",
+    ),
+    "ids that are no whole numbers": (
+        lambda f: rewrite_vocabulary(f, list, float),
+        VOCABULARY_FILE,
+        "mirror",
     ),
     "floating-point ids": (
         lambda f: rewrite(f / CAPTIONS_FILE, "train_captions", lambda v: v + 0.5),
@@ -412,6 +548,53 @@ def test_what_is_wrong_with_a_folder_is_named(refuses, tmp_path, damage, name, w
     damage(folder)
     refuses("training.py", "--model", "rnn", "--data", folder, says=(name, words))
     assert not (tmp_path / "runs").exists(), "something was written"
+
+
+def test_a_published_archive_may_have_a_few_captions_that_were_cut(tmp_path):
+    """They fill their row; in what this project writes every caption has its <END>."""
+    folder = make_published(tmp_path / "coco")
+
+    def cut(values):
+        values[[5, 9], 12:] = 6
+        return values
+
+    rewrite(folder / CAPTIONS_FILE, "train_captions", cut)
+    with pytest.warns(UserWarning, match="train_captions: 2 of 200 captions were cut") as caught:
+        assert len(load_coco_data(folder)["train_captions"]) == 200
+    assert len(caught) == 1
+    names = {f"{split}": f"{split}2014_vgg16_fc7_pca.h5" for split in ("train", "val")}
+    (folder / "dataset.json").write_text(json.dumps({"features": {"pooled": names}}))
+    with pytest.raises(ValueError, match="caption 5 has no <END>"):
+        load_coco_data(folder)
+
+
+def test_captions_without_words_are_counted(tmp_path):
+    folder = make_published(tmp_path / "coco")
+
+    def empty(values):
+        values[[1, 3, 8], 1:] = [2, *[0] * 15]
+        return values
+
+    rewrite(folder / CAPTIONS_FILE, "val_captions", empty)
+    with pytest.warns(UserWarning, match="val_captions: 3 of 50 captions hold no word"):
+        load_coco_data(folder)
+
+
+def test_a_path_may_hold_what_ends_a_line_elsewhere(tmp_path):
+    folder = make_published(tmp_path / "coco", images=(3, 10), captions=(20, 50))
+    (folder / "train2014_urls.txt").write_text(
+        "a\u2028b.jpg\r\nc\x85d.jpg\ne\x0cf.jpg\n", encoding="utf-8", newline=""
+    )
+    urls = load_coco_data(folder)["train_urls"]
+    assert urls.tolist() == ["a\u2028b.jpg", "c\x85d.jpg", "e\x0cf.jpg"]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_captions_is_not_written(tmp_path, split):
+    captions = {"train": [(0, ["a"])], "val": [(0, ["a"])]} | {split: []}
+    with pytest.raises(ValueError, match=f"the {split} split has no captions"):
+        save_coco_data(tmp_path / "data", captions, [], {}, {}, {}, ".", {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_folder(refuses, tmp_path):

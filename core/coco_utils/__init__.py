@@ -1,6 +1,12 @@
 """The coco_captioning data layout: its folder, its words, batches of it, tables of features."""
 
-from core.coco_utils.batches import minibatches, sample_coco_minibatch, take_samples
+from core.coco_utils.batches import (
+    minibatches,
+    sample_coco_minibatch,
+    share_of_unknown,
+    take_samples,
+    without_long_captions,
+)
 from core.coco_utils.folder import (
     CAPTIONS_FILE,
     DATASET_FILE,
@@ -44,6 +50,8 @@ __all__ = [
     "plain_words",
     "sample_coco_minibatch",
     "save_coco_data",
+    "share_of_unknown",
     "take_samples",
+    "without_long_captions",
     "write_features",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -121,3 +122,43 @@ def take_samples(data: Mapping, count: int, rng: np.random.Generator) -> dict:
     taken["train_captions"] = data["train_captions"][rows]
     taken["train_image_idxs"] = data["train_image_idxs"][rows]
     return taken
+
+
+def without_long_captions(data: Mapping, most: int) -> dict:
+    """A copy of the data without training and validation captions of more than ``most`` words.
+
+    A long caption is left out whole: cut short, it would teach to stop in mid-sentence, or never
+    to stop. A warning counts the captions, and the images that have no other.
+
+    Raises ValueError when no caption of a split is left.
+    """
+    kept, null = dict(data), data["word_to_idx"]["<NULL>"]
+    for split in [split for split in ("train", "val") if f"{split}_captions" in data]:
+        captions, image_idxs = data[f"{split}_captions"], data[f"{split}_image_idxs"]
+        lengths = np.count_nonzero(captions != null, axis=1) - 2  # <START>, <END>
+        short = lengths <= most
+        if short.all():
+            continue
+        if not short.any():
+            raise ValueError(
+                f"--max_words {most}: leaves no caption of {split}, whose shortest has "
+                f"{lengths.min():,} words; give a larger number"
+            )
+        lost = np.setdiff1d(image_idxs, image_idxs[short])
+        warnings.warn(
+            f"{data['source']['folder']}: {np.count_nonzero(~short):,} of {len(short):,} {split} "
+            f"captions have more than {most:,} words, the longest {lengths.max():,}, and are left "
+            f"out, {len(lost):,} images with them; --max_words N sets another limit",
+            stacklevel=2,
+        )
+        kept[f"{split}_captions"] = captions[short, : most + 2]
+        kept[f"{split}_image_idxs"] = image_idxs[short]
+    return kept
+
+
+def share_of_unknown(data: Mapping, split: str) -> float:
+    """Which part of the words of a split's captions is <UNK>; 1 when there are no words."""
+    ids = data["word_to_idx"]
+    words = data[f"{split}_captions"]
+    words = words[~np.isin(words, [ids[name] for name in ("<NULL>", "<START>", "<END>")])]
+    return float(np.mean(words == ids["<UNK>"])) if words.size else 1.0

@@ -16,6 +16,7 @@ preprocessing, PCA) and the folder of the pictures.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,6 +36,8 @@ CAPTIONS_FILE = "coco2014_captions.h5"
 VOCABULARY_FILE = "coco2014_vocab.json"
 DATASET_FILE = "dataset.json"
 _CHECKED_WHOLE, _CHECKED_AT_ONCE = 2**30, 2**24  # bytes of features
+_NULL, _START, _END = range(3)
+_MOST_CUT = 0.05  # share of captions without <END> that a published archive may have
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "coco_captioning"
 
 
@@ -53,6 +56,9 @@ def load_coco_data(
     """Loads a data folder, and checks it: nothing wrong in it surfaces in mid-training.
 
     Of features of more than a gibibyte only rows that are evenly spaced over the file are checked.
+    Every caption must be <START>, words, <END>, then <NULL>. Captions without words, and in an
+    archive that this project did not write a few that fill their row and so have no <END>, are
+    counted in a warning.
 
     Inputs:
     - base_dir: the folder
@@ -73,9 +79,9 @@ def load_coco_data(
     ``image_root`` below which the pictures lie (or None), the specification of the ``extractor``
     that made the features (or None), and its ``arrays``.
 
-    Raises FileNotFoundError for a missing folder or file, ValueError for a torn file, features with
-    NaN or infinity, word ids outside the vocabulary and image indices out of range; each names the
-    file.
+    Raises FileNotFoundError for a missing folder or file, ValueError for a torn file, a split
+    without captions, captions in another form, features with NaN or infinity, word ids outside the
+    vocabulary and image indices out of range; each names the file, and the first such row.
     """
     folder = Path(base_dir)
     info = _read_info(folder, pca_features)
@@ -84,11 +90,12 @@ def load_coco_data(
             f"{folder}: has no {features} features, only {', '.join(info['features'])}"
         )
     data: dict = _read_vocabulary(folder / VOCABULARY_FILE)
-    data.update(_read_captions(folder / CAPTIONS_FILE, len(data["idx_to_word"])))
+    published = not (folder / DATASET_FILE).exists()
+    data.update(_read_captions(folder / CAPTIONS_FILE, data["idx_to_word"], published))
     for split in [split for split in SPLITS if f"{split}_captions" in data]:
         if features is None:
             urls = data[f"{split}_urls"] = _read_urls(folder / f"{split}2014_urls.txt")
-            _check_image_idxs(folder / f"{split}2014_urls.txt", data[f"{split}_image_idxs"], urls)
+            _check_image_idxs(folder / f"{split}2014_urls.txt", data, split, urls)
             continue
         name = info["features"][features].get(split)
         if name is None:
@@ -96,7 +103,7 @@ def load_coco_data(
                 f"{folder / DATASET_FILE}: names no {features} features of {split}; {_HOW_TO_MEND}"
             )
         table = open_features(folder / name)
-        _check_image_idxs(folder / name, data[f"{split}_image_idxs"], table)
+        _check_image_idxs(folder / name, data, split, table)
         _check_features(folder / name, table)
         expected = data.get("train_features", table).shape[1:]
         if table.shape[1:] != expected:
@@ -145,7 +152,10 @@ def feature_kinds(base_dir: str | Path) -> list[str]:
 
 def _read_info(folder: Path, pca_features: bool) -> dict:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such data folder; {_HOW_TO_MEND}")
+        raise FileNotFoundError(
+            f"{folder}: no such data folder; give --data the place where it is now, or "
+            f"{_HOW_TO_MEND}"
+        )
     path = folder / DATASET_FILE
     if path.exists():
         info = read_json(path)
@@ -174,20 +184,24 @@ def _read_vocabulary(path: Path) -> dict:
     vocabulary = read_json(path)
     try:
         words, ids = vocabulary["idx_to_word"], vocabulary["word_to_idx"]
-        consistent = len(words) == len(ids) and all(ids[w] == i for i, w in enumerate(words))
+        consistent = len(words) == len(ids) and all(
+            type(ids[word]) is int and ids[word] == i for i, word in enumerate(words)
+        )
     except (TypeError, KeyError):
         consistent = False
     if not consistent:
         raise ValueError(
             f"{path}: idx_to_word and word_to_idx do not mirror each other; {_HOW_TO_MEND}"
         )
-    missing = [word for word in SPECIAL_WORDS[:3] if word not in ids]
-    if missing:
-        raise ValueError(f"{path}: has no {', '.join(missing)}; {_HOW_TO_MEND}")
+    if tuple(words[: len(SPECIAL_WORDS)]) != SPECIAL_WORDS:
+        raise ValueError(
+            f"{path}: its first words are {', '.join(words[: len(SPECIAL_WORDS)])}, expected "
+            f"{', '.join(SPECIAL_WORDS)}; {_HOW_TO_MEND}"
+        )
     return {"idx_to_word": words, "word_to_idx": ids}
 
 
-def _read_captions(path: Path, vocabulary_size: int) -> dict[str, Array]:
+def _read_captions(path: Path, words: Sequence[str], published: bool) -> dict[str, Array]:
     arrays = {}
     with open_h5(path) as file:
         for split in SPLITS:
@@ -199,39 +213,81 @@ def _read_captions(path: Path, vocabulary_size: int) -> dict[str, Array]:
                 raise ValueError(f"{path}: has no {' or no '.join(set(names) - set(present))}")
             captions, idxs = (np.asarray(file[name]) for name in names)
             fit = captions.ndim == 2 and idxs.shape == captions.shape[:1]
-            if not fit or len(captions) < 1 or captions.shape[1] < 2:
+            if not fit or captions.shape[1] < 2:
                 raise ValueError(
                     f"{path}: {names[0]} {captions.shape} and {names[1]} {idxs.shape} do not fit; "
-                    "expected (M, T) and (M,) with at least one caption of two words"
+                    "expected (M, T) and (M,), T at least 2"
+                )
+            if len(captions) == 0:
+                raise ValueError(
+                    f"{path}: {names[0]} holds no captions; {_HOW_TO_MEND}, with captions of "
+                    f"{split} or without that split"
                 )
             for name, values in zip(names, (captions, idxs), strict=True):
                 if not np.issubdtype(values.dtype, np.integer):
                     raise ValueError(f"{path}: {name} holds {values.dtype}, expected integers")
-            wrong = _outside(captions, vocabulary_size)
-            if wrong is not None:
-                raise ValueError(
-                    f"{path}: {names[0]} holds word id {wrong}, but the vocabulary has "
-                    f"{vocabulary_size} words; do the captions and {VOCABULARY_FILE} "
-                    "belong together?"
-                )
+            _check_captions(f"{path}: {names[0]}", captions, words, published)
             arrays[names[0]], arrays[names[1]] = captions, idxs
     return arrays
 
 
-def _outside(indices: Array, size: int) -> int | None:
-    """An index that is not in 0 .. size-1, or None when all are."""
-    lowest, highest = int(indices.min()), int(indices.max())
-    if lowest < 0:
-        return lowest
-    return highest if highest >= size else None
-
-
-def _check_image_idxs(path: Path, image_idxs: Array, images: Array) -> None:
-    wrong = _outside(image_idxs, len(images))
+def _check_captions(name: str, captions: Array, words: Sequence[str], published: bool) -> None:
+    """Raises ValueError unless each of (M, T) ids reads <START>, words, <END>, then <NULL>."""
+    row, wrong = _outside(captions, len(words))
     if wrong is not None:
         raise ValueError(
-            f"{path}: has {len(images)} images, but {CAPTIONS_FILE} names image {wrong}; "
-            "do the two files belong together?"
+            f"{name}: caption {row} holds word id {wrong}, but the vocabulary has {len(words)} "
+            f"words; do the captions and {VOCABULARY_FILE} belong together?"
+        )
+    columns = np.arange(captions.shape[1])
+    is_end = captions == _END
+    ends = is_end.any(axis=1)
+    last = np.where(ends, is_end.argmax(axis=1), captions.shape[1])[:, None]
+    inside = (columns > 0) & (columns < last)
+    cut = ~ends & (captions != _NULL).all(axis=1)
+    if not published or cut.mean() > _MOST_CUT:
+        cut[:] = False  # none is let through
+    faults = {
+        "does not begin with <START>": captions[:, 0] != _START,
+        "has no <END>": ~ends & ~cut,
+        "goes on after its <END>": ((captions != _NULL) & (columns > last)).any(axis=1),
+        "has <START> or <NULL> between its words": (
+            inside & ((captions == _START) | (captions == _NULL))
+        ).any(axis=1),
+    }
+    for fault, rows in faults.items():
+        if rows.any():
+            row = int(rows.argmax())
+            raise ValueError(
+                f"{name}: caption {row} {fault} (the first of {rows.sum():,} in {len(rows):,}): "
+                f"found '{' '.join(words[i] for i in captions[row, :12])}', expected <START>, "
+                f"words, <END>, then <NULL>; {_HOW_TO_MEND}"
+            )
+    wordless = captions[:, 1] == _END
+    if wordless.all():
+        raise ValueError(f"{name}: no caption holds a word; {_HOW_TO_MEND}")
+    for rows, what in ((wordless, "hold no word"), (cut, "were cut: they have no <END>")):
+        if rows.any():
+            warnings.warn(
+                f"{name}: {rows.sum():,} of {len(rows):,} captions {what}; they are kept",
+                stacklevel=3,
+            )
+
+
+def _outside(indices: Array, size: int) -> tuple[int, int] | tuple[None, None]:
+    """The first row that holds an index outside 0 .. size-1, and that index; None, None: none."""
+    if indices.min() >= 0 and indices.max() < size:
+        return None, None
+    place = tuple(np.argwhere((indices < 0) | (indices >= size))[0].tolist())
+    return place[0], int(indices[place])
+
+
+def _check_image_idxs(path: Path, data: Mapping, split: str, images: Array) -> None:
+    row, wrong = _outside(data[f"{split}_image_idxs"], len(images))
+    if wrong is not None:
+        raise ValueError(
+            f"{path}: has {len(images)} images, but caption {row} of {split} in {CAPTIONS_FILE} is "
+            f"of image {wrong}; do the two files belong together?"
         )
 
 
@@ -250,7 +306,8 @@ def _check_features(path: Path, features: Array) -> None:
 
 def _read_urls(path: Path) -> Array:
     _require(path)
-    return np.array([line.strip() for line in read_text(path).splitlines() if line.strip()])
+    # A path may hold what ``splitlines`` takes for the end of a line.
+    return np.array([line.strip() for line in read_text(path).split("\n") if line.strip()])
 
 
 def _read_arrays(path: Path) -> dict[str, Array]:
@@ -297,8 +354,14 @@ def save_coco_data(
     - extra: further JSON files by name
     - pictures: to store as PNG files, (h, w, 3) uint8 arrays by path below ``folder``
 
-    Raises FileExistsError when the folder is taken.
+    Raises FileExistsError when the folder is taken, ValueError for a split without captions.
     """
+    for split, pairs in captions.items():
+        if not pairs:
+            raise ValueError(
+                f"{folder}: not written, for the {split} split has no captions; give it captions "
+                "with words, or leave its images out"
+            )
     word_to_idx = {word: i for i, word in enumerate(idx_to_word)}
     length = 2 + max(len(words) for split in captions.values() for _, words in split)
     with atomic_folder(folder) as temporary:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from core.runs.settings import MODEL_OPTIONS, optim_config
+from core.runs.settings import MODEL_OPTIONS, TRAINED_ON, optim_config
 from core.support.choices import SELECT
 
 
@@ -20,7 +20,10 @@ def model_config(settings: dict, data: dict) -> dict:
     config["input_dim"] = data["train_features"].shape[-1]
     if settings["model"] == "transformer":
         config["norm_first"] = not config.pop("post_norm")
-        config["max_length"] = max(50, data["train_captions"].shape[1])
+        captions = [
+            data[f"{split}_captions"] for split in TRAINED_ON if f"{split}_captions" in data
+        ]
+        config["max_length"] = max(50, *(each.shape[1] for each in captions))
     return config
 
 

@@ -6,11 +6,15 @@ once.
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from core.runs.settings import DEFAULTS, find_checkpoint
+from core.runs.settings import DEFAULTS, MIN_COUNT, TRAINED_ON, find_checkpoint
+
+_MUCH_UNKNOWN = 0.2  # share of <UNK> above which there is a warning
 
 
 def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
@@ -20,24 +24,68 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
     encoder it gets the grid of that, looked at once and kept; while the encoder learns, pictures.
 
     Inputs:
-    - settings: of the run
+    - settings: of the run; the defaults stand in for what they do not say
     - extractor: what looks at pictures, when the settings name an encoder
-    - training: whether all of the data are wanted, or some images of one split
+    - training: whether all of the data are wanted, and captions of more than ``max_words`` words
+      left out, or some images of one split, with all that is said of them
 
     Captions of pictures that cannot be read are left out, and a warning says so. Of those that are
     looked at only when they are asked for it is not known: see ``with_readable``.
 
-    Raises as ``core.coco_utils.load_coco_data`` does, and ValueError when too many pictures cannot
-    be read.
+    Raises as ``core.coco_utils.load_coco_data`` does, ValueError when too many pictures cannot be
+    read, and for training when a split has no captions or the training captions no word but <UNK>.
     """
+    settings = DEFAULTS | settings
     folder = _folder_of(settings["data"])
     if extractor is None:
         data = _with_features(settings, folder)
+        if training:
+            data = _fit_to_train_on(data, settings["max_words"])
     else:
         data = _with_pictures(settings, folder, extractor, training)
     if settings["num_samples"] is not None:
         data = _samples(settings, data, extractor, training)
+        if training:
+            _refuse_without_words(data)
     return data
+
+
+def _fit_to_train_on(data: dict, max_words: int) -> dict:
+    """The data without captions that are too long; what is wrong with the others is said."""
+    from core.coco_utils import SPLITS, share_of_unknown, without_long_captions
+
+    folder = data["source"]["folder"]
+    splits = [split for split in SPLITS if f"{split}_captions" in data]
+    for split in splits:
+        if len(data[f"{split}_captions"]) == 0:
+            raise ValueError(
+                f"{folder}: the {split} split has no captions with words; give it some, or leave "
+                "its images out"
+            )
+    if max_words:
+        data = without_long_captions(data, max_words)
+    _refuse_without_words(data)
+    for split in splits:
+        if (share := share_of_unknown(data, split)) > _MUCH_UNKNOWN:
+            warnings.warn(
+                f"{folder}: {share:.0%} of the words of the {split} captions are <UNK>, which the "
+                "vocabulary does not have; with a smaller --min_count it has more of the training "
+                "captions' words",
+                stacklevel=2,
+            )
+            break  # the others are like it
+    return data
+
+
+def _refuse_without_words(data: dict) -> None:
+    from core.coco_utils import share_of_unknown
+
+    if share_of_unknown(data, "train") == 1:
+        raise ValueError(
+            f"{data['source']['folder']}: its training captions hold no word but <UNK>; make the "
+            "vocabulary with a smaller --min_count (1 keeps every word), of captions whose words "
+            "have blanks between them"
+        )
 
 
 def _folder_of(name: str) -> Path:
@@ -79,7 +127,15 @@ def _with_pictures(settings: dict, folder: Path, extractor, training: bool) -> d
     from core.photos import holds_photos
 
     raw = holds_photos(folder)
-    data = load_photo_data(folder) if raw else load_coco_data(folder, features=None)
+    if training and not raw and settings["min_count"] is not None:
+        raise ValueError(
+            f"--min_count: {folder} has its vocabulary already; leave the option out, or prepare "
+            "the photos again with it"
+        )
+    min_count = settings["min_count"] or MIN_COUNT
+    data = load_photo_data(folder, min_count) if raw else load_coco_data(folder, features=None)
+    if training:
+        data = _fit_to_train_on(data, settings["max_words"])
     learns, few = settings["finetune_encoder"] > 0, settings["num_samples"] is not None
     paths = {split: picture_places(data, split) for split in SPLITS if f"{split}_captions" in data}
     unreadable = {}
@@ -315,11 +371,87 @@ def same_extractor(checkpoint, extractor: dict | None, arrays: Mapping) -> bool:
         for each in (checkpoint.extractor, extractor)
     )
     known = checkpoint.extractor_arrays
-    return (
-        ours == theirs
-        and known.keys() == arrays.keys()
-        and all(np.array_equal(array, arrays[name]) for name, array in known.items())
-    )
+
+    def same(name: str) -> bool:  # but for rounding, as of a machine that fitted them anew
+        one, other = known[name], arrays[name]
+        return one.shape == other.shape and np.allclose(
+            one, other, rtol=1e-3, atol=1e-4 * np.abs(one).max()
+        )
+
+    return ours == theirs and known.keys() == arrays.keys() and all(map(same, known))
+
+
+def fingerprint(data: dict, init: str | None = None) -> dict:
+    """What tells the data that a run is trained on from others, wherever they lie; as JSON.
+
+    Of the captions and the images that they describe a hash; of the features the shape, and some
+    numbers of 16 images, for those that another machine computes differ by rounding; a hash of the
+    run ``init``, too.
+    """
+    import numpy as np
+
+    known: dict = {}
+    for split in [split for split in TRAINED_ON if f"{split}_captions" in data]:
+        captions, table = data[f"{split}_captions"], data[f"{split}_features"]
+        used = captions[:, (captions != data["word_to_idx"]["<NULL>"]).any(axis=0)]
+        digest = hashlib.sha256()
+        for array in (used, data[f"{split}_image_idxs"]):
+            digest.update(np.ascontiguousarray(array, dtype=np.int32))
+        # Of captions that are read anyway (``CaptioningSolver.evaluate``): looking costs time.
+        count = min(len(captions), len(data["train_captions"]))
+        chosen = np.linspace(0, count - 1, 16).astype(int) * len(captions) // count
+        rows = np.unique(data[f"{split}_image_idxs"][chosen])
+        seen = table[rows]
+        # while the encoder learns, the table is of pictures
+        seen = np.asarray(getattr(seen, "images", seen), np.float32).reshape(len(rows), -1)
+        seen = seen[:, np.linspace(0, seen.shape[1] - 1, 16).astype(int)]
+        known[split] = {
+            "captions": digest.hexdigest(),
+            "shape": list(table.shape),
+            "features": [[float(f"{value:.5g}") for value in row] for row in seen.tolist()],
+        }
+    return known if init is None else known | {"init": _digest_of(init)}
+
+
+def _digest_of(run: str) -> str:
+    return hashlib.sha256(find_checkpoint(None, run).read_bytes()).hexdigest()
+
+
+def check_same_contents(last, settings: dict, data: dict) -> bool:
+    """Whether data could be compared with a run's, which one of an early version did not note.
+
+    Inputs:
+    - last: the run's last.npz
+    - settings, data: with which it is resumed
+
+    Raises ValueError when the run is trained on others, or started from another --init.
+    """
+    import numpy as np
+
+    def same(ours: dict, theirs: dict, name: str) -> bool:
+        if name == "captions" or ours.get("shape") != theirs.get("shape"):
+            return ours.get(name) == theirs.get(name)
+        now, then = ours.get(name, 0), theirs.get(name, 0)
+        return np.allclose(now, then, rtol=0.01, atol=0.01 * np.std(then))
+
+    if settings["init"] != last.settings.get("init") and (
+        settings["init"] is None or _digest_of(settings["init"]) != last.data.get("init")
+    ):
+        raise ValueError(
+            f"--init {settings['init']}: is not what the run started from; leave the option out, "
+            "or start another run with another --out"
+        )
+    found = fingerprint(data)
+    for split in TRAINED_ON if last.data else ():
+        ours, theirs = found.get(split, {}), last.data.get(split, {})
+        others = [name for name in ("captions", "features") if not same(ours, theirs, name)]
+        if others:
+            raise ValueError(
+                f"{data['source']['folder']}: its {split} {' and '.join(others)} are not those of "
+                "the run; give --data the data that it is trained on, or start another run with "
+                "another --out"
+            )
+    return bool(last.data)
 
 
 def check_same_data(checkpoint, data: dict) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from core.captioning_solver import CaptioningSolver
 from core.checkpoint import Checkpoint, save_checkpoint
+from core.runs.lock import Lock
 from core.support.files import write_text
 
 _SECONDS_BETWEEN_PICTURES = 60
@@ -24,13 +25,15 @@ class Saving:
     Inputs:
     - folder: of the run
     - checkpoint: what the checkpoints say besides the training (model, vocabulary, extractor, ...)
+    - lock: of the folder, checked before anything is written there; None where nobody else writes
     """
 
-    def __init__(self, folder: str | Path, checkpoint: Checkpoint):
-        self.folder, self.checkpoint = Path(folder), checkpoint
+    def __init__(self, folder: str | Path, checkpoint: Checkpoint, lock: Lock | None = None):
+        self.folder, self.checkpoint, self.lock = Path(folder), checkpoint, lock
         self.drawn = time.monotonic()
 
     def __call__(self, solver: CaptioningSolver) -> None:
+        self._check_lock()
         params = solver.model.params
         if solver.best_epoch == solver.epoch:
             best = replace(self.checkpoint, params=params, training={"epoch": solver.epoch})
@@ -56,9 +59,14 @@ class Saving:
 
     def draw(self, history: Sequence[Mapping]) -> None:
         """loss.png."""
+        self._check_lock()
         from core.show.plots import plot_losses
 
         plot_losses(history, self.folder / "loss.png")
+
+    def _check_lock(self) -> None:
+        if self.lock:
+            self.lock.check()
 
 
 def restore(solver: CaptioningSolver, checkpoint: Checkpoint) -> None:

@@ -6,16 +6,21 @@ answers at once.
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
 from pathlib import Path
 
+from core.runs.lock import LOCK_FILE, Lock, is_torn
 from core.support.choices import MODEL_NAMES
 
-# Settings that a resumed run may change; what else it was started with stays.
-_MAY_CHANGE = {"num_epochs", "patience", "engine", "device", "precision", "weights", "workers"}
+# Settings that a resumed run may change; what else it was started with stays. Where files lie is
+# no setting: ``core.runs.data`` compares what they hold.
+_MAY_CHANGE = {"num_epochs", "patience", "engine", "device", "precision", "workers"}
+_MAY_CHANGE |= {"data", "init", "weights"}
+MIN_COUNT = 5  # of a photo folder's vocabulary
+TRAINED_ON = ("train", "val")  # the splits that a run reads
 DEFAULTS = {
     "data": "shapes",
     "num_samples": None,
+    "max_words": 100,
     "num_epochs": 10,
     "batch_size": 64,
     "update_rule": "adam",
@@ -52,6 +57,7 @@ DEFAULTS = {
     "workers": 0,
     "init": None,
     "encoder": None,
+    "min_count": None,
     "weights": None,
     "grid": None,
     "finetune_encoder": 0,
@@ -61,6 +67,8 @@ DEFAULTS = {
 }
 # With num_samples: nothing that keeps a model from learning by heart.
 OVERFIT_DEFAULTS = {"num_epochs": 120, "batch_size": 25, "lr_decay": 0.98, "dropout": 0.0}
+# What runs of earlier versions did, which do not say so.
+_BEFORE = {"max_words": 0, "min_count": None}
 # What suits one model better than DEFAULTS.
 MODEL_DEFAULTS = {
     "transformer": {"learning_rate": 1e-3, "dropout": 0.1, "num_epochs": 12},
@@ -119,6 +127,7 @@ def resolve_settings(options: dict, folder: Path, resume: bool) -> dict:
     settings = read_json(path)
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: does not hold the settings of a run; start another run")
+    settings = _BEFORE | settings
     if others := sorted(settings.keys() ^ {"model", *DEFAULTS}):
         raise ValueError(
             f"{path}: does not hold the settings of a run of this version, found more or less: "
@@ -151,6 +160,11 @@ def _check_encoder_options(options: dict, settings: dict) -> None:
         raise ValueError(
             f"--encoder: gives a grid of locations, which {settings['model']} does not read; "
             f"use --model {' or '.join(_MODELS_WITH_ENCODER)}, or prepare a data folder"
+        )
+    if "min_count" in options and settings["encoder"] is None:
+        raise ValueError(
+            "--min_count: makes the vocabulary of a photo folder, which --encoder reads; leave it "
+            "out, or prepare the photos again with it"
         )
     for name in ("encoder_learning_rate", "crop"):
         if name in options and not settings["finetune_encoder"]:
@@ -219,17 +233,24 @@ def check_same_settings(checkpoint, settings: dict, folder: Path) -> None:
 
 
 def check_run_folder(folder: Path) -> None:
-    """Raises ValueError for a file, and for a folder that holds something that is no run."""
+    """Raises ValueError for a file, and for a folder that holds something that is no run.
+
+    What a killed process left is no such thing.
+    """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: is a file, expected a folder for the run")
     if not folder.is_dir() or (folder / "config.json").is_file():
         return
-    if any(not fnmatch(path.name, ".*.part.*") for path in folder.iterdir()):  # torn files apart
+    if any(path.name != LOCK_FILE and not is_torn(path) for path in folder.iterdir()):
         raise ValueError(f"--out {folder}: holds files that are no run; choose another folder")
 
 
-def make_room(folder: Path) -> Path | None:
+def make_room(folder: Path, lock: Lock) -> Path | None:
     """Makes an empty run folder. A run that is there already is moved aside, never overwritten.
+
+    Inputs:
+    - folder: of the run
+    - lock: of that folder, which stays there
 
     Returns where the earlier run is now, or None when there was none.
     """
@@ -239,7 +260,8 @@ def make_room(folder: Path) -> Path | None:
         while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
             number += 1
         folder.rename(aside)
-    folder.mkdir(parents=True, exist_ok=True)
+        (aside / LOCK_FILE).unlink()
+        lock.take()
     return aside
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; moves it there when the block ends well.
 
-    The temporary name keeps the suffix, which some writers read the format from. It is the same
-    every time, so that what a killed process left is overwritten by the next.
+    The temporary name keeps the suffix, which some writers read the format from, and has the number
+    of the process, so that two never write into one file.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
