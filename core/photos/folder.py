@@ -42,12 +42,14 @@ class PhotoFolder:
     - splits: split -> paths, in the order of the list; none is empty
     - image_folder: the folder that holds all the photos, in folders of its own if there are several
     - account: lines that say what was read, what was left out, and why
+    - drawn: the splits are random, from a seed
     """
 
     captions: dict[str, list[str]]
     splits: dict[str, list[str]]
     image_folder: Path
     account: list[str] = field(default_factory=list)
+    drawn: bool = False
 
 
 def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
@@ -88,7 +90,8 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
     places = _find_photos(root, files, wanted if splits else list(captions), account)
     if not splits:
         splits = _splits_by_folder(places, account)
-    if not splits:
+    drawn = not splits
+    if drawn:
         splits = _random_splits(root, sorted(places), seed, account)
     kept = {s: [places[n] for n in splits[s] if n in places] for s in SPLITS if s in splits}
     for split, names in kept.items():
@@ -106,6 +109,7 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
         {split: [place[start:] for place in names] for split, names in kept.items()},
         folder,
         account,
+        drawn,
     )
 
 
