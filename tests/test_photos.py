@@ -197,6 +197,7 @@ OPEN_QUOTES = (
     'a.jpg,"A dog\nb.jpg,a tv of 12"\n',
     'a.jpg,"A dog\nb.jpg,"A cat"\n',
     'a.jpg,A dog\nb.jpg,"A cat',
+    'a,"A dog\na,a tv of 12"\n',
 )
 
 

@@ -253,11 +253,7 @@ def _csv(lines: list[str], delimiter: str, strict: bool = False):
 
 def _layout(lines: list[str]) -> _Layout | None:
     """Of the first lines of a table: by its header, else by what its cells hold."""
-    tables = {}
-    for delimiter in _TABLES:
-        tables[delimiter] = [
-            row for row in _csv(lines, delimiter) if any(cell.strip() for cell in row)
-        ]
+    tables = {d: [row for row in _csv(lines, d) if "".join(row).strip()] for d in _TABLES}
     for find in (_by_header, _by_content):
         for delimiter, rows in tables.items():
             if rows and len(rows[0]) > 1 and (layout := find(delimiter, rows)):
@@ -376,8 +372,9 @@ def _closed(lines: list[str], layout: _Layout) -> bool:
         next(_csv(lines, layout.delimiter, strict=True))
     except csv.Error as error:
         return len(lines) == 1 and "unexpected end" not in str(error)
-    cells = [line.split(layout.delimiter)[layout.name :] for line in lines[1:]]
-    return not any(each and PICTURE.search(each[0].strip()) for each in cells)
+    cells = [line.split(layout.delimiter)[layout.name :] for line in lines]
+    name, *others = ["".join(each[:1]).strip() for each in cells]
+    return not any(other == name or PICTURE.search(other) for other in others)
 
 
 def _several(cell: str) -> list[str]:
