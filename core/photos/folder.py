@@ -59,9 +59,9 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
     - root: the folder
     - seed: of the random split, where neither the captions nor lists tell the splits
 
-    Raises FileNotFoundError when the folder, its captions or more than 1 % of its photos are not
-    there, and ValueError for a file in another form and for what contradicts itself: a photo in two
-    splits, different photos of one name, a list that matches less than half. Each names the file.
+    Raises FileNotFoundError when the folder, its captions or more than 1 % of its photos (one photo
+    apart) are not there, and ValueError for a file in another form and what contradicts itself: a
+    photo in two splits, different photos of one name, a list that matches less than half.
     """
     root = Path(root)
     if not root.is_dir():
@@ -404,7 +404,7 @@ def _find_photos(
         if not f"/{place}".endswith(f"/{name}"):
             otherwise.append(f"{name} is {place}")
         places[name] = place
-    if len(missing) > _MOST_MISSING * len(names):
+    if len(missing) > max(1, _MOST_MISSING * len(names)) or not places:
         raise FileNotFoundError(
             f"{root}: {len(missing):,} of {counted(len(names), 'photo')} are not below it, "
             f"{missing[0]} the first; is the copy complete?"
