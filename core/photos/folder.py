@@ -31,7 +31,6 @@ from core.photos.forms import (
 
 _CAPTION_SUFFIXES = {".txt", ".csv", ".tsv", ".token", ".json", ".jsonl"}
 _LIST_SUFFIXES = {".txt", ".csv", ".tsv", ".lst", ".list"}
-_MOST_MISSING = 0.01
 
 
 @dataclass
@@ -59,9 +58,12 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
     - root: the folder
     - seed: of the random split, where neither the captions nor lists tell the splits
 
-    Raises FileNotFoundError when the folder, its captions or more than 1 % of its photos (one photo
-    apart) are not there, and ValueError for a file in another form and what contradicts itself: a
-    photo in two splits, different photos of one name, a list that matches less than half.
+    A photo that is not there keeps the name that the captions give it: what looks at the photos
+    treats it as one that cannot be read.
+
+    Raises FileNotFoundError when the folder, its captions or all of its photos are not there, and
+    ValueError for a file in another form and what contradicts itself: a photo in two splits,
+    different photos of one name, a list that matches less than half. Each names the file.
     """
     root = Path(root)
     if not root.is_dir():
@@ -86,31 +88,26 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
         account.append(f"{counted(outside, 'captioned photo')} in no split left out")
 
     captions = _with_words(root, captions, account)
-    wanted = [name for names in splits.values() for name in names if name in captions]
-    places = _find_photos(root, files, wanted if splits else list(captions), account)
-    if not splits:
-        splits = _splits_by_folder(places, account)
+    names = [name for several in splits.values() for name in several if name in captions]
+    places = _find_photos(root, files, names if splits else list(captions), account)
+    splits = splits or _splits_by_folder(places, account)
     drawn = not splits
     if drawn:
-        splits = _random_splits(root, sorted(places), seed, account)
-    kept = {s: [places[n] for n in splits[s] if n in places] for s in SPLITS if s in splits}
-    for split, names in kept.items():
-        if not names:
+        splits = _random_splits(root, sorted(captions), seed, account)
+    folder = Path(os.path.commonpath([root / Path(place).parent for place in places.values()]))
+    start = len(folder.relative_to(root).as_posix()) + 1 if folder != root else 0
+    path = {name: places[name][start:] if name in places else name for name in captions}
+    kept = {s: [path[n] for n in splits[s] if n in captions] for s in SPLITS if s in splits}
+    for split, paths in kept.items():
+        if not paths:
             raise ValueError(
-                f"{root}: the split {split} is empty: none of its {len(splits[split]):,} photos is "
-                "there with a caption that holds a word; mend the captions or leave the split out"
+                f"{root}: the split {split} is empty: none of its {len(splits[split]):,} photos "
+                "has a caption that holds a word; mend the captions or leave the split out"
             )
     if "train" not in kept:
         raise ValueError(f"{root}: has no training image; its splits are {', '.join(kept)}")
-    folder = Path(os.path.commonpath([root / Path(place).parent for place in places.values()]))
-    start = len(folder.relative_to(root).as_posix()) + 1 if folder != root else 0
-    return PhotoFolder(
-        {place[start:]: captions[name] for name, place in places.items()},
-        {split: [place[start:] for place in names] for split, names in kept.items()},
-        folder,
-        account,
-        drawn,
-    )
+    captions = {path[name]: texts for name, texts in captions.items()}
+    return PhotoFolder(captions, kept, folder, account, drawn)
 
 
 def holds_photos(folder: str | Path) -> bool:
@@ -169,7 +166,7 @@ def _reason(root: Path, files: list[str]) -> str:
             read_caption_file(root / file)
         except ValueError as error:
             return f"that can be read; {error}"
-    return f"in its files, expected {FORMS}"
+    return f"in its files, expected a captions.txt or the like: {FORMS}"
 
 
 def _chosen(forms: dict[str, str], account: list[str]) -> dict[str, str | None]:
@@ -229,7 +226,7 @@ def _with_words(
         raise ValueError(f"{root}: none of its {left:,} captions holds a word; mend the captions")
     if left:
         lost = counted(len(worded) - len(kept), "photo")
-        account.append(f"{counted(left, 'caption')} without a word left out; {lost} with no other")
+        account.append(f"{counted(left, 'caption')} without a word left out, {lost} with no other")
     return kept
 
 
@@ -404,10 +401,10 @@ def _find_photos(
         if not f"/{place}".endswith(f"/{name}"):
             otherwise.append(f"{name} is {place}")
         places[name] = place
-    if len(missing) > max(1, _MOST_MISSING * len(names)) or not places:
+    if not places:
         raise FileNotFoundError(
-            f"{root}: {len(missing):,} of {counted(len(names), 'photo')} are not below it, "
-            f"{missing[0]} the first; is the copy complete?"
+            f"{root}: none of the {counted(len(names), 'photo')} that have captions is below it, "
+            f"{min(missing)} the first; is the copy complete?"
         )
     used = set(places.values())
     folders = Counter(posixpath.dirname(place) or "." for place in places.values()).most_common()
@@ -416,7 +413,7 @@ def _find_photos(
     account.append(f"photos: {', '.join(where)}{rest}")
     unused = sum(1 for file in files if PICTURE.search(file) and file not in used)
     for number, what in (
-        (len(missing), f"not found and left out ({', '.join(missing[:3])})"),
+        (len(missing), f"not found below --root ({', '.join(missing[:3])})"),
         (twice, "found in several folders with the same bytes"),
         (len(otherwise), f"under another name or folder than written ({', '.join(otherwise[:1])})"),
         (unused, "below --root in no split or without captions, left out"),

@@ -499,8 +499,10 @@ def _id(path: Path, where: str, value) -> str:
 def _read_rows(path: Path, notes: list[str]) -> Iterator[Row]:
     """A list of objects, or an object a line."""
     text = decoded(path)
-    if text.lstrip().startswith("["):
-        rows = list(_objects(path, _json(path, text), "list"))
+    first = _beginning(path)[0].strip()
+    if first[0] == "[" or first[-1] != "}":  # one value, over several lines
+        content = _json(path, text)
+        rows = list(_objects(path, content if isinstance(content, list) else [content], "list"))
     else:
         lines = enumerate(_lines(text), 1)
         rows = [(f"line {i}", _json(path, x, f"line {i}: ")) for i, x in lines if x.strip()]
