@@ -48,6 +48,7 @@ couldn't've won't shan't ain't let's who've rock'n'roll dunno 'em 'til li'l
 שָׁלוֹם כֶּלֶב
 un garçon près du café-bar, Việt İstanbul x́ a ba\u00adby\u00ads hat
 «le chien» ❤\ufe0f a 😀 dog 2\ufe0f\u20e3
+İstanbul'da Ankara'da un'altra dell'uomo s'il l'homme qu'on j'ai c'est gov't Xi'an's D'Angelo a'b
 """.split("\n")
 
 

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import math
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from make_golden_metrics import GOLDEN, coco_scores, coco_tokens, random_corpus
 
 from core import metrics
-from core.coco_utils import save_coco_data
+from core.coco_utils import plain_words, save_coco_data
 from core.metrics import (
     METRICS,
     CIDErD,
@@ -33,6 +34,7 @@ from core.metrics import (
     score,
     score_words,
 )
+from core.photos import read_photo_folder
 from core.support.files import read_json, write_json
 
 golden = read_json(GOLDEN)
@@ -49,6 +51,100 @@ with_coco_tools = pytest.mark.skipif(
 @pytest.mark.parametrize(("caption", "words"), golden["tokens"])
 def test_words_are_those_of_the_coco_tools(caption, words):
     assert ptb_tokenize(caption) == words
+
+
+# Whole for both; Stanford's tokenizer does not know the marks of the first three, nor the joiners.
+WORDS_OF_SCRIPTS = [
+    "\u0c95\u0ca8\u0ccd\u0ca8\u0ca1 \u0ca8\u0cbe\u0caf\u0cbf",  # Kannada
+    "\u1781\u17d2\u1798\u17c2\u179a \u1786\u17d2\u1780\u17c2",  # Khmer
+    "\u1019\u103c\u1014\u103a\u1019\u102c \u1001\u103d\u1031\u1038",  # Burmese
+    "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \u06a9\u062a\u200c\u0647\u0627",  # Persian
+    "\u0d9a\u0dca\u200d\u0dbb\u0dd3\u0da9\u0dcf \u0dc1\u0dca\u200d\u0dbb\u0dd3",  # Sinhala
+    "\u0928\u0947\u092a\u093e\u0932\u0940 \u0915\u0941\u0924\u094d\u0924\u093e",  # Nepali
+    "\u0c24\u0c46\u0c32\u0c41\u0c17\u0c41 \u0c15\u0c41\u0c15\u0c4d\u0c15",  # Telugu
+    "\u0e2a\u0e38\u0e19\u0e31\u0e02 \u0e27\u0e34\u0e48\u0e07",  # Thai
+    "\u0f41\u0fb1\u0f72 \u0f63\u0f7a\u0f42\u0f66",  # Tibetan
+    "x\u0301 m\u0304\u0302 \u00aa\u0301 a\u00aa",  # no letter of their own in Unicode
+]
+
+
+@pytest.mark.parametrize("text", WORDS_OF_SCRIPTS)
+def test_combining_marks_and_joiners_belong_to_their_word(text):
+    assert plain_words(text) == ptb_tokenize(text) == text.split()
+    assert plain_words(f"\u201c{text}\u201d.") == text.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("isn\u2019t isn\u2018t isn\u02bct isn`t isn\u00b4t isn\u2032t isn\uff07t", ["isn't"] * 7),
+        ("l\u2019\u00e9t\u00e9 l'e\u0301te\u0301", ["l'\u00e9t\u00e9"] * 2),
+        ("Hawai\u02bbi Hawai'i", ["hawai'i"] * 2),
+        ("`quoted' \u2018t-shirt\u2019", ["quoted", "t", "shirt"]),
+        ("\u0130ki i\u0307ki I\u0307KI", ["i\u0307ki"] * 3),
+        (
+            "J\u030c \u01f0",
+            ["\u01f0"] * 2,
+        ),  # only the small letter is one character
+        ("ba\u00adby wo\u2060man \u200eman\u200f heart\ufe0f", ["baby", "woman", "man", "heart"]),
+        ("one\u200btwo a\u20dd 2\ufe0f\u20e3 dogs", ["one", "two", "a", "2", "dogs"]),
+        ("\u0301a (\u0301) _\u0301 b\u200c \u200dc", ["a", "b", "c"]),  # marks on nothing
+        ("t\u2011shirt", ["t", "shirt"]),
+        (
+            "\u5973\u5b69 \U00020bb7\u91ce\u5bb6 \U0001f469\u200d\U0001f467",
+            ["\u5973\u5b69", "\U00020bb7\u91ce\u5bb6"],
+        ),
+    ],
+)
+def test_words_have_one_spelling(text, words):
+    assert plain_words(text) == words
+
+
+def test_both_tokenizers_share_one_spelling():
+    assert ptb_tokenize("isn\u02bct man\u00b4s t\u2011shirt") == [
+        "is",
+        "n't",
+        "man",
+        "'s",
+        "t-shirt",
+    ]
+    assert ptb_tokenize("\u0130ki ba\u00adby \u2764\ufe0f") == ["i\u0307ki", "baby", "\u2764"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.text(
+        st.one_of(
+            st.characters(),
+            st.sampled_from("aE\u00aa'\u2019`-\u0301\u0307\u0915\u093e\u200c\u0130 "),
+        )
+    )
+)
+def test_spelling_does_not_depend_on_how_text_is_stored(text):
+    for tokenize in (plain_words, ptb_tokenize):
+        words = tokenize(text)
+        assert words == tokenize(unicodedata.normalize("NFD", text))
+        assert [unicodedata.normalize("NFC", word) for word in words] == words
+    words = plain_words(text)
+    assert plain_words(" ".join(words)) == words  # what a model says is taken apart again
+
+
+def test_decomposed_accents_score_as_composed_ones():
+    said = {
+        0: "Das Ma\u0308dchen la\u0308uft u\u0308ber die Stra\u00dfe",
+        1: "ein Vo\u0308gelchen hu\u0308pft dort",
+    }
+    wanted = {i: [unicodedata.normalize("NFC", text)] for i, text in said.items()}
+    scores = score(said, wanted)
+    assert [scores[name] for name in METRICS] == pytest.approx([100] * 5 + [1000])
+
+
+def test_four_hindi_words_are_one_run_of_four():
+    girl, boy = "\u0932\u0921\u093c\u0915\u0940", "\u0932\u0921\u093c\u0915\u093e"
+    rest = "\u092a\u093e\u0928\u0940 \u092e\u0947\u0902 \u0939\u0948"
+    scores = score({0: f"{girl} {rest}"}, {0: [f"{boy} {rest}"]})
+    assert scores["BLEU-1"] == pytest.approx(75)
+    assert scores["BLEU-4"] == pytest.approx(0, abs=0.1)
 
 
 def test_the_short_name_goes_on_working():
@@ -361,7 +457,7 @@ def test_references_of_a_data_folder(command, refuses, tmp_path):
     assert result["note"].startswith("16.7% of the words")
     assert result["controls"]["novel"] == 0.5
 
-    says = ("image 0 is val0.jpg", "data, train it is train0.jpg", "--split")
+    says = ("image val0.jpg has no references in data, train", "1 more", "--split val")
     refuses("core.metrics", *arguments, "--split", "train", says=says)
     refuses("core.metrics", *arguments, "--split", "test", says=("--split test", "no such split"))
 
@@ -371,7 +467,8 @@ def test_references_of_a_photo_folder_are_matched_by_file_name(command, refuses,
     root.mkdir()
     lines = [f"{i}.jpg,{text}" for i in REFERENCES for text in REFERENCES[i]]
     (root / "captions.txt").write_text("\n".join(["image,caption", *lines]))
-    (root / "0.jpg").touch()
+    for i in REFERENCES:
+        (root / f"{i}.jpg").touch()
     (root / "Flickr_8k.trainImages.txt").write_text("0.jpg\n1.jpg\n2.jpg")
     (root / "Flickr_8k.devImages.txt").write_text("3.jpg\n4.jpg\n5.jpg")
     rows = [
@@ -385,11 +482,343 @@ def test_references_of_a_photo_folder_are_matched_by_file_name(command, refuses,
     assert {name: result[name] for name in expected} == pytest.approx(expected)
     assert result["controls"]["novel"] == 1
 
-    says = ("3.jpg has no references in photos, train", "--split")
+    says = ("3.jpg has no references in photos, train", "2 more", "--split val")
     refuses("core.metrics", *arguments, "--split", "train", says=says)
     refuses("core.metrics", *arguments, "--split", "test", says=("--split test", "no such split"))
     write_json("said.json", [{"image_id": 0, "caption": "a"}])
-    refuses("core.metrics", *arguments, says=("said.json: image 0 has no file_name", "photos, val"))
+    refuses("core.metrics", *arguments, says=("said.json: image 0 has no file_name", "photos"))
+
+
+# ---------------------------------------------------------------------------------------------
+# Which image is which
+# ---------------------------------------------------------------------------------------------
+
+# Of the six, all but the first are in another place than the one that their name has.
+ORDER = [0, 2, 4, 1, 5, 3]
+
+
+def named(name="{}.jpg", order=ORDER) -> list[dict]:
+    """Candidates with file names, numbered by their places."""
+    return [
+        {"image_id": place, "file_name": name.format(NAMES[i]), "caption": SAID[i]}
+        for place, i in enumerate(order)
+    ]
+
+
+def coco(name="{}.jpg") -> dict:
+    """COCO's annotations of the six images, numbered from 0."""
+    rows = [{"id": i, "file_name": name.format(NAMES[i])} for i in REFERENCES]
+    annotations = [
+        {"id": 10 * i + k, "image_id": i, "caption": text}
+        for i in REFERENCES
+        for k, text in enumerate(REFERENCES[i])
+    ]
+    return {"images": rows, "annotations": annotations}
+
+
+NAMELESS = {"annotations": coco()["annotations"]}
+
+
+def karpathy(splits: dict[str, str]) -> dict:
+    """The six images in Karpathy's form; ``splits`` says which split each is in."""
+    return {
+        "dataset": "own",
+        "images": [
+            {
+                "filename": f"{name}.jpg",
+                "imgid": i,
+                "split": splits[name],
+                "sentences": [{"raw": text} for text in REFERENCES[i]],
+            }
+            for i, name in enumerate(NAMES)
+        ],
+    }
+
+
+def by_name(name="{}.jpg") -> dict:
+    return {name.format(NAMES[i]): REFERENCES[i] for i in REFERENCES}
+
+
+def scored(command, said, wanted, *options) -> dict:
+    write_json("said.json", said)
+    write_json("wanted.json", wanted)
+    arguments = "--candidates", "said.json", "--references", "wanted.json"
+    return run_json(command, *arguments, *options)
+
+
+OF_SIX = score(SAID, REFERENCES)["CIDEr-D"]
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (named(), coco()),
+        (named("deep/down/{}.jpg"), coco("down/{}.jpg")),
+        (named("C:\\photos\\{}.jpg"), coco("{}.JPG")),
+        (named("{}.jpg"), by_name()),
+        (named("Images/{}.jpg"), by_name("{}")),
+        (named("{}"), by_name("Images/{}.jpeg")),
+        (named(), {n: [{"caption": c} for c in of] for n, of in by_name("{}").items()}),
+        (named("e\u0301{}.jpg"), by_name("\u00e9{}.jpg")),
+        (named("v1.{}.x.jpg"), coco("v1.{}.x")),
+        ([{"image_id": r["file_name"], "caption": r["caption"]} for r in named()], by_name()),
+        (named(), karpathy(dict.fromkeys(NAMES, "test"))),
+    ],
+)
+def test_images_are_matched_by_file_name_wherever_both_sides_name_files(command, said, wanted):
+    result = scored(command, said, wanted)
+    assert result["CIDEr-D"] == pytest.approx(OF_SIX)
+    assert (result["images"], result["of"], result["matched by"]) == (6, 6, "file name")
+    assert "note" not in result
+
+
+@pytest.mark.parametrize("wanted", [coco(), by_name(), karpathy(dict.fromkeys(NAMES, "val"))])
+def test_a_subset_is_of_the_images_that_are_named(command, refuses, wanted):
+    said = named(order=[4, 2, 5])  # by number they would be 0, 1 and 2
+    right = score({i: SAID[i] for i in (4, 2, 5)}, {i: REFERENCES[i] for i in (4, 2, 5)})
+    result = scored(command, said, wanted, "--subset")
+    assert {name: result[name] for name in right} == pytest.approx(right)
+    assert (result["images"], result["of"]) == (3, 6)
+    says = ("no caption for 3 of the 6 images", "ant.jpg the first", "--subset")
+    refuses("core.metrics", "--candidates", "said.json", "--references", "wanted.json", says=says)
+
+
+def test_what_was_scored_is_said(command, files):
+    write_json("said.json", named(order=[4, 2, 5]))
+    write_json("wanted.json", coco())
+    arguments = "--candidates", "said.json", "--references", "wanted.json", "--subset"
+    code, out, _ = command("core.metrics", *arguments)
+    assert code == 0
+    assert "scored 3 of 6 images of wanted.json, matched by file name" in out
+
+
+def test_numbers_are_the_last_resort_and_it_is_said(command, files):
+    numbers = [{"image_id": i, "caption": SAID[i]} for i in SAID]
+    for said, wanted in [
+        (numbers, coco()),  # candidates that name no files
+        (named(order=range(6)), NAMELESS),  # references that name none
+        (numbers, NAMELESS),
+        (numbers, {str(i): REFERENCES[i] for i in REFERENCES}),
+        ([row | {"image_id": float(row["image_id"])} for row in numbers], coco()),
+        (numbers, karpathy(dict.fromkeys(NAMES, "val"))),
+    ]:
+        result = scored(command, said, wanted)
+        assert result["CIDEr-D"] == pytest.approx(OF_SIX)
+        assert result["matched by"] == "bare number"
+        assert "bare numbers" in result["note"]
+    assert "bare numbers" not in str(scored(command, named(), coco()))
+
+
+def test_text_that_is_an_id_on_both_sides_needs_no_warning(command, files):
+    rows = zip(ORDER, named("{}-at-large.jpg"), strict=True)
+    said = [row | {"image_id": NAMES[i]} for i, row in rows]
+    result = scored(command, said, by_name("{}"))
+    assert result["CIDEr-D"] == pytest.approx(OF_SIX)
+    assert (result["matched by"], result.get("note")) == ("image id", None)
+
+
+REVERSED = {str(i): REFERENCES[i] for i in reversed(REFERENCES)}
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted", "says"),
+    [
+        # a subset by numbers that are places in a list
+        (named(order=[4, 2, 5]), NAMELESS, ("captions of 3 images", "bare numbers")),
+        (named(order=[4, 2, 5]), REVERSED, ("has 6, which it does not name", "name files")),
+        # other photos with the same numbers
+        (named("other_{}.jpg"), coco(), ("image other_ant.jpg has no references", "5 more")),
+        (
+            named("cats/{}.jpg"),
+            coco("dogs/{}.jpg"),
+            ("image cats/ant.jpg has no references", "dogs/ant.jpg is in another folder"),
+        ),
+        (named("{}.png"), by_name(), ("image ant.png has no references",)),
+        # names that fit two
+        (named("{}"), by_name() | by_name("{}.png"), ("image ant may be ant.jpg or ant.png",)),
+        (named(), by_name("a/{}.jpg") | by_name("b/{}.jpg"), ("may be a/ant.jpg or b/ant.jpg",)),
+        (named() + named("x/{}.jpg", [0]), by_name(), ("image_id 0 is ant.jpg and x/ant.jpg",)),
+        (
+            [*named(), {"image_id": 9, "file_name": "x/ant.jpg", "caption": "a"}],
+            by_name(),
+            ("image ant.jpg has two captions",),
+        ),
+        # a file name that is another image's number
+        (
+            [row | {"file_name": f"{5 - row['image_id']}.jpg"} for row in named()],
+            REVERSED,
+            ("5.jpg has the image_id 0", "references of 5, which may be either's"),
+        ),
+        # names on one side for some images only
+        ([*named()[:5], {"image_id": 5, "caption": "a"}], coco(), ("only 5 of its 6",)),
+        (
+            named(),
+            coco() | {"images": [*coco()["images"][:5], {"id": 5}]},
+            ("wanted.json",),
+        ),
+    ],
+)
+def test_no_score_of_images_that_may_be_others(refuses, files, said, wanted, says):
+    write_json("said.json", said)
+    write_json("wanted.json", wanted)
+    arguments = "--candidates", "said.json", "--references", "wanted.json", "--subset"
+    refuses("core.metrics", *arguments, says=says)
+
+
+def test_karpathys_json_is_read_by_split(command, refuses, files):
+    homes = dict(zip(NAMES, ("train", "val", "val", "test", "restval", "val"), strict=True))
+    right = score({i: SAID[i] for i in (1, 2, 5)}, {i: REFERENCES[i] for i in (1, 2, 5)})
+    for options in ((), ("--split", "val")):
+        result = scored(command, named(order=[5, 1, 2]), karpathy(homes), *options)
+        assert {name: result[name] for name in right} == pytest.approx(right)
+        assert (result["of"], result["where"]) == (3, "wanted.json, val")
+    arguments = "--candidates", "said.json", "--references", "wanted.json"
+    says = ("image fox.jpg has no references in wanted.json, test", "--split val")
+    refuses("core.metrics", *arguments, "--split", "test", "--subset", says=says)
+    write_json("said.json", named(order=[5, 1]))
+    says = ("no caption for 1 of the 3 images of wanted.json, val", "cat.jpg the first")
+    refuses("core.metrics", *arguments, says=says)
+    write_json("wanted.json", by_name())
+    says = ("--split val: wanted.json has no such split",)
+    refuses("core.metrics", *arguments, "--split", "val", says=says)
+
+
+def test_other_caption_files_are_references_too(command, files):
+    lines = [f"{NAMES[i]}.jpg,{text}" for i in REFERENCES for text in REFERENCES[i]]
+    (files / "captions.txt").write_text("\n".join(["image,caption", *lines]))
+    write_json("said.json", named())
+    arguments = "--candidates", "said.json", "--references", "captions.txt"
+    assert run_json(command, *arguments)["CIDEr-D"] == pytest.approx(OF_SIX)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"1": ["a"], "2": ["b"], "1": ["c"]}',
+        '{"ant.jpg": ["a"], "bee.jpg": ["b"], "ant.jpg": ["a"]}',
+        '{"annotations": [{"image_id": 1, "caption": "a", "image_id": 2}]}',
+        '{"images": [], "annotations": [], "annotations": []}',
+    ],
+)
+def test_a_key_twice_is_refused(refuses, files, text):
+    (files / "wanted.json").write_text(text)
+    arguments = "--candidates", "said.json", "--references", "wanted.json"
+    refuses("core.metrics", *arguments, says=("wanted.json: the key", "twice in one object"))
+
+
+def test_one_image_has_all_scores_but_cider_d(command, refuses, files):
+    for i, said, wanted in (
+        (0, [{"image_id": 0, "caption": SAID[0]}], {"0": REFERENCES[0]}),
+        (3, named(order=[3]), by_name()),
+    ):
+        result = scored(command, said, wanted, "--subset")
+        expected = score({i: SAID[i]}, {i: REFERENCES[i]})
+        assert {name: result[name] for name in expected} == pytest.approx(expected)
+        assert result["CIDEr-D"] is None
+        assert result["BLEU-1"] > 50
+        assert result["ROUGE-L"] > 50
+        assert "CIDEr-D is left out" in result["note"]
+    arguments = "--candidates", "said.json", "--references", "wanted.json", "--subset"
+    code, out, _ = command("core.metrics", *arguments)
+    assert code == 0
+    assert "1 image, 3 references;" in out
+    assert "  -\n" in out
+    says = ("controls: found 1 image, expected at least 2",)
+    refuses("core.metrics", *arguments, "--controls", says=says)
+
+
+def test_captions_without_words_are_counted(command, files):
+    said = [*named()[:5], named()[5] | {"caption": "..."}]
+    wanted = by_name() | {"ant.jpg": ["the ant", ""]}
+    note = scored(command, said, wanted)["note"]
+    assert "1 of the 6 candidates have no words" in note
+    assert "1 of the 17 references have no words" in note
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 20 photos with captions and without split lists."""
+    root = tmp_path / "photos"
+    root.mkdir()
+    lines = [f"p{i}.jpg,{text} {i}" for i in range(20) for text in REFERENCES[i % 6]]
+    (root / "captions.txt").write_text("\n".join(["image,caption", *lines]))
+    for i in range(20):
+        (root / f"p{i}.jpg").touch()
+    return root
+
+
+def test_a_random_split_can_be_scored(command, refuses, photos):
+    split = {seed: read_photo_folder(photos, seed) for seed in (0, 7)}
+    names = split[7].splits["val"]
+    assert names != split[0].splits["val"]
+    rows = [
+        {"image_id": i, "file_name": name, "caption": f"a {name[1]} runs"}
+        for i, name in enumerate(names)
+    ]
+    write_json("said.json", rows)
+    right = score(
+        {row["file_name"]: row["caption"] for row in rows},
+        {name: split[7].captions[name] for name in names},
+    )
+    arguments = "--candidates", "said.json", "--references", "photos"
+    for options, of in (((), 20), (("--seed", 7), 2), (("--seed", 7, "--split", "val"), 2)):
+        result = run_json(command, *arguments, *options)
+        assert {name: result[name] for name in right} == pytest.approx(right)
+        assert (result["images"], result["of"]) == (2, of)
+    _, out, _ = command("core.metrics", *arguments)
+    assert "scored 2 of 20 images of photos" in out
+    assert "drawn at random" in out
+
+    says = (f"image {names[0]} has no references in photos, val", "--seed")
+    refuses("core.metrics", *arguments, "--split", "val", says=says)
+    write_json("said.json", rows[:1])
+    refuses("core.metrics", *arguments, "--seed", 7, says=("no caption for 1 of the 2 images",))
+    write_json("wanted.json", by_name())
+    says = ("--seed 7: is for photo folders", "wanted.json")
+    refuses("core.metrics", *arguments[:3], "wanted.json", "--seed", 7, says=says)
+    (photos / "Flickr_8k.trainImages.txt").write_text("\n".join(f"p{i}.jpg" for i in range(18)))
+    (photos / "Flickr_8k.devImages.txt").write_text("p18.jpg\np19.jpg")
+    refuses("core.metrics", *arguments, "--seed", 7, says=("--seed 7", "are not drawn"))
+
+
+def test_the_split_of_a_photo_folder_is_that_of_the_candidates(command, refuses, photos):
+    (photos / "Flickr_8k.trainImages.txt").write_text("\n".join(f"p{i}.jpg" for i in range(14)))
+    (photos / "Flickr_8k.devImages.txt").write_text("p14.jpg\np15.jpg\np16.jpg")
+    (photos / "Flickr_8k.testImages.txt").write_text("p17.jpg\np18.jpg\np19.jpg")
+
+    def of(*numbers) -> None:
+        rows = [{"image_id": i, "file_name": f"p{i}.jpg", "caption": "a dog"} for i in numbers]
+        write_json("said.json", rows)
+
+    arguments = "--candidates", "said.json", "--references", "photos"
+    for split, numbers in (("val", (14, 15, 16)), ("test", (17, 18, 19))):
+        of(*numbers)
+        result = run_json(command, *arguments)
+        assert (result["of"], result["where"]) == (3, f"photos, {split}")
+    of(17, 19)
+    refuses("core.metrics", *arguments, says=("1 of the 3 images of photos, test", "p18.jpg"))
+    of(16, 17)
+    refuses("core.metrics", *arguments, says=("18 of the 20 images of photos,",))
+    assert run_json(command, *arguments, "--subset")["of"] == 20
+
+
+def test_names_of_a_data_folder_count_more_than_numbers(command, refuses, tmp_path):
+    captions = {
+        "train": {0: ["a cat sits"], 1: ["a dog"]},
+        "val": {0: ["a cat sits"], 1: ["a dog runs"]},
+    }
+    save_data_folder(tmp_path / "data", captions)
+    rows = [
+        {"image_id": 1, "file_name": "val0.jpg", "caption": "a cat sits"},
+        {"image_id": 0, "file_name": "val1.jpg", "caption": "a dog runs"},
+    ]
+    write_json("said.json", rows)
+    arguments = "--candidates", "said.json", "--references", "data"
+    result = run_json(command, *arguments)
+    assert result["BLEU-1"] == pytest.approx(100)
+    assert result["matched by"] == "file name"
+    write_json("said.json", [{**row, "file_name": f"x{i}.jpg"} for i, row in enumerate(rows)])
+    refuses("core.metrics", *arguments, "--subset", says=("x0.jpg has no references in data, val",))
 
 
 GOOD = [{"image_id": 1, "caption": "a dog"}, {"image_id": 2, "caption": "a cat"}]
@@ -415,9 +844,14 @@ GOOD = [{"image_id": 1, "caption": "a dog"}, {"image_id": 2, "caption": "a cat"}
         (GOOD, {"1": "a dog", "2": ["a"]}, ("wanted.json: image 1 has text as its captions",)),
         (GOOD, {"1": [], "2": ["a"]}, ("wanted.json: image 1 has an empty list",)),
         (GOOD, [], ("wanted.json: found an empty list", "{image id: [captions]}")),
+        (GOOD, GOOD, ("wanted.json: found candidates", "{image id: [captions]}")),
+        (GOOD, {"1": [{"text": "a"}], "2": ["b"]}, ("image 1 has a list as its captions",)),
         (GOOD, {"annotations": []}, ("wanted.json: found an object without references",)),
         (GOOD, {"annotations": [{"image_id": 1}]}, ("wanted.json: caption 1 (image 1)",)),
-        (GOOD[:1], {"1": ["a"]}, ("CIDEr-D: found 1 image, expected at least 2",)),
+        ([*GOOD, {"image_id": 1.5, "caption": "a"}], {}, ("caption 3 has no image_id",)),
+        ([GOOD[0] | {"file_name": 3}], {}, ("caption 1 (image 1) has a number as its file_name",)),
+        ([GOOD[0] | {"file_name": "a.jpg"}, GOOD[1]], {"a.jpg": ["a"]}, ("only 1 of its 2",)),
+        (GOOD, {"1": ["a"], "a.jpg": ["b"]}, ("wanted.json: found image ids and file names",)),
     ],
 )
 def test_files_of_another_form_are_refused(refuses, tmp_path, said, wanted, says):
@@ -433,7 +867,13 @@ def test_files_that_are_not_there_or_torn_are_refused(refuses, files):
     refuses("core.metrics", *said, "--references", "no", says=("no: no such file",))
     refuses("core.metrics", *said, *wanted, "--split", "val", says=("--split val", "wanted.json"))
     (files / "empty").mkdir()
-    refuses("core.metrics", *said, "--references", "empty", says=("captions.txt", "data folder"))
+    refuses(
+        "core.metrics",
+        *said,
+        "--references",
+        "empty",
+        says=("empty: holds no captions", "data folder"),
+    )
     (files / "wanted.json").write_text('{"1": ["a')
     refuses("core.metrics", *said, *wanted, says=("wanted.json: is not valid JSON",))
     (files / "said.json").write_text("")

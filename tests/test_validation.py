@@ -50,6 +50,12 @@ class Parrot:
         return state[0][rows], state[1]
 
 
+def test_one_image_is_too_few_to_choose_by(data):
+    of_one = {name: data[name][:2] for name in ("val_captions", "val_image_idxs")}
+    with pytest.raises(ValueError, match="found 1 image in val, expected at least 2"):
+        CaptionScores(data | of_one)
+
+
 def test_who_says_the_references_scores_best(data):
     scores = CaptionScores(data)
     assert scores(Parrot(data)) == {

@@ -86,10 +86,12 @@ def find_words(text: str, find: Callable[[str], list[str]]) -> list[str]:
         found = find(_QUOTES.sub("'", text) if "`" in text else text)
         return [word.lower() for word in found]
     text = _UNSEEN.sub("", unicodedata.normalize("NFC", text).translate(_ALIKE))
-    shown = _ON_NOTHING.sub(
-        lambda run: "".join(c if c == _STAND_IN else " " for c in text[slice(*run.span())]),
-        text.translate(_STAND_INS),
-    )
+
+    def without_loose(run: re.Match) -> str:  # the first letter of the run may be a stand-in itself
+        loose = text[run.start() : run.end()].partition(_STAND_IN)[0]
+        return run[0][len(loose) :].rjust(len(run[0]))
+
+    shown = _ON_NOTHING.sub(without_loose, text.translate(_STAND_INS))
     marks = (mark for mark, letter in zip(text, shown, strict=True) if letter == _STAND_IN)
     found = re.sub(_STAND_IN, lambda _: next(marks), " ".join(find(_QUOTES.sub("'", shown))))
     words = unicodedata.normalize("NFC", found.lower()).split()

@@ -1,7 +1,8 @@
 """Scores of captions: BLEU, ROUGE-L and CIDEr-D, the words they count, the files they come from."""
 
 from core.metrics.baselines import controls
-from core.metrics.caption_files import match, read_candidates, read_references
+from core.metrics.caption_files import read_candidates, read_references
+from core.metrics.matching import match
 from core.metrics.ptb import ptb_tokenize
 from core.metrics.ptb import ptb_tokenize as tokenize
 from core.metrics.scores import (

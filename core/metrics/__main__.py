@@ -7,10 +7,11 @@
 Captions must be free-running ones: a model that is told the true words so far, as in training,
 scores better than it can say.
 
-References are a JSON file ({image id: [captions]}, or COCO's annotations), a photo folder as
-``core.flickr8k`` reads it (images are then matched by file name), or a data folder. The captions of
-a data folder are as its vocabulary has them: each rare word is counted as a word that nobody says,
-and words with a hyphen are apart. Scores to be compared with others' need the photo folder.
+References are a caption file (JSON {image id or file name: [captions]}, COCO's annotations,
+Karpathy's JSON, ...), a photo folder as ``core.flickr8k`` reads it, or a data folder. Images are
+matched by file name wherever both sides have them. The captions of a data folder are as its
+vocabulary has them: each rare word is counted as a word that nobody says, and words with a hyphen
+are apart. Scores to be compared with others' need the photo folder.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from core.coco_utils import SPLITS
 from core.metrics.baselines import controls
-from core.metrics.caption_files import match, read_candidates, read_references
+from core.metrics.caption_files import read_candidates, read_references
+from core.metrics.matching import Matched, match
+from core.metrics.ptb import ptb_tokenize
 from core.metrics.scores import METRICS, score
-from core.support.command_line import ArgumentParser, run_command
+from core.support.command_line import ArgumentParser, non_negative_int, run_command
 
 
 def _print_scores(rows: Mapping[str, Mapping[str, float] | None]) -> None:
@@ -29,7 +33,36 @@ def _print_scores(rows: Mapping[str, Mapping[str, float] | None]) -> None:
     print(" " * width + "".join(f"{name:>9}" for name in METRICS))
     for name, scores in rows.items():
         if scores is not None:
-            print(f"{name:<{width}}" + "".join(f"{scores[metric]:9.1f}" for metric in METRICS))
+            numbers = (scores[metric] for metric in METRICS)
+            cells = ("-" if number is None else f"{number:.1f}" for number in numbers)
+            print(f"{name:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def remarks(matched: Matched) -> list[str]:
+    """What a reader must know of what was scored."""
+    said = []
+    if matched.by == "bare number":
+        said.append(
+            "images are matched by bare numbers, as not both sides name files; nothing shows that "
+            "both count alike"
+        )
+    if len(matched.candidates) == 1:
+        said.append(
+            "CIDEr-D is left out: it weighs words by how few images have them, and this is one"
+        )
+    texts = {
+        "candidates": list(matched.candidates.values()),
+        "references": [c for captions in matched.references.values() for c in captions],
+    }
+    for side, captions in texts.items():
+        empty = sum(not ptb_tokenize(caption) for caption in captions)
+        if empty:
+            said.append(f"{empty:,} of the {len(captions):,} {side} have no words")
+    return said
 
 
 def main() -> int:
@@ -44,10 +77,19 @@ def main() -> int:
         "--references",
         required=True,
         metavar="FILE_OR_DIR",
-        help="{image id: [captions]}, COCO's annotations, a photo folder or a data folder",
+        help="a caption file (COCO's annotations, Karpathy's JSON, {image: [captions]}, ...), "
+        "a photo folder or a data folder",
     )
     parser.add_argument(
-        "--split", choices=["train", "val", "test"], help="images of a folder (default: val)"
+        "--split",
+        choices=SPLITS,
+        help="images of this split (default: the split that the candidates are of; of a data "
+        "folder val)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=non_negative_int,
+        help="the --seed of core.flickr8k, for a photo folder without split lists",
     )
     parser.add_argument(
         "--subset", action="store_true", help="leave out images that have no candidate"
@@ -59,18 +101,23 @@ def main() -> int:
     options = parser.parse_args()
 
     rows = read_candidates(options.candidates)
-    source = read_references(options.references, options.split)
-    candidates, references = match(options.candidates, rows, source, options.subset)
+    source = read_references(options.references, options.split, options.seed)
+    matched = match(options.candidates, rows, source, options.subset)
+    candidates, references = matched.candidates, matched.references
     result: dict = score(candidates, references)
     result |= {"images": len(candidates), "references": sum(map(len, references.values()))}
+    result |= {"of": matched.of, "where": matched.where, "matched by": matched.by}
+    if source.account:
+        result["account"] = source.account
     failed = False
     if options.controls:
         training = None if source.training is None else source.training()
         checked = result["controls"] = controls(candidates, references, training)
         failed = checked["shuffled"]["CIDEr-D"] >= result["CIDEr-D"] / 2
         checked["passed"] = not failed
-    if source.note:
-        result["note"] = source.note
+    notes = [*source.notes, *remarks(matched)]
+    if notes:
+        result["note"] = "; ".join(notes)
     if options.json:
         print(json.dumps(result, indent=1))
         return int(failed)
@@ -83,9 +130,16 @@ def main() -> int:
             "shuffled over the images": checked["shuffled"],
         }
     _print_scores(table)
+    images, written = counted(result["images"], "image"), counted(result["references"], "reference")
+    for line in source.account:
+        print(f"references: {line}")
     print(
-        f"{result['images']:,} images, {result['references']:,} references; "
-        f"the candidates have {result['length ratio']:.2f} times the words of the references"
+        f"scored {result['images']:,} of {matched.of:,} images of {matched.where}, "
+        f"matched by {matched.by}"
+    )
+    print(
+        f"{images}, {written}; the candidates have {result['length ratio']:.2f} times the words of "
+        "the references"
     )
     print("scale: 0 to 100, CIDEr-D to 1,000 (the COCO tools print 0.54 for 54)")
     if options.controls:
@@ -95,8 +149,8 @@ def main() -> int:
         print(f"one caption for all: {checked['constant caption'] or '(no words)'}")
         if checked["people"] is None:
             print("people: left out, no image has two references")
-    if source.note:
-        print(f"note: {source.note}")
+    for note in notes:
+        print(f"note: {note}")
     if failed:
         print(
             "failed: CIDEr-D does not fall by more than half when captions are shuffled over the "

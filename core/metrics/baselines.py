@@ -31,8 +31,13 @@ def controls(
     - ``people``: scores of each reference against the others of its image, one fewer than the
       candidates are held against; None when no image has two
 
-    Raises ValueError as ``score`` does.
+    Raises ValueError as ``score`` does, and for one image alone.
     """
+    if len(candidates) < 2:
+        raise ValueError(
+            f"controls: found {len(candidates)} image, expected at least 2: captions are shuffled "
+            "over the images"
+        )
     said, wanted = tokenized(candidates, references)
     # Each gets the caption of the next in a random circle, so that no image keeps its own.
     circle = np.random.default_rng(0).permutation(len(said))

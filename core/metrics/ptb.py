@@ -27,7 +27,7 @@ _SEAM = re.compile(
 _TOKEN = re.compile(
     r"""
     </?[a-z][^\s<>]*>                                    # <UNK>
-  | n't(?!\w) | 'n' | '(?:s|m|d|re|ve|ll|n|t|em|til|cause|\d\ds?)(?!\w) | y'
+  | n't(?!\w) | 'n' | '(?:s|m|d|re|ve|ll|n|(?<!\w')(?:t|em|til|cause)|\d\ds?)(?!\w) | y'
   | (?:[a-z]\.)+ (?!\w)                                  # U.S. and initials
   | (?: mr|mrs|ms|dr|prof|gen|col|capt|lt|sgt|rev|gov|sen|jr|sr|bros|inc|co|corp|ltd|dept|univ|est
       | st|ave|blvd|rd|bldg|mt|ft|sq|vs|etc|mon|tues?|wed|thu|thurs|fri
@@ -38,7 +38,10 @@ _TOKEN = re.compile(
   | (?<!\w) [-+] \d+
   | [@\#] [a-z]\w*                                       # @home
   | (?-i: [A-Z]+ & [A-Z]+ )                              # B&W, but b & w
-  | \w+ (?: [-./!?]\w+ | '[^\W\d]\w* )*                  # t-shirt  man/woman  o'clock
+  | (?: c'(?:mon|est) | li'l | e'er | nor'easter | nat'l ) (?!\w) | (?-i: (?<!\w) j' (?=\w) )
+  | \w+ (?: [-./!?]\w+                                   # t-shirt  man/woman
+        | (?-i: (?<=(?<!\w)[dlonA-HJ-XZ]) ' (?=[^\W\d_]{2})          # o'clock  l'homme
+              | (?<=[^\W\d_][aeiouyAEIOUY]) ' (?=[aeiouA-Z]) ) \w+ )*  # ma'am, but Ankara|da
   | [!?]{2,} | \*+
   | (?! [\u2018\u201b\u2039\u203a«»\u2012\u2015\u3008-\u3011] )  # quotes, dashes, CJK brackets
     (?! [\x00-\x1f\x7f-\x9f\U00010000-\U0010ffff] )      # controls, emoji
@@ -62,8 +65,7 @@ def ptb_tokenize(caption: str) -> list[str]:
     The same as ``PTBTokenizer`` of pycocoevalcap 1.2 (Stanford CoreNLP 3.4.1, ``-lowerCase``) for
     each of 35,000 captions of Flickr8k, and for words of Hindi, Bengali, Tamil, Thai, pointed
     Arabic and Hebrew. Different are, among others: web and mail addresses, signs for currencies and
-    fractions (£, ½), faces such as :D, some full stops after single letters, some apostrophes
-    inside of words (it cuts Ankara'da, but neither o'clock nor l'homme). And Stanford's
+    fractions (£, ½), faces such as :D, some full stops after single letters. And Stanford's
     tokenizer cuts words at characters that it does not know, such as the joiners of Persian and the
     vowel signs of Kannada, Khmer and Burmese; here they stay whole.
 

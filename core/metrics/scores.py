@@ -212,7 +212,7 @@ def cider_d(candidates: Candidates, references: References) -> float:
 
 def score(
     candidates: Mapping[Hashable, str], references: Mapping[Hashable, Sequence[str]]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """All metrics of captions given as text; they are taken apart by ``ptb_tokenize``.
 
     Inputs:
@@ -220,20 +220,21 @@ def score(
     - references: for each image its reference captions
 
     Returns ``BLEU-1`` to ``BLEU-4``, ``ROUGE-L`` and ``CIDEr-D``, 0 to 100 (CIDEr-D: to 1,000), and
-    the ``length ratio`` of ``bleu``.
+    the ``length ratio`` of ``bleu``. Of one image CIDEr-D is None: it weighs n-grams by how few
+    images have them.
 
-    Raises ValueError as ``bleu`` and ``CIDErD`` do.
+    Raises ValueError as ``bleu`` does.
     """
     return score_words(*tokenized(candidates, references))
 
 
-def score_words(candidates: Candidates, references: References) -> dict[str, float]:
+def score_words(candidates: Candidates, references: References) -> dict[str, float | None]:
     """What ``score`` returns, of captions that are lists of words already."""
     by_bleu = bleu(candidates, references)
     ratio = by_bleu.pop("length ratio")
     return by_bleu | {
         "ROUGE-L": rouge_l(candidates, references),
-        "CIDEr-D": cider_d(candidates, references),
+        "CIDEr-D": cider_d(candidates, references) if len(references) > 1 else None,
         "length ratio": ratio,
     }
 

@@ -37,7 +37,8 @@ _LIST_SUFFIXES = {".txt", ".csv", ".tsv", ".lst", ".list"}
 class PhotoFolder:
     """Captions and splits as they stand in a photo folder. Photos are known by their path.
 
-    - captions: path of a photo below ``image_folder`` -> its captions that hold a word, as written
+    - captions: path of a photo below ``image_folder`` -> its captions that hold a word, as written;
+      of the photos of all splits
     - splits: split -> paths, in the order of the list; none is empty
     - image_folder: the folder that holds all the photos, in folders of its own if there are several
     - account: lines that say what was read, what was left out, and why
@@ -83,13 +84,14 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
         splits = _read_lists(root, lists, captions, account)
     elif lists:
         account.append(f"not read: {', '.join(lists)}; the captions have splits of their own")
-    outside = len(captions.keys() - {name for names in splits.values() for name in names})
-    if splits and outside:
-        account.append(f"{counted(outside, 'captioned photo')} in no split left out")
+    if splits:
+        inside = {name for names in splits.values() for name in names}
+        if outside := len(captions) - len(inside):
+            account.append(f"{counted(outside, 'captioned photo')} in no split left out")
+        captions = {name: texts for name, texts in captions.items() if name in inside}
 
     captions = _with_words(root, captions, account)
-    names = [name for several in splits.values() for name in several if name in captions]
-    places = _find_photos(root, files, names if splits else list(captions), account)
+    places = _find_photos(root, files, list(captions), account)
     splits = splits or _splits_by_folder(places, account)
     drawn = not splits
     if drawn:

@@ -10,13 +10,14 @@ import ast
 import codecs
 import csv
 import io
-import json
 import mmap
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from core.support.files import parse_json
 
 FORMS = (
     "CSV with the header image,caption (or tabs, semicolons, pipes), name.jpg#0<TAB>caption, "
@@ -89,7 +90,7 @@ def read_caption_file(path: str | Path) -> CaptionFile:
     if form is None:
         text = decoded(path)
         if text.lstrip()[:1] in ("{", "["):
-            _json(path, text)  # says so when it is torn
+            parse_json(path, text)  # says so when it is torn
         first = _beginning(path)[0].strip()[:80]
         raise ValueError(
             f"{path}: holds captions in no form that is known: it begins with {first!r}, expected "
@@ -394,27 +395,8 @@ def _several(cell: str) -> list[str]:
 # ---------------------------------------------------------------------------------------------
 
 
-def _json(path: Path, text: str, where: str = ""):
-    """JSON in which no key occurs twice in one object: the first value would be lost."""
-
-    def unique(pairs: list[tuple[str, object]]) -> dict:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            seen = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise ValueError(f"{path}: {where}the key {twice!r} occurs twice in one object")
-        return content
-
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: {where}is not valid JSON ({error}); is the file complete?"
-        ) from error
-
-
 def _object(path: Path) -> dict:
-    content = _json(path, decoded(path))
+    content = parse_json(path, decoded(path))
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a list, expected one object with lists in it")
     return content
@@ -501,11 +483,11 @@ def _read_rows(path: Path, notes: list[str]) -> Iterator[Row]:
     text = decoded(path)
     first = _beginning(path)[0].strip()
     if first[0] == "[" or first[-1] != "}":  # one value, over several lines
-        content = _json(path, text)
+        content = parse_json(path, text)
         rows = list(_objects(path, content if isinstance(content, list) else [content], "list"))
     else:
         lines = enumerate(_lines(text), 1)
-        rows = [(f"line {i}", _json(path, x, f"line {i}: ")) for i, x in lines if x.strip()]
+        rows = [(f"line {i}", parse_json(path, x, f"line {i}: ")) for i, x in lines if x.strip()]
     for where, row in rows:
         columns = _columns(list(row)) if isinstance(row, dict) else None
         if columns is None:

@@ -33,6 +33,11 @@ class CaptionScores:
         self.beam_size = beam_size
         texts, _ = reference_captions(data, split)
         count = min(most, len(texts))
+        if count < 2:
+            raise ValueError(
+                f"CIDEr-D: found {count} image in {split}, expected at least 2; choose the epoch "
+                "by its loss, or hold more images out"
+            )
         self.images = np.array(sorted(texts))[np.arange(count) * len(texts) // count]
         self.references = {
             i: [metrics.ptb_tokenize(t) for t in texts[i]] for i in self.images.tolist()

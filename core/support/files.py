@@ -76,8 +76,28 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: str | Path):
-    """Reads a JSON file; raises ValueError that names it when it is torn or no JSON."""
+    """Reads a JSON file; raises ValueError that names it: torn, no JSON, or with a key twice."""
+    return parse_json(path, read_text(path))
+
+
+def parse_json(path: str | Path, text: str, where: str = ""):
+    """JSON from text of a file, in which no key is twice in one object: the first would be lost.
+
+    Raises ValueError that names the file, and ``where`` in it.
+    """
+
+    def each_key_once(pairs: list[tuple[str, object]]) -> dict:
+        if len(content := dict(pairs)) < len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            raise ValueError(
+                f"{path}: {where}the key {twice!r} occurs twice in one object; make them one"
+            )
+        return content
+
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: is not valid JSON ({error}); is the file complete?") from error
+        return json.loads(text, object_pairs_hook=each_key_once)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: {where}is not valid JSON ({error}); is the file complete?"
+        ) from error
