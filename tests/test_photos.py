@@ -404,6 +404,22 @@ def test_the_splits_of_the_captions_go_before_lists(tmp_path):
     assert "not read: train.txt, validation.txt; the captions have splits" in said
 
 
+def test_the_captions_of_other_photos_are_not_read(tmp_path):
+    """Karpathy's archive holds files of three data sets."""
+    sets = {"coco": ["c1.jpg", "c2.jpg"], "flickr30k": ["f.jpg", "g.jpg"], "flickr8k": NAMES}
+    files = {
+        f"caption_datasets/dataset_{name}.json": karpathy(
+            *(entry(n, "val" if i % 2 else "train", "a dog") for i, n in enumerate(names))
+        )
+        for name, names in sets.items()
+    }
+    root = folder(tmp_path, files)
+    assert read_photo_folder(root).splits == {"train": NAMES[::2], "val": NAMES[1::2]}
+    said = account(root)
+    for left in ("dataset_coco.json", "dataset_flickr30k.json", "captions.txt"):
+        assert left in said.splitlines()[0]
+
+
 def test_captions_of_each_split_in_a_file_of_its_own(tmp_path):
     parts = {split: [{"id": n, "file_name": n} for n in names] for split, names in HALVES.items()}
     coco = {}

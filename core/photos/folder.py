@@ -70,10 +70,11 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
     files, account = _files_below(root), []
+    index = _Names(files)
     forms = _forms(root, files)
     if not forms:
         raise FileNotFoundError(f"{root}: holds no captions {_reason(root, files)}")
-    captions, splits = _read_captions(root, files, _chosen(forms, account), account)
+    captions, splits = _read_captions(root, files, _chosen(root, forms, index, account), account)
     lists = {
         file: split
         for file in files
@@ -91,7 +92,7 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
         captions = {name: texts for name, texts in captions.items() if name in inside}
 
     captions = _with_words(root, captions, account)
-    places = _find_photos(root, files, list(captions), account)
+    places = _find_photos(root, files, index, list(captions), account)
     splits = splits or _splits_by_folder(places, account)
     drawn = not splits
     if drawn:
@@ -144,7 +145,6 @@ def _forms(root: Path, files: Iterable[str]) -> dict[str, str]:
     """Caption file -> form, the one to read first."""
     texts = [file for file in files if Path(file).suffix.lower() in _CAPTION_SUFFIXES]
     forms = {file: form for file in texts if (form := form_of(root / file))}
-
     sure = ("Karpathy's JSON", "COCO annotations")  # and say the splits, too
 
     def order(file: str) -> tuple:
@@ -171,9 +171,17 @@ def _reason(root: Path, files: list[str]) -> str:
     return f"in its files, expected a captions.txt or the like: {FORMS}"
 
 
-def _chosen(forms: dict[str, str], account: list[str]) -> dict[str, str | None]:
+def _chosen(
+    root: Path, forms: dict[str, str], index: _Names, account: list[str]
+) -> dict[str, str | None]:
     """The caption files to read, each with its split: one, or one for each split."""
-    best = next(iter(forms))
+
+    def fits(file: str) -> bool:  # Karpathy's archive has files of three data sets
+        names = list(read_caption_file(root / file).captions)[:100]
+        return 2 * sum(bool(index.find(name, elsewhere=True)) for name in names) > len(names)
+
+    first = next(iter(forms))
+    best = first if len(forms) == 1 else next(filter(fits, forms), first)
     tagged: dict[str, str] = {}
     for file, form in forms.items():
         path = Path(file)
@@ -184,8 +192,8 @@ def _chosen(forms: dict[str, str], account: list[str]) -> dict[str, str | None]:
     chosen = {tagged[split]: split for split in SPLITS if split in tagged} if each else {best: None}
     if ignored := [f"{file} ({form})" for file, form in forms.items() if file not in chosen]:
         account.append(
-            f"not read: {', '.join(ignored)}; of several caption files those with splits go first, "
-            "then those nearest to --root, then the shortest name"
+            f"not read: {', '.join(ignored)}; of several caption files of the photos that are here "
+            "those with splits go first, then those nearest to --root, then the shortest name"
         )
     return chosen
 
@@ -373,10 +381,9 @@ class _Names:
 
 
 def _find_photos(
-    root: Path, files: list[str], names: list[str], account: list[str]
+    root: Path, files: list[str], index: _Names, names: list[str], account: list[str]
 ) -> dict[str, str]:
     """Name -> path below the root, for each photo that is there."""
-    index = _Names(files)
     folders = {posixpath.basename(posixpath.dirname(file)) for file in files}
     places: dict[str, str] = {}
     missing, twice, otherwise = [], 0, []
@@ -409,9 +416,9 @@ def _find_photos(
             f"{min(missing)} the first; is the copy complete?"
         )
     used = set(places.values())
-    folders = Counter(posixpath.dirname(place) or "." for place in places.values()).most_common()
-    where = [f"{count:,} in {folder}" for folder, count in folders[:5]]
-    rest = f" and {len(folders) - 5:,} folders more" if len(folders) > 5 else ""
+    serving = Counter(posixpath.dirname(place) or "." for place in places.values()).most_common()
+    where = [f"{count:,} in {folder}" for folder, count in serving[:5]]
+    rest = f" and {len(serving) - 5:,} folders more" if len(serving) > 5 else ""
     account.append(f"photos: {', '.join(where)}{rest}")
     unused = sum(1 for file in files if PICTURE.search(file) and file not in used)
     for number, what in (
