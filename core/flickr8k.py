@@ -79,15 +79,6 @@ def vocabulary_of(captions: Mapping[str, Sequence], min_count: int) -> tuple[lis
     return vocabulary, line, max(shares.values())
 
 
-def _warn_of_unknown(line: str, share: float) -> None:
-    if share > _MANY_UNKNOWN:
-        warnings.warn(
-            f"{line}; above {_MANY_UNKNOWN:.0%} a model learns to say <UNK>; give a lower number, "
-            "and set words apart by blanks where a language does not",
-            stacklevel=2,
-        )
-
-
 def load_photo_data(root: str | Path, min_count: int = 5, seed: int = 0) -> dict:
     """A photo folder as it is, in the form of ``core.coco_utils.load_coco_data``, without features.
 
@@ -97,8 +88,7 @@ def load_photo_data(root: str | Path, min_count: int = 5, seed: int = 0) -> dict
     """
     source = read_photo_folder(root, seed)
     captions = captions_in_words(source, source.splits)
-    words, line, share = vocabulary_of(captions, min_count)
-    _warn_of_unknown(line, share)
+    words, line, _ = vocabulary_of(captions, min_count)
     word_to_idx = {word: i for i, word in enumerate(words)}
     length = 2 + max(len(words) for pairs in captions.values() for _, words in pairs)
     data = {"idx_to_word": words, "word_to_idx": word_to_idx}
@@ -162,9 +152,9 @@ def prepare_photos(
     vocabulary, the variance kept, the shape of the grid, the photos skipped. In all processes but
     the first it returns None.
 
-    Raises ValueError when more than 1 % of the photos cannot be read, or all of a split, or when
-    there are fewer training photos than components; FileExistsError when ``out`` is taken; OSError
-    when the disk is too small; and as ``read_photo_folder`` and ``vocabulary_of`` do.
+    Raises ValueError when more than 1 % of the photos cannot be read, or when there are fewer
+    training photos than components; FileExistsError when ``out`` is taken; OSError when the disk is
+    too small; and as ``read_photo_folder`` and ``vocabulary_of`` do.
     """
     from core.coco_utils import save_coco_data
     from core.encoders import OUTPUTS, Extractor
@@ -217,7 +207,7 @@ def prepare_photos(
         extractor.pca = fit_pca(features["pooled"]["train"], pca)
         features["pooled"] = {s: x.project(extractor.pca) for s, x in features["pooled"].items()}
     captions = captions_in_words(source, urls)
-    vocabulary, *unknown = vocabulary_of(captions, min_count)
+    vocabulary, unknown, share_unknown = vocabulary_of(captions, min_count)
     save_coco_data(
         out,
         captions,
@@ -230,7 +220,12 @@ def prepare_photos(
         extra={PHOTOS_FILE: {split: of_split.photos for split, of_split in found.items()}},
     )
     shutil.rmtree(parts)
-    _warn_of_unknown(*unknown)
+    if share_unknown > _MANY_UNKNOWN:
+        warnings.warn(
+            f"{unknown}; above {_MANY_UNKNOWN:.0%} a model learns to say <UNK>; give a lower "
+            "number, and set words apart by blanks where a language does not",
+            stacklevel=2,
+        )
     return {
         "images": {split: len(names) for split, names in urls.items()},
         "captions": {split: len(pairs) for split, pairs in captions.items()},

@@ -197,6 +197,7 @@ OPEN_QUOTES = (
     'a.jpg,"A dog\nb.jpg,a tv of 12"\n',
     'a.jpg,"A dog\nb.jpg,"A cat"\n',
     'a.jpg,A dog\nb.jpg,"A cat',
+    'a,"A dog\na,a tv of 12"\n',
 )
 
 
@@ -403,6 +404,22 @@ def test_the_splits_of_the_captions_go_before_lists(tmp_path):
     assert "not read: train.txt, validation.txt; the captions have splits" in said
 
 
+def test_the_captions_of_other_photos_are_not_read(tmp_path):
+    """Karpathy's archive holds files of three data sets."""
+    sets = {"coco": ["c1.jpg", "c2.jpg"], "flickr30k": ["f.jpg", "g.jpg"], "flickr8k": NAMES}
+    files = {
+        f"caption_datasets/dataset_{name}.json": karpathy(
+            *(entry(n, "val" if i % 2 else "train", "a dog") for i, n in enumerate(names))
+        )
+        for name, names in sets.items()
+    }
+    root = folder(tmp_path, files)
+    assert read_photo_folder(root).splits == {"train": NAMES[::2], "val": NAMES[1::2]}
+    said = account(root)
+    for left in ("dataset_coco.json", "dataset_flickr30k.json", "captions.txt"):
+        assert left in said.splitlines()[0]
+
+
 def test_captions_of_each_split_in_a_file_of_its_own(tmp_path):
     parts = {split: [{"id": n, "file_name": n} for n in names] for split, names in HALVES.items()}
     coco = {}
@@ -508,8 +525,7 @@ def test_names_with_folders_tell_photos_of_one_name_apart(tmp_path):
     assert set(found.captions) == set(names)
     assert found.image_folder == root / "all"
     (root / "all" / "dogs" / "2.jpg").unlink()
-    error = refused(read_photo_folder, root)
-    assert "1 of 6 photos are not below it, dogs/2.jpg the first" in error
+    assert "photos: 1 not found below --root (dogs/2.jpg)" in account(root)
     (root / "captions.txt").write_text(csv_of([*names[:3], "birds/2.jpg"]))
     error = refused(read_photo_folder, root)
     assert "cats/2.jpg and birds/2.jpg have captions and are both found as all/cats/2.jpg" in error
@@ -540,20 +556,20 @@ def test_photos_are_found_under_another_spelling(tmp_path, kind):
 
 def test_a_photo_of_another_format_is_another_photo(tmp_path):
     root = write(tmp_path, {"captions.txt": csv_of(), **photos(*(f"p{i}.png" for i in range(12)))})
-    assert "12 of 12 photos are not below it, p" in refused(read_photo_folder, root)
+    assert "none of the 12 photos that have captions is below it, p0.jpg" in refused(
+        read_photo_folder, root
+    )
 
 
-def test_few_photos_may_be_missing_and_are_counted(tmp_path):
-    names = [f"{i:03}.jpg" for i in range(150)]
-    root = folder(tmp_path, photos("extra.jpg"), names=names)
-    (root / "Images" / "007.jpg").unlink()
+def test_photos_that_are_missing_are_counted_and_keep_their_place(tmp_path):
+    root = folder(tmp_path, {**photos("extra.jpg"), **LISTS["short"]})
+    for name in ("p3.jpg", "p9.jpg"):
+        (root / "Images" / name).unlink()
     found = read_photo_folder(root)
-    assert "007.jpg" not in found.captions
-    assert sum(map(len, found.splits.values())) == 149
-    assert "photos: 1 not found and left out (007.jpg)" in found.account
+    assert found.splits == HALVES
+    assert "photos: 10 in Images" in found.account
+    assert "photos: 2 not found below --root (p3.jpg, p9.jpg)" in found.account
     assert "photos: 1 below --root in no split or without captions, left out" in found.account
-    (root / "Images" / "008.jpg").unlink()
-    assert "2 of 150 photos are not below it, 007.jpg the first" in refused(read_photo_folder, root)
 
 
 # -- words -------------------------------------------------------------------------------------
@@ -565,7 +581,7 @@ def test_captions_without_words_are_counted(tmp_path):
     found = read_photo_folder(root)
     assert found.captions["p0.jpg"] == ["a dog"]
     assert found.splits["train"] == ["p0.jpg", *NAMES[2:8]]
-    assert "3 captions without a word left out; 1 photo with no other" in found.account
+    assert "3 captions without a word left out, 1 photo with no other" in found.account
 
 
 @pytest.mark.parametrize("captions", [".", "...", "-- !"])

@@ -31,14 +31,14 @@ from core.photos.forms import (
 
 _CAPTION_SUFFIXES = {".txt", ".csv", ".tsv", ".token", ".json", ".jsonl"}
 _LIST_SUFFIXES = {".txt", ".csv", ".tsv", ".lst", ".list"}
-_MOST_MISSING = 0.01
 
 
 @dataclass
 class PhotoFolder:
     """Captions and splits as they stand in a photo folder. Photos are known by their path.
 
-    - captions: path of a photo below ``image_folder`` -> its captions that hold a word, as written
+    - captions: path of a photo below ``image_folder`` -> its captions that hold a word, as written;
+      of the photos of all splits
     - splits: split -> paths, in the order of the list; none is empty
     - image_folder: the folder that holds all the photos, in folders of its own if there are several
     - account: lines that say what was read, what was left out, and why
@@ -59,18 +59,22 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
     - root: the folder
     - seed: of the random split, where neither the captions nor lists tell the splits
 
-    Raises FileNotFoundError when the folder, its captions or more than 1 % of its photos are not
-    there, and ValueError for a file in another form and for what contradicts itself: a photo in two
-    splits, different photos of one name, a list that matches less than half. Each names the file.
+    A photo that is not there keeps the name that the captions give it: what looks at the photos
+    treats it as one that cannot be read.
+
+    Raises FileNotFoundError when the folder, its captions or all of its photos are not there, and
+    ValueError for a file in another form and what contradicts itself: a photo in two splits,
+    different photos of one name, a list that matches less than half. Each names the file.
     """
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
     files, account = _files_below(root), []
+    index = _Names(files)
     forms = _forms(root, files)
     if not forms:
         raise FileNotFoundError(f"{root}: holds no captions {_reason(root, files)}")
-    captions, splits = _read_captions(root, files, _chosen(forms, account), account)
+    captions, splits = _read_captions(root, files, _chosen(root, forms, index, account), account)
     lists = {
         file: split
         for file in files
@@ -81,36 +85,32 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
         splits = _read_lists(root, lists, captions, account)
     elif lists:
         account.append(f"not read: {', '.join(lists)}; the captions have splits of their own")
-    outside = len(captions.keys() - {name for names in splits.values() for name in names})
-    if splits and outside:
-        account.append(f"{counted(outside, 'captioned photo')} in no split left out")
+    if splits:
+        inside = {name for names in splits.values() for name in names}
+        if outside := len(captions) - len(inside):
+            account.append(f"{counted(outside, 'captioned photo')} in no split left out")
+        captions = {name: texts for name, texts in captions.items() if name in inside}
 
     captions = _with_words(root, captions, account)
-    wanted = [name for names in splits.values() for name in names if name in captions]
-    places = _find_photos(root, files, wanted if splits else list(captions), account)
-    if not splits:
-        splits = _splits_by_folder(places, account)
+    places = _find_photos(root, files, index, list(captions), account)
+    splits = splits or _splits_by_folder(places, account)
     drawn = not splits
     if drawn:
-        splits = _random_splits(root, sorted(places), seed, account)
-    kept = {s: [places[n] for n in splits[s] if n in places] for s in SPLITS if s in splits}
-    for split, names in kept.items():
-        if not names:
+        splits = _random_splits(root, sorted(captions), seed, account)
+    folder = Path(os.path.commonpath([root / Path(place).parent for place in places.values()]))
+    start = len(folder.relative_to(root).as_posix()) + 1 if folder != root else 0
+    path = {name: places[name][start:] if name in places else name for name in captions}
+    kept = {s: [path[n] for n in splits[s] if n in captions] for s in SPLITS if s in splits}
+    for split, paths in kept.items():
+        if not paths:
             raise ValueError(
-                f"{root}: the split {split} is empty: none of its {len(splits[split]):,} photos is "
-                "there with a caption that holds a word; mend the captions or leave the split out"
+                f"{root}: the split {split} is empty: none of its {len(splits[split]):,} photos "
+                "has a caption that holds a word; mend the captions or leave the split out"
             )
     if "train" not in kept:
         raise ValueError(f"{root}: has no training image; its splits are {', '.join(kept)}")
-    folder = Path(os.path.commonpath([root / Path(place).parent for place in places.values()]))
-    start = len(folder.relative_to(root).as_posix()) + 1 if folder != root else 0
-    return PhotoFolder(
-        {place[start:]: captions[name] for name, place in places.items()},
-        {split: [place[start:] for place in names] for split, names in kept.items()},
-        folder,
-        account,
-        drawn,
-    )
+    captions = {path[name]: texts for name, texts in captions.items()}
+    return PhotoFolder(captions, kept, folder, account, drawn)
 
 
 def holds_photos(folder: str | Path) -> bool:
@@ -145,7 +145,6 @@ def _forms(root: Path, files: Iterable[str]) -> dict[str, str]:
     """Caption file -> form, the one to read first."""
     texts = [file for file in files if Path(file).suffix.lower() in _CAPTION_SUFFIXES]
     forms = {file: form for file in texts if (form := form_of(root / file))}
-
     sure = ("Karpathy's JSON", "COCO annotations")  # and say the splits, too
 
     def order(file: str) -> tuple:
@@ -169,12 +168,20 @@ def _reason(root: Path, files: list[str]) -> str:
             read_caption_file(root / file)
         except ValueError as error:
             return f"that can be read; {error}"
-    return f"in its files, expected {FORMS}"
+    return f"in its files, expected a captions.txt or the like: {FORMS}"
 
 
-def _chosen(forms: dict[str, str], account: list[str]) -> dict[str, str | None]:
+def _chosen(
+    root: Path, forms: dict[str, str], index: _Names, account: list[str]
+) -> dict[str, str | None]:
     """The caption files to read, each with its split: one, or one for each split."""
-    best = next(iter(forms))
+
+    def fits(file: str) -> bool:  # Karpathy's archive has files of three data sets
+        names = list(read_caption_file(root / file).captions)[:100]
+        return 2 * sum(bool(index.find(name, elsewhere=True)) for name in names) > len(names)
+
+    first = next(iter(forms))
+    best = first if len(forms) == 1 else next(filter(fits, forms), first)
     tagged: dict[str, str] = {}
     for file, form in forms.items():
         path = Path(file)
@@ -185,8 +192,8 @@ def _chosen(forms: dict[str, str], account: list[str]) -> dict[str, str | None]:
     chosen = {tagged[split]: split for split in SPLITS if split in tagged} if each else {best: None}
     if ignored := [f"{file} ({form})" for file, form in forms.items() if file not in chosen]:
         account.append(
-            f"not read: {', '.join(ignored)}; of several caption files those with splits go first, "
-            "then those nearest to --root, then the shortest name"
+            f"not read: {', '.join(ignored)}; of several caption files of the photos that are here "
+            "those with splits go first, then those nearest to --root, then the shortest name"
         )
     return chosen
 
@@ -229,7 +236,7 @@ def _with_words(
         raise ValueError(f"{root}: none of its {left:,} captions holds a word; mend the captions")
     if left:
         lost = counted(len(worded) - len(kept), "photo")
-        account.append(f"{counted(left, 'caption')} without a word left out; {lost} with no other")
+        account.append(f"{counted(left, 'caption')} without a word left out, {lost} with no other")
     return kept
 
 
@@ -374,10 +381,9 @@ class _Names:
 
 
 def _find_photos(
-    root: Path, files: list[str], names: list[str], account: list[str]
+    root: Path, files: list[str], index: _Names, names: list[str], account: list[str]
 ) -> dict[str, str]:
     """Name -> path below the root, for each photo that is there."""
-    index = _Names(files)
     folders = {posixpath.basename(posixpath.dirname(file)) for file in files}
     places: dict[str, str] = {}
     missing, twice, otherwise = [], 0, []
@@ -404,19 +410,19 @@ def _find_photos(
         if not f"/{place}".endswith(f"/{name}"):
             otherwise.append(f"{name} is {place}")
         places[name] = place
-    if len(missing) > _MOST_MISSING * len(names):
+    if not places:
         raise FileNotFoundError(
-            f"{root}: {len(missing):,} of {counted(len(names), 'photo')} are not below it, "
-            f"{missing[0]} the first; is the copy complete?"
+            f"{root}: none of the {counted(len(names), 'photo')} that have captions is below it, "
+            f"{min(missing)} the first; is the copy complete?"
         )
     used = set(places.values())
-    folders = Counter(posixpath.dirname(place) or "." for place in places.values()).most_common()
-    where = [f"{count:,} in {folder}" for folder, count in folders[:5]]
-    rest = f" and {len(folders) - 5:,} folders more" if len(folders) > 5 else ""
+    serving = Counter(posixpath.dirname(place) or "." for place in places.values()).most_common()
+    where = [f"{count:,} in {folder}" for folder, count in serving[:5]]
+    rest = f" and {len(serving) - 5:,} folders more" if len(serving) > 5 else ""
     account.append(f"photos: {', '.join(where)}{rest}")
     unused = sum(1 for file in files if PICTURE.search(file) and file not in used)
     for number, what in (
-        (len(missing), f"not found and left out ({', '.join(missing[:3])})"),
+        (len(missing), f"not found below --root ({', '.join(missing[:3])})"),
         (twice, "found in several folders with the same bytes"),
         (len(otherwise), f"under another name or folder than written ({', '.join(otherwise[:1])})"),
         (unused, "below --root in no split or without captions, left out"),

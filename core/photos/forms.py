@@ -10,13 +10,14 @@ import ast
 import codecs
 import csv
 import io
-import json
 import mmap
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from core.support.files import parse_json
 
 FORMS = (
     "CSV with the header image,caption (or tabs, semicolons, pipes), name.jpg#0<TAB>caption, "
@@ -37,7 +38,12 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_TABLES = {"\t": "table of tabs", "|": "table of pipes", ";": "CSV of semicolons", ",": "CSV"}
+_TABLES = {
+    "\t": "tab-separated table",
+    "|": "pipe-separated table",
+    ";": "semicolon-separated table",
+    ",": "CSV",
+}
 _HEAD = 2**16  # bytes by which a text is recognised
 _BREAKS = re.compile("[\r\n\f\v\x1c-\x1e\x85\u2028\u2029]+")  # in a caption: a blank
 
@@ -84,11 +90,11 @@ def read_caption_file(path: str | Path) -> CaptionFile:
     if form is None:
         text = decoded(path)
         if text.lstrip()[:1] in ("{", "["):
-            _json(path, text)  # says so when it is torn
-        first = next((line.strip() for line in text.split("\n") if line.strip()), "")
+            parse_json(path, text)  # says so when it is torn
+        first = _beginning(path)[0].strip()[:80]
         raise ValueError(
-            f"{path}: holds captions in no form that is known: it begins with {first[:80]!r}, "
-            f"expected {FORMS}; give it a first line image,caption"
+            f"{path}: holds captions in no form that is known: it begins with {first!r}, expected "
+            f"{FORMS}; give it a first line image,caption"
         )
     notes: list[str] = []
     found = _gathered(path, form, _READERS.get(form, _read_table)(path, notes), notes)
@@ -104,20 +110,15 @@ def form_of(path: Path) -> str | None:
     """The form of a caption file, by its beginning or, for JSON, its keys; None when it is none."""
     if not path.is_file() or not path.stat().st_size:
         return None
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-        text = head.decode(_encoding(head), errors="replace")
-        if text.lstrip()[:1] in ("{", "["):
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                whole = content if _encoding(head) != "utf-16" else decoded(path).encode()
-                found = (f for f, keys in _KEYS.items() if all(re.search(k, whole) for k in keys))
-                return next(found, None)
-    lines = _lines(text)
-    if len(head) == _HEAD:
-        lines.pop()  # it may be cut
-    if any(_TOKEN.match(line) for line in lines[:20]):
+    lines = _beginning(path)
+    if lines[0].lstrip()[:1] in ("{", "["):
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+            content = raw if _encoding(raw) != "utf-16" else decoded(path).encode()
+            found = (f for f, keys in _KEYS.items() if all(re.search(k, content) for k in keys))
+            return next(found, None)
+    if any(_TOKEN.match(line) for line in lines):
         return _TOKENS
-    layout = _layout(lines[:50])
+    layout = _layout(lines)
     return layout and layout.form
 
 
@@ -194,6 +195,16 @@ def decoded(path: Path) -> str:
         raise ValueError(f"{path}: is not text in UTF-8 ({error}); convert it first") from error
 
 
+def _beginning(path: Path) -> list[str]:
+    """The first lines that hold something, 50 or as many as are whole."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    lines = _lines(head.decode(_encoding(head), errors="replace"))
+    if len(head) == _HEAD and len(lines) > 1:
+        lines.pop()  # it may be cut
+    return [line for line in lines if line.strip()][:50] or [""]
+
+
 def _encoding(content: bytes) -> str:
     return "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
@@ -243,11 +254,7 @@ def _csv(lines: list[str], delimiter: str, strict: bool = False):
 
 def _layout(lines: list[str]) -> _Layout | None:
     """Of the first lines of a table: by its header, else by what its cells hold."""
-    tables = {}
-    for delimiter in _TABLES:
-        tables[delimiter] = [
-            row for row in _csv(lines, delimiter) if any(cell.strip() for cell in row)
-        ]
+    tables = {d: [row for row in _csv(lines, d) if "".join(row).strip()] for d in _TABLES}
     for find in (_by_header, _by_content):
         for delimiter, rows in tables.items():
             if rows and len(rows[0]) > 1 and (layout := find(delimiter, rows)):
@@ -303,71 +310,72 @@ def _by_content(delimiter: str, rows: list[list[str]]) -> _Layout | None:
 
 
 def _read_table(path: Path, notes: list[str]) -> Iterator[Row]:
-    lines = _lines(decoded(path))
-    layout = _layout(lines[:50])
-    reader = _csv(lines, layout.delimiter)
-    last, headers, mended, header = 0, 0, [], None
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            line = reader.line_num
-            raise ValueError(f"{path}: line {line}: {error}; a quote left open?") from error
-        if row is None:
-            break
-        start, last = last, reader.line_num
-        if not any(cell.strip() for cell in row):
-            continue
-        if header is None and layout.header:
-            header = row
-            continue
-        if row == header:  # of a second table, written after the first
+    lines, layout = _lines(decoded(path)), _layout(_beginning(path))
+    name, caption, split = layout.name, layout.captions[-1], layout.split
+    rows = _rows(path, lines, layout)
+    header = next(rows)[1] if layout.header else None
+    headers, mended = 0, []
+    for line, row in rows:
+        if row == header:  # of a second table that was written after the first
             headers += 1
             continue
-        if last > start + 1 or last == len(lines):
-            _require_closed(path, start, lines[start:last], layout)
         extra = len(row) - layout.width
-        caption = layout.captions[-1]
-        # One separator is missing in Flickr30k's results.csv: name| 4   A dog runs .
-        lacks = caption == layout.width - 1 > layout.name + 1 and not "".join(row[caption:]).strip()
-        broken = re.fullmatch(r"\s*\d+\s+(\S.*)", "".join(row[caption - 1 : caption]))
         if extra > 0 and len(layout.captions) == 1:  # delimiters outside of quotes: of the caption
             text = layout.delimiter.join(row[caption : caption + extra + 1])
             row[caption : caption + extra + 1] = [text]
-        elif lacks and broken:
-            row[caption:] = [broken[1]]
-            mended.append(start + 1)
-        elif extra > 0 or len(row) <= max(layout.name, *layout.captions):
+        # One separator is missing in Flickr30k's results.csv: name| 4   A dog runs .
+        lacks = name + 1 < caption == layout.width - 1 and not "".join(row[caption:]).strip()
+        if lacks and (two := re.fullmatch(r"\s*\d+\s+(\S.*)", "".join(row[caption - 1 :]))):
+            row[caption:] = [two[1]]
+            mended.append(str(line))
+        if len(row) > layout.width or len(row) <= max(name, *layout.captions):
             raise ValueError(
-                f"{path}: line {start + 1} has no caption in its place: found "
+                f"{path}: line {line} has no caption in its place: found "
                 f"{counted(len(row), 'cell')}, expected {layout.width}"
             )
         texts = [text for i in layout.captions for text in _several(row[i])]
-        split = row[layout.split] if layout.split is not None and layout.split < len(row) else None
-        yield Row(f"line {start + 1}", row[layout.name], texts, split)
+        of_split = row[split] if split is not None and split < len(row) else None
+        yield Row(f"line {line}", row[name], texts, of_split)
     if not layout.header:
         notes.append(f"no header: the first line, {lines[0].strip()[:60]!r}, is read as a caption")
     if headers:
         notes.append(f"{counted(headers, 'header')} further down left out")
     if mended:
+        rows = counted(len(mended), "row")
         notes.append(
-            f"{counted(len(mended), 'row')} with a separator missing, caption kept "
-            f"(line {', '.join(map(str, mended[:5]))})"
+            f"{rows} with a separator missing, caption kept (line {', '.join(mended[:5])})"
         )
 
 
-def _require_closed(path: Path, start: int, lines: list[str], layout: _Layout) -> None:
-    """Raises ValueError when a quotation mark opens a cell that ends only in another row."""
+def _rows(path: Path, lines: list[str], layout: _Layout) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of each row that is not blank.
+
+    Raises ValueError for a quotation mark that opens a cell and closes only in another row.
+    """
+    reader, end = _csv(lines, layout.delimiter), 0
+    try:
+        for row in reader:
+            start, end = end, reader.line_num
+            if (end > start + 1 or end == len(lines)) and not _closed(lines[start:end], layout):
+                raise ValueError(
+                    f"{path}: line {start + 1}: a quotation mark is not closed there; close it or "
+                    "remove it"
+                )
+            if any(cell.strip() for cell in row):
+                yield start + 1, row
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {reader.line_num}: {error}; a quote left open?") from error
+
+
+def _closed(lines: list[str], layout: _Layout) -> bool:
+    """Whether the lines of one row are one: no other row begins in a cell of it."""
     try:
         next(_csv(lines, layout.delimiter, strict=True))
-        cells = [line.split(layout.delimiter)[layout.name :] for line in lines[1:]]
-        closed = not any(each and PICTURE.search(each[0].strip()) for each in cells)
     except csv.Error as error:
-        closed = len(lines) == 1 and "unexpected end" not in str(error)
-    if not closed:
-        raise ValueError(
-            f"{path}: line {start + 1}: a quotation mark is not closed there; close it or remove it"
-        )
+        return len(lines) == 1 and "unexpected end" not in str(error)
+    cells = [line.split(layout.delimiter)[layout.name :] for line in lines]
+    name, *others = ["".join(each[:1]).strip() for each in cells]
+    return not any(other == name or PICTURE.search(other) for other in others)
 
 
 def _several(cell: str) -> list[str]:
@@ -387,27 +395,8 @@ def _several(cell: str) -> list[str]:
 # ---------------------------------------------------------------------------------------------
 
 
-def _json(path: Path, text: str, where: str = ""):
-    """JSON in which no key occurs twice in one object: the first value would be lost."""
-
-    def unique(pairs: list[tuple[str, object]]) -> dict:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            seen = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise ValueError(f"{path}: {where}the key {twice!r} occurs twice in one object")
-        return content
-
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: {where}is not valid JSON ({error}); is the file complete?"
-        ) from error
-
-
 def _object(path: Path) -> dict:
-    content = _json(path, decoded(path))
+    content = parse_json(path, decoded(path))
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a list, expected one object with lists in it")
     return content
@@ -492,11 +481,13 @@ def _id(path: Path, where: str, value) -> str:
 def _read_rows(path: Path, notes: list[str]) -> Iterator[Row]:
     """A list of objects, or an object a line."""
     text = decoded(path)
-    if text.lstrip().startswith("["):
-        rows = list(_objects(path, _json(path, text), "list"))
+    first = _beginning(path)[0].strip()
+    if first[0] == "[" or first[-1] != "}":  # one value, over several lines
+        content = parse_json(path, text)
+        rows = list(_objects(path, content if isinstance(content, list) else [content], "list"))
     else:
         lines = enumerate(_lines(text), 1)
-        rows = [(f"line {i}", _json(path, x, f"line {i}: ")) for i, x in lines if x.strip()]
+        rows = [(f"line {i}", parse_json(path, x, f"line {i}: ")) for i, x in lines if x.strip()]
     for where, row in rows:
         columns = _columns(list(row)) if isinstance(row, dict) else None
         if columns is None:
