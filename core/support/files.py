@@ -63,8 +63,9 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value) -> None:
-    """Writes a JSON file, atomically."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Writes a JSON file, atomically; a name that is no text in UTF-8 with escapes of JSON's."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
 def read_text(path: str | Path) -> str:
