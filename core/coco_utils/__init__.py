@@ -1,6 +1,11 @@
 """The coco_captioning data layout: its folder, its words, batches of it, tables of features."""
 
-from core.coco_utils.batches import minibatches, sample_coco_minibatch, take_samples
+from core.coco_utils.batches import (
+    caption_limit,
+    minibatches,
+    sample_coco_minibatch,
+    take_samples,
+)
 from core.coco_utils.folder import (
     CAPTIONS_FILE,
     DATASET_FILE,
@@ -30,6 +35,7 @@ __all__ = [
     "VOCABULARY_FILE",
     "Blocks",
     "build_vocabulary",
+    "caption_limit",
     "decode_captions",
     "encode_captions",
     "feature_kinds",

@@ -9,6 +9,8 @@ from itertools import islice
 
 import numpy as np
 
+from core.coco_utils.words import SPECIAL_WORDS
+
 Array = np.ndarray
 
 
@@ -121,3 +123,13 @@ def take_samples(data: Mapping, count: int, rng: np.random.Generator) -> dict:
     taken["train_captions"] = data["train_captions"][rows]
     taken["train_image_idxs"] = data["train_image_idxs"][rows]
     return taken
+
+
+def caption_limit(data: Mapping) -> int:
+    """How many words, <END> included, a decoder may say: as many as the longest training caption.
+
+    At least 30: a model may well say more of a picture than anyone did of those it learned from.
+    """
+    null = list(data["idx_to_word"]).index(SPECIAL_WORDS[0])
+    used = np.flatnonzero((data["train_captions"] != null).any(axis=0))
+    return max(30, int(used.max(initial=0)))
