@@ -197,7 +197,8 @@ def attention_lstm_step_forward(
     Returns next_h, next_c (N, H), gated (N, C), weights (N, L) and the cache: [prev_h, word],
     W_query, and those of the three parts.
     """
-    asking, W_query = floats(np.concatenate([prev_h, word], axis=1), W_query)
+    asking = np.concatenate([prev_h, word], axis=1)
+    asking, W_query = floats(asking, W_query)
     context, weights, attend_cache = attend_forward(features, keys, asking @ W_query, v_attend)
     gated, gate_cache = context_gate_forward(context, prev_h, W_gate, b_gate)
     x = np.concatenate([word, gated], axis=1)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from core.gradient_check.precision import check_point, check_value
+
 Array = np.ndarray
 
 
@@ -23,17 +25,10 @@ def eval_numerical_gradient(
 
     Returns an array of the shape of x. Error O(h^2) plus rounding O(1e-16 / h).
 
-    Raises ValueError where rounding would swallow the step: for whole numbers, for float32 and
-    float16 unless h is that much larger, for values that are huge beside h, and for an f that
-    computes in float32.
+    Raises ValueError where rounding would swallow the step (``core/gradient_check/precision.py``):
+    of whole numbers, of float32 unless h is larger, of huge values, or in an f that computes so.
     """
-    if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
-        found = x.dtype if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
-        raise ValueError(
-            f"x: found {found}, expected an array of floating-point numbers, since it is moved by "
-            f"h = {h:g} in place; take np.array(x, dtype=np.float64)"
-        )
-    _check_step("x", x.dtype, h, np.abs(x[np.isfinite(x)]).max(initial=1))
+    check_point(x, h)
     gradient = np.zeros_like(x)
     for index in np.ndindex(x.shape):
         original = x[index]
@@ -44,7 +39,7 @@ def eval_numerical_gradient(
             below = f(x)
         finally:
             x[index] = original
-        _check_value(above, h)
+        check_value(above, h)
         gradient[index] = (above - below) / (2 * h)
         if verbose:
             print(index, gradient[index])
@@ -65,29 +60,7 @@ def eval_numerical_gradient_array(
     Returns the gradient of ``sum(f(x) * df)`` with respect to x. Raises ValueError as
     ``eval_numerical_gradient`` does.
     """
-
-    def objective(x: Array) -> float:
-        out = f(x)
-        _check_value(out, h)
-        return np.sum(out * df)
-
-    return eval_numerical_gradient(objective, x, h=h)
-
-
-def _check_value(out: Array, h: float) -> None:
-    """Raises ValueError when f computes in too few digits for a step of h."""
-    if isinstance(out, np.ndarray | np.generic) and out.dtype.kind == "f":
-        _check_step("f(x)", out.dtype, h)
-
-
-def _check_step(name: str, dtype: np.dtype, h: float, largest: float = 1.0) -> None:
-    """Raises ValueError unless a step of h keeps three digits beside numbers up to ``largest``."""
-    least = 1000 * float(np.finfo(dtype).eps) * float(largest)
-    if h < least:
-        raise ValueError(
-            f"{name}: a step of h = {h:g} is lost to rounding in {dtype} numbers up to "
-            f"{largest:.3g}; compute in float64, or take an h of about {2 * least:.1g}"
-        )
+    return eval_numerical_gradient(lambda x: np.sum(check_value(f(x), h) * df), x, h=h)
 
 
 def relative_error(got: Array, expected: Array, floor: float = 0.0) -> float:
