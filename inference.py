@@ -217,7 +217,8 @@ def which_images(options, checkpoint, data: dict | None, count: int) -> str:
     images = f"{total:,} image{'s' * (total != 1)} of {options.split}"
     if options.split == "train" and is_overfit(checkpoint):
         images += " that were trained on"
-    return f"the {images}" if count == total else f"the first {count:,} of the {images}"
+    first = "the first" if count == 1 else f"the first {count:,}"
+    return f"the {images}" if count == total else f"{first} of the {images}"
 
 
 def print_table(items: list[Item]) -> None:

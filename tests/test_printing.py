@@ -76,9 +76,9 @@ def test_what_was_asked_for_is_written_though_nobody_reads(run_on_shapes, tmp_pa
     Path("c.json").write_text('[{"caption": "of an OLD run"}]')
     with stdout_to(closed_pipe(), monkeypatch):
         files = "--out", "c.json", "--report", "r.html", "--figure", "f.png"
-        options = "--split", "val", "--num_samples", 30, "--decode", "greedy"
+        options = "--split", "val", "--num_samples", 200, "--decode", "greedy"
         assert exit_code("inference.py", "--checkpoint", run_on_shapes, *options, *files) == 0
-    assert len(json.loads(Path("c.json").read_text())) == 30
+    assert len(json.loads(Path("c.json").read_text())) == 200
     assert Path("r.html").read_text().rstrip().endswith("</html>")
     assert Image.open("f.png").width > 500
 
