@@ -373,7 +373,7 @@ def cut_captions(options, model, ids: list) -> str | None:
     limit, more = options.max_length, "--max_length gives them more"
     if model.max_length is not None and model.max_length <= limit:
         limit, more = model.max_length, "the model has no positions for more"
-    cut = sum(words[-1] != model.end for words in ids)
+    cut = sum(len(words) == limit and words[-1] != model.end for words in ids)
     captions = f"caption{' was' if len(ids) == 1 else 's were'}"
     return f"{cut:,} of {len(ids):,} {captions} cut at {limit} words; {more}" if cut else None
 

@@ -96,3 +96,10 @@ def test_the_command_draws_a_vocabulary_of_prices(command, tmp_path):
     code, out, error = command("inference.py", "--checkpoint", "run", "--figure", "f.png")
     assert (code, error) == (0, "")
     assert "picture: f.png" in out
+
+
+def test_letters_that_no_font_has_are_counted_in_one_line(tmp_path):
+    with pytest.warns(UserWarning, match="font") as warned:
+        plot_captions([PICTURE] * 2, ["\ue000\ue001 a", "\ue001 b"], [[], []], tmp_path / "f.png")
+    [message] = [str(warning.message) for warning in warned]
+    assert "f.png: 2 letters that the font has not (\ue000\ue001) are boxes" in message

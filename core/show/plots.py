@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -193,8 +195,12 @@ def _wrap(text: str) -> str:
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-    """Raises ValueError, with the name of the file, for what matplotlib cannot draw."""
-    with atomic_file(path) as temporary:
+    """Raises ValueError, with the name of the file, for what matplotlib cannot draw.
+
+    Letters that its fonts lack are drawn as boxes; a warning says how many there are.
+    """
+    with atomic_file(path) as temporary, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
         try:
             figure.savefig(temporary, dpi=120)
         except (ValueError, RuntimeError) as error:
@@ -202,3 +208,17 @@ def _save(figure: Figure, path: str | Path) -> None:
             raise ValueError(
                 f"{path}: the figure could not be drawn ({reason}); take fewer images"
             ) from error
+    lacking = {}
+    for warning in caught:
+        text = str(warning.message)
+        if glyph := re.match(r"Glyph (\d+) .* missing from font", text):
+            lacking[chr(int(glyph[1]))] = None
+        else:
+            warnings.warn(text, warning.category, stacklevel=3)
+    if lacking:
+        warnings.warn(
+            f"{path}: {len(lacking)} letters that the font has not ({''.join(lacking)[:20]}) are "
+            "boxes; name a font that has them in a file matplotlibrc, for instance: "
+            "font.family: DejaVu Sans, Noto Sans CJK SC",
+            stacklevel=3,
+        )
