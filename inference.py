@@ -42,6 +42,14 @@ from core.support.command_line import (
 _BATCH = 256
 _SHOWN_WITHOUT_FILE = 10  # images of a whole split, unless asked for more or for a file
 _IN_FIGURE, _IN_ATTENTION_FIGURE, _IN_REPORT = 20, 5, 50
+_MAX_LENGTH = 30  # for a checkpoint that does not know the longest caption it was trained on
+_PICTURES = (".png", ".pdf", ".svg")
+_FILES = {
+    "out": (".json",),
+    "figure": _PICTURES,
+    "attention": _PICTURES,
+    "report": (".html", ".htm"),
+}
 # The numbers of each way of decoding, and what they are when they are not given.
 _DECODERS = {
     "greedy": {},
@@ -88,7 +96,12 @@ def build_parser() -> argparse.ArgumentParser:
     images.add_argument("--images", metavar="DIR", help="all photos of a folder")
     parser.add_argument("--data", metavar="DIR", help="data folder, if not the one of the training")
     parser.add_argument("--num_samples", type=positive_int, metavar="K", help="the first K images")
-    parser.add_argument("--max_length", type=positive_int, default=30, help="words at most")
+    parser.add_argument(
+        "--max_length",
+        type=positive_int,
+        metavar="T",
+        help="words at most (default: the longest training caption's, at least 30)",
+    )
     parser.add_argument("--decode", choices=_DECODERS, default="beam", help="how words are chosen")
     parser.add_argument("--allow_unknown", action="store_true", help="let captions hold <UNK>")
 
@@ -126,7 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--report",
         metavar="FILE.html",
-        help=f"write a page that shows each word's probability and map, of {_IN_REPORT} images",
+        help=f"write a page of each word's probability and map: {_IN_REPORT} images, scores of all",
     )
     parser.add_argument("--weights", metavar="FILE", help="the encoder's weights, if moved")
     return parser
@@ -162,8 +175,8 @@ def split_items(options, checkpoint, data: dict) -> tuple[list[Item], object]:
     if f"{split}_captions" not in data:
         raise ValueError(f"--split {split}: {data['source']['folder']} has no such split")
     count = options.num_samples
-    if count is None and not (options.out or (split == "train" and overfit)):
-        count = _IN_REPORT if options.report else _SHOWN_WITHOUT_FILE
+    if count is None and not (options.out or options.report or (split == "train" and overfit)):
+        count = _SHOWN_WITHOUT_FILE
     data = with_readable(data, split, count)
     image_idxs, urls = data[f"{split}_image_idxs"], data[f"{split}_urls"]
     chosen = np.unique(image_idxs)[:count]
@@ -222,6 +235,18 @@ def look_at(options, checkpoint, device: str) -> tuple[list[Item], object, dict 
     return *split_items(options, checkpoint, data), data
 
 
+def which_images(options, checkpoint, data: dict | None, count: int) -> str:
+    """Which images were captioned, in words: "the first 10 of the 300 images of val", say."""
+    if data is None:
+        return f"{count:,} photo{'s' * (count != 1)}"
+    total = len(set(data[f"{options.split}_image_idxs"].tolist()))
+    images = f"{total:,} image{'s' * (total != 1)} of {options.split}"
+    if options.split == "train" and is_overfit(checkpoint):
+        images += " that were trained on"
+    first = "the first" if count == 1 else f"the first {count:,}"
+    return f"the {images}" if count == total else f"{first} of the {images}"
+
+
 def print_table(items: list[Item]) -> None:
     """A line for each image: name, caption and, when there is one, a reference."""
     referenced = any(item.references for item in items)
@@ -234,6 +259,18 @@ def print_table(items: list[Item]) -> None:
     for item in items:
         for caption, score in item.n_best:
             print(f"{item.file_name:<{widths[0]}}  {score:8.3f}  {caption}")
+
+
+def print_counts(options, which: str, items: list[Item], cut: str | None) -> None:
+    """How many captions are cut, and how many are those of people, word for word."""
+    if cut:
+        print(cut)
+    if any(item.references for item in items):
+        count = sum(item.caption in item.references for item in items)
+        # What was not trained on cannot be said back.
+        train = options.split == "train"
+        what = "said back word for word" if train else "in the very words of a reference"
+        print(f"{what}: {count} of {len(items)} ({count / len(items):.0%}), {which}")
 
 
 def _reference(item: Item) -> str:
@@ -369,6 +406,16 @@ def caption_all(model, decode, idx_to_word, items: list[Item], features) -> list
     return ids
 
 
+def cut_captions(options, model, ids: list) -> str | None:
+    """How many captions came to the limit without <END>, as a sentence; None when none did."""
+    limit, more = options.max_length, "--max_length gives them more"
+    if model.max_length is not None and model.max_length <= limit:
+        limit, more = model.max_length, "the model has no positions for more"
+    cut = sum(len(words) == limit and words[-1] != model.end for words in ids)
+    captions = f"caption{' was' if len(ids) == 1 else 's were'}"
+    return f"{cut:,} of {len(ids):,} {captions} cut at {limit} words; {more}" if cut else None
+
+
 def draw_attention(options, model, checkpoint, items: list[Item], features, ids) -> None:
     """The figure of --attention, for the first few images."""
     import numpy as np
@@ -429,7 +476,9 @@ def ensemble_checkpoints(options, checkpoint) -> list:
     return found
 
 
-def report_facts(options, path: Path, checkpoint, decoders, shown: int, count: int) -> dict:
+def report_facts(
+    options, path: Path, checkpoint, decoders, which: str, count: int, cut: str | None
+) -> dict:
     """What the page of --report says of the model, the decoders and the images."""
 
     def described(name: str) -> str:
@@ -441,20 +490,20 @@ def report_facts(options, path: Path, checkpoint, decoders, shown: int, count: i
         return f"{_DECODER_NAMES[name]} ({', '.join(numbers)})"
 
     parameters = sum(parameter.size for parameter in checkpoint.decoder_params.values())
-    images = f"{shown:,}" if shown == count else f"{count:,}, of which the first {shown:,} are here"
-    where = "photos" if own_photos(options) else f"{options.split} split"
-    return {
+    facts = {
         "Model": f"{checkpoint.model}, {parameters:,} parameters ({path.parent.name}/{path.name})",
         "Vocabulary": f"{len(checkpoint.idx_to_word):,} words",
         "Decoder": described(options.decode),
         "Compared with": ", ".join(described(name) for name in decoders if name != options.decode),
-        "Images": f"{where}: {images}",
+        "Images": which + (f"; the first {_IN_REPORT} are shown" if count > _IN_REPORT else ""),
     }
+    return facts | ({"Cut": cut} if cut else {})
 
 
 def draw_report(
-    options, path: Path, model, checkpoint, decoders, neighbours, items: list[Item], features, ids
-) -> None:
+    options, facts: dict, which: str, model, idx_to_word, decoders, neighbours,
+    items: list[Item], features, ids,
+) -> None:  # fmt: skip
     """The page of --report: the first images, and the scores of all."""
     import numpy as np
 
@@ -462,7 +511,7 @@ def draw_report(
     from core.image_utils import resize_and_crop
     from core.show.report import PICTURE_SIZE, Entry, read_words, score_captions, write_report
 
-    shown, idx_to_word = items[:_IN_REPORT], checkpoint.idx_to_word
+    shown = items[:_IN_REPORT]
     features = np.asarray(features[: len(shown)])
     words = read_words(model, idx_to_word, features, ids[: len(shown)])
     scores, alone = {}, [{}] * len(items)
@@ -488,17 +537,16 @@ def draw_report(
         beam = ranked(*(of_image[n] for of_image in found["beam"]), idx_to_word)
         name = Path(item.file_name).name
         entries.append(Entry(name, picture, words[n], others, beam, item.references, alone[n]))
-    facts = report_facts(options, path, checkpoint, decoders, len(shown), len(items))
-    write_report(options.report, facts, _DECODER_NAMES[options.decode], entries, scores)
-    print(f"report: {options.report}, {len(shown)} of {len(items)} images")
+    write_report(options.report, facts, _DECODER_NAMES[options.decode], entries, scores, which)
 
 
 def main() -> None:
     options = build_parser().parse_args()
-    check_output("--out", options.out, (".json",))
-    check_output("--figure", options.figure, (".png", ".pdf", ".svg"))
-    check_output("--attention", options.attention, (".png", ".pdf", ".svg"))
-    check_output("--report", options.report, (".html", ".htm"))
+    for name, suffixes in _FILES.items():
+        check_output(f"--{name}", getattr(options, name), suffixes)
+    pictures = [Path(name).resolve() for name in (options.figure, options.attention) if name]
+    if len(pictures) > len(set(pictures)):
+        raise ValueError(f"--attention {options.attention}: --figure has that name; take another")
     if options.heads and not options.attention:
         raise ValueError("--heads: goes with --attention FILE.png; add that")
     check_engine_options(vars(options), options.engine)
@@ -509,7 +557,6 @@ def main() -> None:
     from core.support.files import write_json
 
     checkpoint = load_checkpoint(path)
-    decoders = decoders_of(options)
     device = "cpu"
     if options.engine == "torch":
         from core.support.processes import choose_device
@@ -517,6 +564,9 @@ def main() -> None:
         device = choose_device(options.device or "auto")
     build = model_builder(options.engine, device)
     checkpoints = [checkpoint, *ensemble_checkpoints(options, checkpoint)]
+    if options.max_length is None:
+        options.max_length = max(c.training.get("max_length", _MAX_LENGTH) for c in checkpoints)
+    decoders = decoders_of(options)
     models = [build(c.model, c.config, c.idx_to_word, c.decoder_params) for c in checkpoints]
     model = models[0]
     if options.attention and not model.grid:
@@ -544,23 +594,34 @@ def main() -> None:
     decode = decoder(options.decode, decoders[options.decode], options.engine, neighbours)
     ids = caption_all(voting, decode, checkpoint.idx_to_word, items, features)
 
-    print_table(items)
-    said_back = sum(item.caption in item.references for item in items)
-    if any(item.references for item in items):
-        print(
-            f"said back word for word: {said_back} of {len(items)} ({said_back / len(items):.0%})"
-        )
-    if options.out:
-        write_json(options.out, as_json(items))
-        print(f"captions: {options.out}")
-    if options.figure:
-        draw(items, options.figure)
-        print(f"picture: {options.figure}")
-    if options.attention:
-        draw_attention(options, model, checkpoint, items, features, ids)
-        print(f"attention: {options.attention}")
-    if options.report:
-        draw_report(options, path, model, checkpoint, decoders, neighbours, items, features, ids)
+    which, lines = which_images(options, checkpoint, data, len(items)), []
+    cut = cut_captions(options, voting, ids)
+
+    def first(count: int) -> str:
+        return f", the first {count} of {len(items):,} images" if count < len(items) else ""
+
+    try:  # Files come before anything is printed. If one fails, all that was found is printed.
+        if options.out:
+            write_json(options.out, as_json(items))
+            lines.append(f"captions: {options.out}")
+        if options.figure:
+            draw(items, options.figure)
+            lines.append(f"picture: {options.figure}{first(_IN_FIGURE)}")
+        if options.attention:
+            draw_attention(options, model, checkpoint, items, features, ids)
+            lines.append(f"attention: {options.attention}{first(_IN_ATTENTION_FIGURE)}")
+        if options.report:
+            facts = report_facts(options, path, checkpoint, decoders, which, len(items), cut)
+            draw_report(
+                options, facts, which, model, checkpoint.idx_to_word, decoders, neighbours,
+                items, features, ids,
+            )  # fmt: skip
+            lines.append(f"report: {options.report}, {facts['Images']}")
+    finally:
+        print_table(items)
+        print_counts(options, which, items, cut)
+        for line in lines:
+            print(line)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks import busy, data, decode, memory, one_at_a_time, roofline, start, train_step
 from benchmarks.side_by_side import machine, table
+from core.support.command_line import run_command
 from core.support.files import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
@@ -126,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

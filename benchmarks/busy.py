@@ -30,6 +30,7 @@ from benchmarks.side_by_side import (
 )
 from core.fast import FastEngine, build_fast_model
 from core.models import MODELS
+from core.support.command_line import run_command
 
 DEFAULTS = {"wordvec_dim": 128, "hidden_dim": 256}
 GRID = 64, 40  # locations and channels of the embedded data
@@ -92,4 +93,4 @@ def idle_and_busy(step: Callable[[], None], seconds: float) -> tuple[float, floa
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

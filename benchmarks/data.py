@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.side_by_side import in_turn, parser, show
 from core import shapes
 from core.coco_utils import load_coco_data, minibatches
+from core.support.command_line import run_command
 
 
 def main() -> None:
@@ -56,4 +57,4 @@ def loading(folder: Path, seconds: float) -> list[dict]:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

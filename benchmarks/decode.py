@@ -25,6 +25,7 @@ from benchmarks.side_by_side import (
 from core import decoding
 from core.fast.threads import searched_in_parts
 from core.models import MODELS
+from core.support.command_line import run_command
 from core.torch_models import build_torch_model
 
 MAX_LENGTH = 16
@@ -104,4 +105,4 @@ class WithoutCache:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from benchmarks.side_by_side import model_and_batch, parser, show
 from core.fast.packing import lengths_of
 from core.models import MODELS
+from core.support.command_line import run_command
 
 BATCH_SIZES = (25, 64, 128, 256)
 
@@ -45,4 +46,4 @@ def measure(name: str, batch_size: int) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -27,6 +27,7 @@ from core import transformer_layers
 from core.captioning_solver import NumpyEngine
 from core.fast import FastEngine, attention, recurrent, transformer
 from core.models import MODELS
+from core.support.command_line import run_command
 
 BATCH_SIZE = 64
 
@@ -145,4 +146,4 @@ OPTIMISATIONS = {
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -18,6 +18,7 @@ from core.fast.adam import update_in_place
 from core.fast.attention import additive_scores_forward
 from core.fast.captioner import softmax_loss, sums_by_word
 from core.fast.recurrent import lstm_cell
+from core.support.command_line import run_command
 
 H, V, L, K = 512, 1004, 49, 256
 
@@ -77,4 +78,4 @@ def measure_all(seconds: float) -> list[dict]:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.side_by_side import parser, show
+from core.support.command_line import run_command
 
 # training.py, ended as soon as a step is done.
 _ONE_STEP = """
@@ -61,4 +62,4 @@ def seconds_of(command: list[str], runs: int = 5) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

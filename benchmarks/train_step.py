@@ -37,6 +37,7 @@ from core.fast.packing import Packing, lengths_of
 from core.fast.recurrent import back_through
 from core.fast.threads import products_on
 from core.models import MODELS, build_model
+from core.support.command_line import run_command
 from core.torch_models import TorchEngine, build_torch_model
 
 BATCH_SIZES = (25, 64, 256)
@@ -188,4 +189,4 @@ def operations(model, captions: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from core.layers import (
+    floats,
     sigmoid,
     softmax,
     softmax_backward,
@@ -50,6 +51,7 @@ def attend_forward(features: Array, keys: Array, query: Array, v: Array):
     Returns context (N, C), weights (N, L), of which each row sums to 1, and the cache (features, v,
     activation (N, L, K), weights).
     """
+    features, keys, query, v = floats(features, keys, query, v)
     activation = np.tanh(keys + query[:, None])
     weights = softmax(activation @ v)
     context = (weights[:, None] @ features)[:, 0]
@@ -97,6 +99,7 @@ def additive_attention_forward(features: Array, h: Array, Wf: Array, Wh: Array, 
     The decoder below does not call this function: ``features Wf + b`` is the same for all words, so
     it computes that once and calls ``attend_forward``.
     """
+    h, Wh = floats(h, Wh)
     keys, key_cache = temporal_affine_forward(features, Wf, b)
     context, weights, attend_cache = attend_forward(features, keys, h @ Wh, v)
     return context, weights, (key_cache, h, Wh, attend_cache)
@@ -137,6 +140,7 @@ def context_gate_forward(context: Array, h: Array, W: Array, b: Array):
 
     Returns out (N, C) and the cache (context, h, W, gate (N, C)).
     """
+    context, h, W, b = floats(context, h, W, b)
     gate = sigmoid(h @ W + b)
     return gate * context, (context, h, W, gate)
 
@@ -194,6 +198,7 @@ def attention_lstm_step_forward(
     W_query, and those of the three parts.
     """
     asking = np.concatenate([prev_h, word], axis=1)
+    asking, W_query = floats(asking, W_query)
     context, weights, attend_cache = attend_forward(features, keys, asking @ W_query, v_attend)
     gated, gate_cache = context_gate_forward(context, prev_h, W_gate, b_gate)
     x = np.concatenate([word, gated], axis=1)
@@ -254,6 +259,7 @@ def attention_lstm_forward(
     the cache (cache of the keys, those of the T steps).
     """
     keys, key_cache = temporal_affine_forward(features, W_features, b_attend)
+    [words] = floats(words)
     h, c, found, step_caches = h0, c0, [], []
     for t in range(words.shape[1]):
         h, c, gated, weights, step_cache = attention_lstm_step_forward(
@@ -319,6 +325,7 @@ def doubly_stochastic_loss(weights: Array, mask: Array, strength: float):
 
     Returns the loss, a scalar, and its gradient dweights (N, T, L).
     """
+    [weights] = floats(weights)
     N = len(weights)
     steps = np.asarray(mask, dtype=weights.dtype)[:, :, None]
     missing = 1 - (steps * weights).sum(axis=1, keepdims=True)  # (N, 1, L)

@@ -7,8 +7,8 @@ Letters: N batch, T time steps, D input width, M output width, V vocabulary, L l
 
 Every ``*_forward`` returns its outputs and a ``cache``. The matching ``*_backward`` takes the
 gradient of the loss with respect to those outputs, and the cache; it returns one gradient per array
-argument, in the order in which ``forward`` took them. No function writes into what it is given, and
-each keeps the dtype it is given.
+argument, in the order in which ``forward`` took them. No function writes into what it is given.
+Each keeps the dtype of floating-point arrays, and takes whole numbers as float64 (``floats``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,19 @@ from __future__ import annotations
 import numpy as np
 
 Array = np.ndarray
+
+
+def floats(*arrays) -> list[Array]:
+    """The same arrays where they are floating-point; whole numbers, booleans and lists as float64.
+
+    In whole numbers a product may wrap round, and a gradient is cut off. Raises ValueError for what
+    are no real numbers.
+    """
+    arrays = [np.asarray(array) for array in arrays]
+    for array in arrays:
+        if array.dtype.kind not in "fiub":
+            raise ValueError(f"found an array of {array.dtype}, expected real numbers")
+    return [x if x.dtype.kind == "f" else x.astype(np.float64) for x in arrays]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -33,6 +46,7 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, tuple]:
 
     Returns out (N, M) and the cache (x, w).
     """
+    x, w, b = floats(x, w, b)
     return x.reshape(len(x), len(w)) @ w + b, (x, w)
 
 
@@ -46,6 +60,7 @@ def affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]:
     Returns dx (N, d_1, ..., d_k), dw (D, M), db (M,).
     """
     x, w = cache
+    [dout] = floats(dout)
     # out = x.reshape(N, D) @ w + b
     dx = (dout @ w.T).reshape(x.shape)
     dw = x.reshape(len(x), len(w)).T @ dout
@@ -60,6 +75,7 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, tuple]
 
     Returns out (N, T, M) and the cache (x, w).
     """
+    x, w, b = floats(x, w, b)
     N, T, D = x.shape
     return (x.reshape(N * T, D) @ w + b).reshape(N, T, len(b)), (x, w)
 
@@ -74,6 +90,7 @@ def temporal_affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, A
     Returns dx (N, T, D), dw (D, M), db (M,).
     """
     x, w = cache
+    [dout] = floats(dout)
     N, T, D = x.shape
     # out = x.reshape(N * T, D) @ w + b
     dout = dout.reshape(N * T, w.shape[1])
@@ -100,6 +117,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, tuple]:
     for ids that are not integers.
     """
     x = np.asarray(x)
+    [W] = floats(W)
     check_word_ids(x, len(W), "x")
     return W[x], (x, W)
 
@@ -114,6 +132,7 @@ def word_embedding_backward(dout: Array, cache: tuple) -> Array:
     Returns dW (V, D).
     """
     x, W = cache
+    [dout] = floats(dout)
     # out[n, t] = W[x[n, t]]. With ``dW[x] += dout`` a word that is used twice would count once.
     dW = np.zeros(W.shape, dtype=dout.dtype)
     np.add.at(dW, x, dout)
@@ -155,6 +174,7 @@ def dropout_forward(x: Array, p: float, rng: np.random.Generator | None, train: 
     """
     if not 0 <= p < 1:
         raise ValueError(f"p: found {p}, expected a probability to drop, 0 <= p < 1")
+    [x] = floats(x)
     if not train or p == 0:
         return x.copy(), None
     mask = (rng.random(x.shape, dtype=np.float32) >= p).astype(x.dtype)
@@ -172,6 +192,7 @@ def dropout_backward(dout: Array, cache: Array | None) -> Array:
     Returns dx, the shape of x.
     """
     mask = cache
+    [dout] = floats(dout)
     # out = x * mask
     return dout.copy() if mask is None else dout * mask
 
@@ -183,6 +204,7 @@ def dropout_backward(dout: Array, cache: Array | None) -> Array:
 
 def sigmoid(x: Array) -> Array:
     """``1 / (1 + exp(-x))``, written as ``0.5 (1 + tanh(x / 2))``: it cannot overflow."""
+    [x] = floats(x)
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
@@ -193,6 +215,7 @@ def softmax(scores: Array) -> Array:
 
     The largest score is subtracted first, so no exponential overflows.
     """
+    [scores] = floats(scores)
     largest = scores.max(axis=-1, keepdims=True)
     largest[np.isneginf(largest)] = 0  # -inf - -inf would be NaN
     out = np.exp(scores - largest)
@@ -219,6 +242,7 @@ def log_softmax(scores: Array) -> Array:
     The largest score is subtracted first, so no exponential overflows, and no probability of 0
     meets a logarithm.
     """
+    [scores] = floats(scores)
     shifted = scores - scores.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
@@ -252,6 +276,7 @@ def temporal_softmax_loss(
 
     Raises ValueError when an id that counts lies outside 0 .. V-1.
     """
+    [x] = floats(x)
     N, _, V = x.shape
     mask = np.asarray(mask)
     scored = np.nonzero(mask)  # the P places that count; the others are never looked at

@@ -21,7 +21,7 @@ import numpy as np
 
 from core.coco_utils import decode_captions, image_path
 from core.decoding import beam_search
-from core.gradient_check import relative_error
+from core.gradient_check import relative_error, told_apart
 from core.image_utils import load_image
 from core.show.plots import BLUE, COLOURS, GREY, ORANGE
 
@@ -194,10 +194,12 @@ def show_captions(model, data: dict, split: str, images: Sequence[int], columns:
         one = np.flatnonzero(data[f"{split}_image_idxs"] == image)[0]
         reference = decode_captions(data[f"{split}_captions"][one], data["idx_to_word"])
         ax.imshow(load_image(image_path(data, split, image)))
-        ax.set_title("\n".join(textwrap.wrap(said, 36)), fontsize=9, color=BLUE)
+        # "$" in a caption begins no mathematics
+        title = "\n".join(textwrap.wrap(said, 36))
+        ax.set_title(title, fontsize=9, color=BLUE, parse_math=False)
         ax.text(
             0.5, -0.03, "\n".join(textwrap.wrap(reference, 40)), fontsize=8, color=GREY,
-            ha="center", va="top", transform=ax.transAxes,
+            ha="center", va="top", transform=ax.transAxes, parse_math=False,
         )  # fmt: skip
     plt.show()
 
@@ -283,10 +285,11 @@ def _difference(got, expected, tolerance: float) -> str | None:
     error = relative_error(a, b)
     if not error <= tolerance:  # NaN as well
         if a.ndim == 0:
-            return f"returned {a:.6g}, expected {b:.6g}"
+            return "returned {}, expected {}".format(*told_apart(a[()], b[()]))
         at = np.unravel_index(np.argmax(np.nan_to_num(np.abs(a - b), nan=np.inf)), a.shape)
         where = ", ".join(map(str, at))
-        return f"is off by {error:.1e}; worst at [{where}]: got {a[at]:.6g}, expected {b[at]:.6g}"
+        values = "got {}, expected {}".format(*told_apart(a[at], b[at]))
+        return f"is off by {error:.1e}; worst at [{where}]: {values}"
     return None
 
 
@@ -300,10 +303,12 @@ def confirm(got, accepts: Callable, expected: str) -> Answer:
     """
     if got is None or got is Ellipsis:
         return Answer(False, f"There is no answer yet; expected {expected}.")
+    shown = f"{got:.4g}" if isinstance(got, float | np.floating) else repr(got)
     try:
         if accepts(got):
             return Answer(True, f"holds: {expected}")
+        if isinstance(got, float | np.floating) and accepts(float(shown)):
+            shown = f"{got:.17g}"  # rounded it would be right
     except Exception as error:
         expected += f" ({type(error).__name__}: {error})"
-    shown = f"{got:.4g}" if isinstance(got, float | np.floating) else repr(got)
     return Answer(False, f"found {shown}, expected {expected}.")

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-# Only sigmoid is used here; CS231n's code imports the others from its rnn_layers.
+# Only floats and sigmoid are used here; CS231n's code imports the others from its rnn_layers.
 from core.layers import (  # noqa: F401
     affine_backward,
     affine_forward,
     check_word_ids,
+    floats,
     log_softmax,
     sigmoid,
     temporal_affine_backward,
@@ -44,6 +45,7 @@ def rnn_step_forward(x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array):
 
     Returns next_h (N, H) and the cache (x, prev_h, Wx, Wh, next_h).
     """
+    x, prev_h, Wx, Wh, b = floats(x, prev_h, Wx, Wh, b)
     next_h = np.tanh(x @ Wx + prev_h @ Wh + b)
     return next_h, (x, prev_h, Wx, Wh, next_h)
 
@@ -79,8 +81,9 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array):
 
     Returns h (N, T, H), the state after each step, and the cache: (x, h0, Wx, Wh, b, step caches).
     """
+    x, h0, Wx, Wh, b = floats(x, h0, Wx, Wh, b)
     N, T, _ = x.shape
-    h, step_caches = np.empty((N, T, len(Wh)), dtype=x.dtype), []
+    h, step_caches = np.empty((N, T, len(Wh)), np.result_type(x, h0, Wx, Wh, b)), []
     prev_h = h0
     for t in range(T):
         prev_h, step_cache = rnn_step_forward(x[:, t], prev_h, Wx, Wh, b)
@@ -138,6 +141,7 @@ def lstm_step_forward(x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Arr
 
     Returns next_h, next_c (N, H) and the cache (x, prev_h, prev_c, Wx, Wh, i, f, o, g, tanh_c).
     """
+    x, prev_h, prev_c, Wx, Wh, b = floats(x, prev_h, prev_c, Wx, Wh, b)
     a_i, a_f, a_o, a_g = np.split(x @ Wx + prev_h @ Wh + b, 4, axis=1)
     i, f, o, g = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o), np.tanh(a_g)
     next_c = f * prev_c + i * g
@@ -186,8 +190,9 @@ def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array):
 
     Returns h (N, T, H), the state after each step, and the cache: (x, h0, Wx, Wh, b, step caches).
     """
+    x, h0, Wx, Wh, b = floats(x, h0, Wx, Wh, b)
     N, T, _ = x.shape
-    h, step_caches = np.empty((N, T, len(Wh)), dtype=x.dtype), []
+    h, step_caches = np.empty((N, T, len(Wh)), np.result_type(x, h0, Wx, Wh, b)), []
     prev_h, prev_c = h0, np.zeros_like(h0)
     for t in range(T):
         prev_h, prev_c, step_cache = lstm_step_forward(x[:, t], prev_h, prev_c, Wx, Wh, b)

@@ -20,6 +20,7 @@ import numpy as np
 from core.layers import (
     dropout_backward,
     dropout_forward,
+    floats,
     softmax,
     softmax_backward,
     temporal_affine_backward,
@@ -52,6 +53,7 @@ def layer_norm_forward(x: Array, gamma: Array, beta: Array, eps: float = 1e-5):
     - out: (..., E)
     - cache: (normal, inverse_std (..., 1), gamma)
     """
+    x, gamma, beta = floats(x, gamma, beta)
     centred = x - x.mean(axis=-1, keepdims=True)
     inverse_std = 1 / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
     normal = centred * inverse_std
@@ -68,6 +70,7 @@ def layer_norm_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]
     Returns dx (..., E), dgamma (E,), dbeta (E,).
     """
     normal, inverse_std, gamma = cache
+    [dout] = floats(dout)
     # out = gamma * normal + beta
     rows = tuple(range(dout.ndim - 1))
     dgamma = (dout * normal).sum(axis=rows)
@@ -89,11 +92,13 @@ def layer_norm_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]
 
 def relu_forward(x: Array) -> tuple[Array, Array]:
     """``max(x, 0)``; returns the output, and x as the cache."""
+    [x] = floats(x)
     return np.maximum(x, 0), x
 
 
 def relu_backward(dout: Array, cache: Array) -> Array:
     """Gradients of ``relu_forward``; the derivative at 0 is taken to be 0."""
+    [dout] = floats(dout)
     # out = max(x, 0)
     return dout * (cache > 0)
 
@@ -103,6 +108,7 @@ def gelu_forward(x: Array) -> tuple[Array, tuple]:
 
     Returns the output and the cache (x, Phi(x)).
     """
+    [x] = floats(x)
     phi = 0.5 * (1 + erf(x * 0.5**0.5))
     return x * phi, (x, phi)
 
@@ -195,6 +201,7 @@ def scaled_dot_product_attention_forward(q: Array, k: Array, v: Array, mask: Arr
     - out: (N, h, T, d); a query that may attend to nothing gets zeros
     - cache: (q, k, v, weights (N, h, T, S))
     """
+    q, k, v = floats(q, k, v)
     scores = q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5
     if mask is not None:
         scores = np.where(mask, scores, -np.inf)
@@ -255,7 +262,7 @@ def multi_head_attention_forward(
     The gradient of bk is 0: it adds the same q . bk to every score of a query, and a softmax does
     not see what is added to all of its scores.
     """
-    E = Wq.shape[1]
+    E = len(bq)
     if num_heads < 1 or E % num_heads:
         raise ValueError(f"num_heads: found {num_heads}, expected a divisor of the width {E}")
     if mask is not None:

@@ -39,12 +39,15 @@ def tiny_folder(tmp_path) -> Path:
     return make_tiny_folder(tmp_path / "tiny")
 
 
-def make_tiny_folder(folder: Path, words=WORDS) -> Path:
+def make_tiny_folder(folder: Path, words=WORDS, longest: int = 4) -> Path:
     rng = np.random.default_rng(0)
     captions, urls, features = {}, {}, {}
     for split, count in (("train", 12), ("val", 5)):
         captions[split] = [
-            (image, [str(word) for word in rng.choice(words[4:], size=rng.integers(1, 5))])
+            (
+                image,
+                [str(word) for word in rng.choice(words[4:], size=rng.integers(1, longest + 1))],
+            )
             for image in range(count)
             for _ in range(2)
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from core.gradient_check import (
     eval_numerical_gradient,
     eval_numerical_gradient_array,
     hints,
+    told_apart,
 )
 from core.gradient_check import __main__ as gradient_check_command
 from core.gradient_check.cases import CASES, our_function
@@ -426,6 +428,53 @@ def test_hint_3_for_a_whole_sequence_shows_our_loop():
     # a step and a layer: the very line
     assert "dprev_c = dc * prev_c, dc * f" in hints("lstm_step_backward", "dprev_c", 3)[-1]
     assert len(hints("affine_backward", "db", 3)) == 3
+
+
+def rounded(dtype):
+    """An affine layer that computes in a smaller format, and returns float64."""
+
+    def affine_forward(x, w, b):
+        rows = x.reshape(len(x), -1)
+        out = rows.astype(dtype) @ w.astype(dtype) + b.astype(dtype)
+        return out.astype(float), (x, w)
+
+    return affine_forward
+
+
+@pytest.mark.parametrize(
+    ("dtype", "hint"),
+    [
+        (np.float32, "is right to seven digits only: is it computed in float32?"),
+        (np.float16, "is right to three digits only: is it computed in float16?"),
+    ],
+)
+def test_a_forward_in_a_smaller_format_is_called_that(dtype, hint):
+    [row] = wrong_rows(BY_NAME["affine"], {"affine_forward": rounded(dtype)})
+    assert row.problem.startswith(hint)
+    got, expected = re.search(r"got (\S+), expected (\S+)$", row.problem).groups()
+    assert got != expected
+
+
+def test_a_right_backward_of_a_forward_in_float32_is_not_blamed():
+    functions = {
+        "affine_forward": rounded(np.float32),
+        "affine_backward": our_function("affine_backward"),
+    }
+    out, *gradients = wrong_rows(BY_NAME["affine"], functions)
+    assert "float32" in out.problem
+    assert len(gradients) == 3
+    for row in gradients:
+        assert row.problem.startswith("is PyTorch's gradient, but not that of the forward")
+        got, expected = re.search(r"got (\S+), expected (\S+)$", row.problem).groups()
+        assert float(got) != float(expected)
+
+
+@pytest.mark.parametrize("change", [1e-9, -3e-12, 2e-15])
+def test_two_numbers_that_differ_are_shown_to_differ(change):
+    a, b = told_apart(1.25 + change, 1.25)
+    assert float(a) == 1.25 + change
+    assert float(b) == 1.25
+    assert told_apart(1.5, 2.0) == ("1.5", "2")
 
 
 # ---------------------------------------------------------------------------------------------

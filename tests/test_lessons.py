@@ -366,3 +366,14 @@ def test_glossary_points_at_the_lines_that_it_quotes(build):
     names = re.findall(r"^\*\*(.+?)\*\*", text, re.M)
     assert names == sorted(names, key=str.lower)
     assert len(set(names)) == len(names)
+
+
+def test_an_answer_never_shows_two_equal_numbers():
+    answer = compare(lambda x: x + 1e-7, lambda x: x, np.array([1.5]))
+    got, expected = re.search(r"got (\S+), expected (\S+)$", answer.text).groups()
+    assert got != expected
+    assert "returned 1.5000001" in compare(lambda: 1.5000001, lambda: 1.5, tolerance=1e-9).text
+    below = confirm(0.50000001, lambda loss: loss < 0.5, "a loss of at most 0.4999")
+    assert "found 0.5," in below.text
+    below = confirm(0.50000001, lambda loss: loss <= 0.5, "a loss of at most 0.5")
+    assert "found 0.50000001" in below.text

@@ -279,10 +279,11 @@ def test_every_model_has_its_page(command, shapes_folder, trained, tmp_path, mod
         *("--report", "r.html", "--out", "c.json"),
     )
     assert code == 0, error
-    assert "report: r.html, 6 of 6 images" in out
+    assert "report: r.html, the 6 images of train that were trained on" in out
     page, rows = Page(tmp_path / "r.html"), json.loads((tmp_path / "c.json").read_text())
+    head = 1 + [e["text"] for e in page.all("dt")].index("Scores")
     facts = dict(
-        zip(*([e["text"] for e in page.all(tag)][:6] for tag in ("dt", "dd")), strict=True)
+        zip(*([e["text"] for e in page.all(tag)][:head] for tag in ("dt", "dd")), strict=True)
     )
     assert facts["Model"].startswith(f"{model}, ")
     assert facts["Model"].endswith("(run/best.npz)")
@@ -291,7 +292,8 @@ def test_every_model_has_its_page(command, shapes_folder, trained, tmp_path, mod
     assert facts["Decoder"].startswith(f"{asked} (")
     assert ("seed 0" in facts["Decoder"]) == (decode == "sample")
     assert "max_length 7" in facts["Decoder"]
-    assert facts["Images"] == "train split: 6"
+    assert facts["Images"] == "the 6 images of train that were trained on"
+    assert facts["Scores"].endswith(", of the 6 images of train that were trained on")
     expected = metrics.score(
         {row["image_id"]: row["caption"] for row in rows},
         {row["image_id"]: row["references"] for row in rows},
@@ -304,7 +306,7 @@ def test_every_model_has_its_page(command, shapes_folder, trained, tmp_path, mod
         assert row["references"][0] in article["text"]
     assert len(page.all("img")) == 6
     others = [name for name in ("greedy", "beam search", "sampling") if name != asked]
-    assert [e["text"] for e in page.all("dt")][6:] == [*others, "scores"] * 6
+    assert [e["text"] for e in page.all("dt")][head:] == [*others, "scores"] * 6
 
 
 def test_photos_of_your_own_and_no_more_than_fifty(command, shapes_folder, trained, tmp_path):
@@ -315,9 +317,9 @@ def test_photos_of_your_own_and_no_more_than_fifty(command, shapes_folder, train
     options = ["--checkpoint", run, "--images", "photos", "--report", "r.htm"]
     code, out, error = command("inference.py", *options)
     assert code == 0, error
-    assert "report: r.htm, 50 of 52 images" in out
+    assert "report: r.htm, 52 photos; the first 50 are shown" in out
     page = Page(tmp_path / "r.htm")
-    assert "photos: 52, of which the first 50 are here" in [e["text"] for e in page.all("dd")]
+    assert "52 photos; the first 50 are shown" in [e["text"] for e in page.all("dd")]
     assert page.all("article")[49]["aria-label"] == "49 & <b>.png"
     assert len(page.all("article")) == 50
     assert "References" not in page.source
@@ -325,14 +327,28 @@ def test_photos_of_your_own_and_no_more_than_fifty(command, shapes_folder, train
     assert len(page.source) < 1_500_000
 
 
-def test_a_whole_split_is_fifty_images(command, shapes_folder, trained, tmp_path):
+def test_of_a_whole_split_fifty_images_are_shown_and_all_scored(
+    command, shapes_folder, trained, tmp_path
+):
     run = trained("rnn", "--num_samples", 3)
-    options = ["--checkpoint", run, "--split", "val", "--report", "r.html"]
+    options = ["--checkpoint", run, "--split", "val", "--decode", "greedy", "--report", "r.html"]
     code, out, error = command("inference.py", *options)
     assert code == 0, error
-    assert "report: r.html, 50 of 50 images" in out
+    assert "report: r.html, the 300 images of val; the first 50 are shown" in out
+    page = Page(tmp_path / "r.html")
+    assert len(page.all("article")) == 50
+    assert command("inference.py", *options, "--out", "c.json")[0] == 0
+    rows = json.loads((tmp_path / "c.json").read_text())
+    assert len(rows) == 300
+    expected = metrics.score(
+        {row["image_id"]: row["caption"] for row in rows},
+        {row["image_id"]: row["references"] for row in rows},
+    )
+    scores = ", ".join(f"{name} {expected[name]:.1f}" for name in ("ROUGE-L", "CIDEr-D"))
+    assert any(f"{scores}, of the 300 images of val" in e["text"] for e in page.all("dd"))
     code, out, error = command("inference.py", *options, "--num_samples", 1)
     assert code == 0, error
+    assert "report: r.html, the first of the 300 images of val" in out
     page = Page(tmp_path / "r.html")
     assert "CIDEr-D is left out" in page.source
     assert "BLEU-4" in page.all("article")[0]["text"]

@@ -1,6 +1,7 @@
 """The coco_captioning data layout: its folder, its words, batches of it, tables of features."""
 
 from core.coco_utils.batches import (
+    caption_limit,
     minibatches,
     sample_coco_minibatch,
     share_of_unknown,
@@ -38,6 +39,7 @@ __all__ = [
     "VOCABULARY_FILE",
     "Blocks",
     "build_vocabulary",
+    "caption_limit",
     "decode_captions",
     "encode_captions",
     "feature_kinds",

@@ -10,6 +10,8 @@ from itertools import islice
 
 import numpy as np
 
+from core.coco_utils.words import SPECIAL_WORDS
+
 Array = np.ndarray
 
 
@@ -162,3 +164,13 @@ def share_of_unknown(data: Mapping, split: str) -> float:
     words = data[f"{split}_captions"]
     words = words[~np.isin(words, [ids[name] for name in ("<NULL>", "<START>", "<END>")])]
     return float(np.mean(words == ids["<UNK>"])) if words.size else 1.0
+
+
+def caption_limit(data: Mapping) -> int:
+    """How many words, <END> included, a decoder may say: as many as the longest training caption.
+
+    At least 30: a model may well say more of a picture than anyone did of those it learned from.
+    """
+    null = list(data["idx_to_word"]).index(SPECIAL_WORDS[0])
+    used = np.flatnonzero((data["train_captions"] != null).any(axis=0))
+    return max(30, int(used.max(initial=0)))

@@ -13,6 +13,7 @@ from core.gradient_check.differences import (
     relative_error,
 )
 from core.gradient_check.learner import ImplementationError, load_implementation
+from core.gradient_check.precision import told_apart
 from core.gradient_check.report import Report, check
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "hints",
     "load_implementation",
     "relative_error",
+    "told_apart",
 ]

@@ -21,6 +21,7 @@ from core.gradient_check.cases import SIZES, Case
 from core.gradient_check.diagnosis import (
     SWAPPED,
     diagnose,
+    few_digits,
     gates_swapped,
     recognise,
     with_worst,
@@ -101,7 +102,7 @@ def _compare(
         out = np.asarray(out)
         error = relative_error(out, expected)
         passed = error <= TORCH_TOLERANCE
-        hint = "the forward pass itself differs"
+        hint = few_digits(out, expected) or "the forward pass itself differs"
         problem = None if passed else with_worst(hint, out, expected)
         yield Row(case.name, name, None, error, passed, problem)
     if functions.forward_only(case):
@@ -135,7 +136,10 @@ def _compare(
         # not (a > b) would let NaN through
         passed = difference_error <= DIFFERENCE_TOLERANCE and torch_error <= TORCH_TOLERANCE
         problem = None
-        if not passed:
+        if not passed and torch_error <= TORCH_TOLERANCE:
+            hint = "is PyTorch's gradient, but not that of the forward: is that one wrong?"
+            problem = with_worst(hint, got, numerical)
+        elif not passed:
             if name in case.zero:
                 expected = np.zeros_like(expected)  # autograd's is rounding
             weights = [value for key, value in inputs.items() if _is_weight(key)]

@@ -13,6 +13,7 @@ import numpy as np
 from core.gradient_check.cases import Case, our_function
 from core.gradient_check.differences import relative_error
 from core.gradient_check.learner import KNOWN, Functions, malformed
+from core.gradient_check.precision import told_apart
 
 Array = np.ndarray
 
@@ -55,8 +56,8 @@ def diagnose(
     def same(a: Array, b: Array) -> bool:
         return relative_error(a, b) < 1e-6
 
-    if relative_error(got, expected) < 1e-5:
-        return "is right to a few digits only: is it computed in float32?"
+    if hint := few_digits(got, expected):
+        return hint
     if same(got, -expected):
         return "has the wrong sign"
     ratio = float(np.vdot(expected, got) / np.vdot(expected, expected))
@@ -110,6 +111,19 @@ def diagnose(
         "is wrong everywhere: a missing sum over time, a forgotten derivative of the "
         "nonlinearity, or the wrong factor in a product?"
     )
+
+
+def few_digits(got: Array, expected: Array) -> str | None:
+    """The hint for numbers that are right but for rounding in float32 or float16; else None."""
+    error = relative_error(got, expected)
+    if error < 1e-5:
+        digits = "seven" if error < 1e-6 else "a few"
+        return f"is right to {digits} digits only: is it computed in float32?"
+    with np.errstate(over="ignore"):
+        halves = np.asarray(got, np.float16)
+    if error < 1e-2 and np.array_equal(got, halves):
+        return "is right to three digits only: is it computed in float16?"
+    return None
 
 
 def gates_swapped(db: Array, expected: Array) -> bool:
@@ -170,7 +184,7 @@ def with_worst(hint: str, got: Array, expected: Array) -> str:
     index = np.unravel_index(np.argmax(distance), distance.shape)
     where = f"[{', '.join(str(i) for i in index)}]" if index else ""
     start = " Worst" if hint.endswith("?") else "; worst"
-    values = f"got {got[index]:.6g}, expected {expected[index]:.6g}"
+    values = "got {}, expected {}".format(*told_apart(got[index], expected[index]))
     return f"{hint}{start} at {where or 'the value'}: {values}"
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from core.gradient_check.precision import check_point, check_value
+
 Array = np.ndarray
 
 
@@ -16,13 +18,17 @@ def eval_numerical_gradient(
 
     Inputs:
     - f: function of one array that returns a scalar
-    - x: the point. It is perturbed in place, one entry at a time, and restored exactly, so f may
-      as well read it through another name (``f = lambda _: model.loss(...)[0]``).
+    - x: the point, in float64. It is perturbed in place, one entry at a time, and restored exactly,
+      so f may as well read it through another name (``f = lambda _: model.loss(...)[0]``).
     - verbose: print each entry's derivative
     - h: the step; 1e-4 to 1e-5 balances truncation and rounding in float64
 
     Returns an array of the shape of x. Error O(h^2) plus rounding O(1e-16 / h).
+
+    Raises ValueError where rounding would swallow the step (``core/gradient_check/precision.py``):
+    of whole numbers, of float32 unless h is larger, of huge values, or in an f that computes so.
     """
+    check_point(x, h)
     gradient = np.zeros_like(x)
     for index in np.ndindex(x.shape):
         original = x[index]
@@ -33,6 +39,7 @@ def eval_numerical_gradient(
             below = f(x)
         finally:
             x[index] = original
+        check_value(above, h)
         gradient[index] = (above - below) / (2 * h)
         if verbose:
             print(index, gradient[index])
@@ -46,13 +53,14 @@ def eval_numerical_gradient_array(
 
     Inputs:
     - f: function of one array that returns an array (or a scalar)
-    - x: the point, perturbed in place and restored
+    - x: the point, in float64, perturbed in place and restored
     - df: upstream gradient, of the shape of f(x)
     - h: the step
 
-    Returns the gradient of ``sum(f(x) * df)`` with respect to x.
+    Returns the gradient of ``sum(f(x) * df)`` with respect to x. Raises ValueError as
+    ``eval_numerical_gradient`` does.
     """
-    return eval_numerical_gradient(lambda x: np.sum(f(x) * df), x, h=h)
+    return eval_numerical_gradient(lambda x: np.sum(check_value(f(x), h) * df), x, h=h)
 
 
 def relative_error(got: Array, expected: Array, floor: float = 0.0) -> float:

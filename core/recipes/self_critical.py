@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from core import decoding
-from core.coco_utils import decode_captions
+from core.coco_utils import caption_limit, decode_captions
 from core.metrics import CIDErD, ptb_tokenize
 from core.metrics.caption_files import reference_captions
 
@@ -43,7 +43,7 @@ class SelfCritical:
         texts, _ = reference_captions(data, "train")
         self.images, self.samples = np.array(sorted(texts)), samples
         self.features, self.idx_to_word = data["train_features"], data["idx_to_word"]
-        self.max_length = data["train_captions"].shape[1] - 1
+        self.max_length = caption_limit(data)
         self.cider = CIDErD({i: list(map(ptb_tokenize, several)) for i, several in texts.items()})
         self.reward = 0.0
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from core import decoding, metrics
-from core.coco_utils import decode_captions
+from core.coco_utils import caption_limit, decode_captions
 from core.metrics.caption_files import reference_captions
 
 _BATCH = 100
@@ -30,7 +30,7 @@ class CaptionScores:
 
     def __init__(self, data: Mapping, split: str = "val", most: int = 500, beam_size: int = 3):
         self.features, self.idx_to_word = data[f"{split}_features"], data["idx_to_word"]
-        self.beam_size = beam_size
+        self.how = {"beam_size": beam_size, "max_length": caption_limit(data)}
         texts, _ = reference_captions(data, split)
         count = min(most, len(texts))
         if count < 2:
@@ -38,6 +38,8 @@ class CaptionScores:
                 f"CIDEr-D: found {count} image in {split}, expected at least 2; choose the epoch "
                 "by its loss, or hold more images out"
             )
+        which = f"the {count:,}" if count == len(texts) else f"{count:,} of the {len(texts):,}"
+        self.scored = f"{which} images of {split}"  # in words, for whoever shows the scores
         self.images = np.array(sorted(texts))[np.arange(count) * len(texts) // count]
         self.references = {
             i: [metrics.ptb_tokenize(t) for t in texts[i]] for i in self.images.tolist()
@@ -48,7 +50,7 @@ class CaptionScores:
         said: dict[int, list[str]] = {}
         for start in range(0, len(self.images), _BATCH):
             images = self.images[start : start + _BATCH]
-            ids, _ = decoding.beam_search(model, self.features[images], beam_size=self.beam_size)
+            ids, _ = decoding.beam_search(model, self.features[images], **self.how)
             for image, text in zip(
                 images.tolist(), decode_captions(ids[:, 0], self.idx_to_word), strict=True
             ):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from core.captioning_solver import CaptioningSolver
 from core.checkpoint import Checkpoint, save_checkpoint
+from core.coco_utils import caption_limit
 from core.runs.lock import Lock
 from core.support.files import write_text
 
@@ -36,10 +37,12 @@ class Saving:
         self._check_lock()
         params = solver.model.params
         if solver.best_epoch == solver.epoch:
-            best = replace(self.checkpoint, params=params, training={"epoch": solver.epoch})
+            training = {"epoch": solver.epoch, "max_length": caption_limit(solver.data)}
+            best = replace(self.checkpoint, params=params, training=training)
             save_checkpoint(self.folder / "best.npz", best)
         training = {
             "epoch": solver.epoch,
+            "max_length": caption_limit(solver.data),
             "history": solver.history,
             "loss_history": solver.loss_history,
             "shuffling": solver.rng.bit_generator.state,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from core.support.files import atomic_file
 
 Array = np.ndarray
 
+# Words that come from data: "$" is a dollar in them, and begins no mathematics.
+_AS_IT_IS = {"parse_math": False}
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", GREY)
@@ -79,7 +83,11 @@ def plot_runs(runs: Mapping[str, Sequence[dict]], path: str | Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    legend = figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside right center", frameon=False
+    )
+    for text in legend.get_texts():
+        text.set(**_AS_IT_IS)
     _save(figure, path)
 
 
@@ -117,7 +125,7 @@ def plot_captions(
             above.imshow(picture)
         else:
             above.text(0.5, 0.5, "picture not\non this machine", ha="center", color=GREY)
-        text = {"ha": "center", "va": "top", "fontsize": 9, "linespacing": 1.1}
+        text = {"ha": "center", "va": "top", "fontsize": 9, "linespacing": 1.1, **_AS_IT_IS}
         below.text(0.5, 1, caption, **text)
         below.text(0.5, 1, "\n" * (caption.count("\n") + 1) + reference, color=GREY, **text)
     _save(figure, path)
@@ -155,7 +163,7 @@ def plot_attention(
         left, bottom = column * width + gap / 2, (len(pictures) - 1 - row) * height + gap / 2
         side = width - gap
         axes.imshow(picture, extent=(left, left + side, bottom, bottom + side), aspect="auto")
-        text = {"ha": "center", "va": "baseline"}
+        text = {"ha": "center", "va": "baseline", **_AS_IT_IS}
         axes.text(left + side / 2, bottom + side + 0.2, above, fontsize=9, **text)
         axes.text(left + side / 2, bottom + side + 0.05, small, fontsize=7, color=GREY, **text)
 
@@ -187,5 +195,30 @@ def _wrap(text: str) -> str:
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    """Raises ValueError, with the name of the file, for what matplotlib cannot draw.
+
+    Letters that its fonts lack are drawn as boxes; a warning says how many there are.
+    """
+    with atomic_file(path) as temporary, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        try:
+            figure.savefig(temporary, dpi=120)
+        except (ValueError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
+            raise ValueError(
+                f"{path}: the figure could not be drawn ({reason}); take fewer images"
+            ) from error
+    lacking = {}
+    for warning in caught:
+        text = str(warning.message)
+        if glyph := re.match(r"Glyph (\d+) .* missing from font", text):
+            lacking[chr(int(glyph[1]))] = None
+        else:
+            warnings.warn(text, warning.category, stacklevel=3)
+    if lacking:
+        warnings.warn(
+            f"{path}: {len(lacking)} letters that the font has not ({''.join(lacking)[:20]}) are "
+            "boxes; name a font that has them in a file matplotlibrc, for instance: "
+            "font.family: DejaVu Sans, Noto Sans CJK SC",
+            stacklevel=3,
+        )

@@ -140,6 +140,7 @@ def write_report(
     decoder: str,
     entries: Sequence[Entry],
     scores: Mapping[str, float] | None = None,
+    scored: str = "",
 ) -> None:
     """Writes the page, atomically.
 
@@ -149,16 +150,19 @@ def write_report(
     - decoder: what found the captions
     - entries: the images
     - scores: of all captions together, from ``score_captions``; may be empty
+    - scored: which captions these are, as "the 300 images of val"
     """
     page = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title="Captions, word by word",
-        header=_header(facts, entries, scores or {}),
+        header=_header(facts, entries, scores or {}, scored),
         articles="\n".join(_article(entry, decoder) for entry in entries),
     )
-    write_text(path, page)
+    write_text(path, page, errors="backslashreplace")
 
 
-def _header(facts: Mapping[str, str], entries: Sequence[Entry], scores: Mapping[str, float]) -> str:
+def _header(
+    facts: Mapping[str, str], entries: Sequence[Entry], scores: Mapping[str, float], scored: str
+) -> str:
     maps = any(word.weights is not None for entry in entries for word in entry.words)
     lead = "Point at a word, tap it, or go from word to word with Tab and the arrow keys: " + (
         "the photo stays bright where the model looked when it chose that word. Escape clears."
@@ -172,7 +176,8 @@ def _header(facts: Mapping[str, str], entries: Sequence[Entry], scores: Mapping[
         "neighbours choose, likeness to their captions is added.",
     ]
     known = {name: scores[name] for name in metrics.METRICS if name in scores}
-    scored = f"<dt>Scores</dt><dd>{_scores(known)}</dd>" if known else ""
+    of = f", of {escape(scored)}" if scored else ""
+    scored = f"<dt>Scores</dt><dd>{_scores(known)}{of}</dd>" if known else ""
     if any(entry.scores for entry in entries):
         notes.append(
             "Scores go from 0 to 100, CIDEr-D to 1,000; BLEU-4 of a caption is 0 unless four words "

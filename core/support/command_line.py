@@ -7,6 +7,8 @@ stderr that says what to mend.
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import math
 import os
 import sys
@@ -52,15 +54,71 @@ def _say(kind: str, message: object) -> None:
     print(f"{program}: {kind}: {' '.join(str(message).split())}", file=sys.stderr)
 
 
+class _Outlet(io.FileIO):
+    """Where stdout or stderr goes. Once that fails, what is printed is dropped, and work goes on.
+
+    ``failed``: the error, or None.
+    """
+
+    failed: OSError | None = None
+
+    def write(self, data) -> int | None:
+        if self.failed is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.failed = error
+        return len(data)
+
+
+def _unbreakable(stream):
+    """An output stream to which a print never fails, whatever it prints and whoever reads it.
+
+    What the encoding of the stream cannot express is escaped. A stream that is not there (None: it
+    was closed from the start, as by ``>&-``) goes nowhere.
+    """
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+    raw = getattr(stream, "buffer", None)
+    raw = getattr(raw, "raw", raw)
+    if type(raw) is not io.FileIO:  # of a notebook, a test, a Windows console
+        return stream
+    outlet = _Outlet(raw.fileno(), "w", closefd=False)
+    outlet.replaced = stream  # which would close the file, were it forgotten
+    return io.TextIOWrapper(
+        outlet if stream.write_through else io.BufferedWriter(outlet),
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def _check_printed() -> None:
+    """Raises ValueError when stdout took not all; not when its reader (head, less) went away."""
+    sys.stdout.flush()
+    buffer = getattr(sys.stdout, "buffer", None)
+    failed = getattr(getattr(buffer, "raw", buffer), "failed", None)
+    if failed is not None and failed.errno not in (errno.EPIPE, errno.EINVAL):  # EINVAL: Windows
+        raise ValueError(
+            f"stdout: not all could be printed ({failed.strerror}); what goes into files is there"
+        )
+
+
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Runs a command's ``main``; input errors and warnings become one line each on stderr."""
+    """Runs a command's ``main``; input errors and warnings become one line each on stderr.
+
+    Printing never ends it: when the reader of stdout goes away, it does its work all the same.
+    """
+    sys.stdout, sys.stderr = _unbreakable(sys.stdout), _unbreakable(sys.stderr)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            sys.exit(main() or 0)
-    except BrokenPipeError:  # the reader of our output (head, less) went away: no error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+            code = main() or 0
+        _check_printed()
+        sys.exit(code)
     except INPUT_ERRORS as error:
         fail(str(error))
     except MemoryError as error:

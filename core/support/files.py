@@ -56,15 +56,19 @@ def require_free(path: str | Path) -> None:
         raise FileExistsError(f"{path}: is there already; remove it, or choose another folder")
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file, atomically."""
+def write_text(path: str | Path, text: str, errors: str = "strict") -> None:
+    """Writes a text file, atomically.
+
+    ``errors``: 'backslashreplace' escapes what UTF-8 cannot express, as a file name of other bytes.
+    """
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors=errors)
 
 
 def write_json(path: str | Path, value) -> None:
-    """Writes a JSON file, atomically."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Writes a JSON file, atomically; what UTF-8 cannot express with JSON's own escapes."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_text(path, text, errors="backslashreplace")
 
 
 def read_text(path: str | Path) -> str:

@@ -52,8 +52,12 @@ class TrainingProgress:
             if row[f"{split}_loss"] is not None:
                 loss, perplexity = row[f"{split}_loss"], row[f"{split}_perplexity"]
                 parts.append(f"{split} {loss:.4f} nats a token (perplexity {perplexity:,.2f})")
+        trained, held_out = (len(solver.data.get(f"{s}_captions", ())) for s in ("train", "val"))
+        if held_out > trained:  # see CaptioningSolver.evaluate
+            parts[-1] += f" on {trained:,} of {held_out:,} captions"
         if solver.best.scores is not None:
-            parts.append(f"{solver.best.select} {row[solver.best.select]:.2f}")
+            of = getattr(solver.best.scores, "scored", "")
+            parts.append(f"{solver.best.select} {row[solver.best.select]:.2f}{of and f' on {of}'}")
         parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
         if not (self.on_terminal or solver.is_done):
             of_an_epoch = (time.monotonic() - self.started) / (number - self.epochs_before)

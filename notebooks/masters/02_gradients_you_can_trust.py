@@ -677,7 +677,8 @@ print(
 assert np.abs(rolled).max() > 1e3 and np.isclose(same.max(), 2)
 
 # %% [markdown]
-# **Single precision.** The right code, in float32 throughout:
+# **Single precision.** The right code, in float32 throughout. At $h = 10^{-5}$ most of the step is lost to
+# rounding, and `eval_numerical_gradient` refuses; a larger step gives four digits, no more.
 
 
 # %%
@@ -693,10 +694,13 @@ def error_in(dtype, h):
 
 
 for dtype, h in ((np.float32, 1e-5), (np.float32, 5e-3), (np.float64, 1e-5)):
-    error = error_in(dtype, h)
-    said = "less than 1e-8" if error < 1e-8 else f"{error:.0e}"
-    print(f"{dtype.__name__}, h = {h:.0e}: error {said}")
-assert error_in(np.float32, 1e-5) > 1e-3 and error < 1e-8
+    try:
+        error = error_in(dtype, h)
+        said = "error less than 1e-8" if error < 1e-8 else f"error {error:.0e}"
+    except ValueError as refusal:
+        said = f"refused.\n    {refusal}"
+    print(f"{dtype.__name__}, h = {h:.0e}: {said}")
+assert error < 1e-8
 
 # %% [markdown]
 # ## Ten ways to be approved
