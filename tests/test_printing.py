@@ -195,18 +195,22 @@ def test_photos_of_any_name_are_captioned(run_on_shapes, tmp_path, monkeypatch):
 # ---------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_fails_takes_nothing_with_it(command, tmp_path):
+def test_a_file_that_fails_takes_nothing_with_it(command, tmp_path, monkeypatch):
     make_tiny_folder(tmp_path / "tiny")
     code, _, error = command(
         "training.py", *SMALL, "--num_epochs", 1, "--data", "tiny", "--out", "run"
     )
     assert code == 0, error
-    (tmp_path / "tiny" / "val0.png").write_bytes(b"torn")
+
+    def fails(*_):
+        raise OSError("f.png: no space")
+
+    monkeypatch.setattr("core.show.plots.plot_captions", fails)
     code, out, error = command(
         "inference.py", "--checkpoint", "run", "--out", "c.json", "--figure", "f.png"
     )
     assert code == 2
-    assert "val0.png" in error
+    assert "f.png: no space" in error
     assert len(json.loads((tmp_path / "c.json").read_text())) == 5
     assert "captions: c.json" in out
     assert "val4.png" in out, "what was found is printed all the same"

@@ -176,7 +176,7 @@ def test_a_photo_folder_without_words_in_a_split(photos, refuses):
     (photos / "captions.txt").write_text("\n".join(lines))
     look = ("--encoder", "squeezenet1_1", "--weights", "random", "--min_count", 1)
     options = ("--model", "attention", "--data", photos, *look, *SMALL)
-    refuses("training.py", *options, says=("photos", "val", "no captions"))
+    refuses("training.py", *options, says=("photos", "the split val is empty"))
 
 
 # ---------------------------------------------------------------------------------------------
