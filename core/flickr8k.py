@@ -24,6 +24,7 @@ from core.coco_utils.words import SPECIAL_WORDS, build_vocabulary, encode_captio
 from core.encoders.extract import add_encoder_options, extract, require_space
 from core.encoders.photos import PHOTOS_FILE, left_out, open_all, refuse_unreadable
 from core.photos import PhotoFolder, read_photo_folder
+from core.photos.forms import counted
 from core.support import processes
 from core.support.command_line import (
     ArgumentParser,
@@ -40,6 +41,7 @@ Array = np.ndarray
 # are enough for an encoder's outputs, and the models compute in their own dtype.
 _DTYPES = {"pooled": np.dtype(np.float32), "grid": np.dtype(np.float16)}
 _MANY_UNKNOWN = 0.2
+tokenize = plain_words  # its earlier name, which code of others calls
 
 
 def captions_in_words(
@@ -267,7 +269,8 @@ def main() -> None:
     if done["skipped"]:
         print(left_out(done["skipped"], sum(done["images"].values()) + len(done["skipped"])))
     for split, count in done["images"].items():
-        print(f"{split}: {count:,} photos, {done['captions'][split]:,} captions")
+        captions = counted(done["captions"][split], "caption")
+        print(f"{split}: {counted(count, 'photo')}, {captions}")
     print(f"vocabulary: {done['vocabulary']:,} words, the four special ones included")
     if done["explained"] is not None:
         print(f"PCA: {options.pca} components keep {done['explained']:.1%} of the variance")

@@ -19,15 +19,10 @@ Array = np.ndarray
 
 
 def floats(*arrays) -> list[Array]:
-    """The same arrays where they are floating-point; whole numbers, booleans and lists as float64.
-
-    In whole numbers a product may wrap round, and a gradient is cut off. Raises ValueError for what
-    are no real numbers.
-    """
+    """Floating-point arrays as they are; whole numbers, which could wrap round, as float64."""
     arrays = [np.asarray(array) for array in arrays]
-    for array in arrays:
-        if array.dtype.kind not in "fiub":
-            raise ValueError(f"found an array of {array.dtype}, expected real numbers")
+    if wrong := [str(array.dtype) for array in arrays if array.dtype.kind not in "fiub"]:
+        raise ValueError(f"found an array of {wrong[0]}, expected real numbers")
     return [x if x.dtype.kind == "f" else x.astype(np.float64) for x in arrays]
 
 
@@ -51,11 +46,7 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, tuple]:
 
 
 def affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]:
-    """Gradients of ``affine_forward``.
-
-    Inputs:
-    - dout: (N, M) gradient of the loss with respect to out
-    - cache: from ``affine_forward``
+    """Gradients of ``affine_forward``: of dout (N, M), that of the loss with respect to out.
 
     Returns dx (N, d_1, ..., d_k), dw (D, M), db (M,).
     """
@@ -81,11 +72,7 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, tuple]
 
 
 def temporal_affine_backward(dout: Array, cache: tuple) -> tuple[Array, Array, Array]:
-    """Gradients of ``temporal_affine_forward``.
-
-    Inputs:
-    - dout: (N, T, M)
-    - cache: from ``temporal_affine_forward``
+    """Gradients of ``temporal_affine_forward``: of dout (N, T, M).
 
     Returns dx (N, T, D), dw (D, M), db (M,).
     """
@@ -132,9 +119,8 @@ def word_embedding_backward(dout: Array, cache: tuple) -> Array:
     Returns dW (V, D).
     """
     x, W = cache
-    [dout] = floats(dout)
     # out[n, t] = W[x[n, t]]. With ``dW[x] += dout`` a word that is used twice would count once.
-    dW = np.zeros(W.shape, dtype=dout.dtype)
+    dW = np.zeros(W.shape, np.result_type(dout, W))
     np.add.at(dW, x, dout)
     return dW
 
@@ -183,16 +169,8 @@ def dropout_forward(x: Array, p: float, rng: np.random.Generator | None, train: 
 
 
 def dropout_backward(dout: Array, cache: Array | None) -> Array:
-    """Gradient of ``dropout_forward``: the same entries pass, with the same scale.
-
-    Inputs:
-    - dout: the shape of x
-    - cache: from ``dropout_forward``
-
-    Returns dx, the shape of x.
-    """
+    """Gradient of ``dropout_forward``: of dout, dx; the same entries pass, with the same scale."""
     mask = cache
-    [dout] = floats(dout)
     # out = x * mask
     return dout.copy() if mask is None else dout * mask
 
@@ -204,8 +182,7 @@ def dropout_backward(dout: Array, cache: Array | None) -> Array:
 
 def sigmoid(x: Array) -> Array:
     """``1 / (1 + exp(-x))``, written as ``0.5 (1 + tanh(x / 2))``: it cannot overflow."""
-    [x] = floats(x)
-    return 0.5 * (1 + np.tanh(0.5 * x))
+    return 0.5 * (1 + np.tanh(0.5 * np.asarray(x)))
 
 
 def softmax(scores: Array) -> Array:

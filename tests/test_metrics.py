@@ -878,3 +878,10 @@ def test_files_that_are_not_there_or_torn_are_refused(refuses, files):
     refuses("core.metrics", *said, *wanted, says=("wanted.json: is not valid JSON",))
     (files / "said.json").write_text("")
     refuses("core.metrics", *said, *wanted, says=("said.json: is not valid JSON",))
+
+
+def test_both_tokenizers_have_their_earlier_names_too():
+    from core import flickr8k, ptb
+
+    assert flickr8k.tokenize("A dog's t-shirt") == plain_words("A dog's t-shirt")
+    assert ptb.tokenize("A dog's t-shirt") == ptb_tokenize("A dog's t-shirt")
