@@ -182,7 +182,7 @@ def dropout_backward(dout: Array, cache: Array | None) -> Array:
 
 def sigmoid(x: Array) -> Array:
     """``1 / (1 + exp(-x))``, written as ``0.5 (1 + tanh(x / 2))``: it cannot overflow."""
-    return 0.5 * (1 + np.tanh(0.5 * np.asarray(x)))
+    return 0.5 * (1 + np.tanh(0.5 * x))
 
 
 def softmax(scores: Array) -> Array:
