@@ -57,7 +57,7 @@ def run_on_tiny_folder(tiny_folder, command, tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "more"),
-    [("rnn", []), ("lstm", []), *((m, ["--num_epochs", 60]) for m in ("attention", "transformer"))],
+    [("rnn", []), *((m, ["--num_epochs", 60]) for m in ("lstm", "attention", "transformer"))],
 )
 def test_fifty_captions_are_said_back(command, shapes_folder, tmp_path, model, more):
     """The commands of the README; half as many epochs will do for the models that are slower."""

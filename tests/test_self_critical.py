@@ -79,7 +79,7 @@ def test_captions_get_better_by_it(command, tiny_folder, tmp_path, engine):
     code, _, error = command(*base, "--num_epochs", 12, "--out", tmp_path / "first")
     assert code == 0, error
     code, _, error = command(
-        *base, "--objective", "scst", "--init", tmp_path / "first", "--num_epochs", 40,
+        *base, "--objective", "scst", "--init", tmp_path / "first", "--num_epochs", 20,
         "--learning_rate", 5e-3, "--lr_decay", 1, "--out", tmp_path / "run", "--engine", engine,
         "--select", "cider", "--samples", 4,
     )  # fmt: skip
