@@ -11,12 +11,12 @@ BASE := $(VENV)/.base
 ALL := $(VENV)/.all
 LESSONS := $(VENV)/.lessons
 
-.PHONY: help setup demo test lessons lessons-make lessons-check lint format check bench \
+.PHONY: help setup demo test test-slow lessons lessons-make lessons-check lint format check bench \
 	reproduce clean
 
 help:
 	@echo "make demo    train a hand-written LSTM on embedded data and show its captions"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests (make test-slow: those that take longest, as .ci/run does)"
 	@echo "make lessons open the notebooks in JupyterLab"
 	@echo "make lessons-check   execute all notebooks anew and compare (lessons-make writes them)"
 	@echo "make check   check every hand-written gradient"
@@ -50,7 +50,11 @@ demo: $(BASE)
 
 test: $(ALL)
 	$(RUN) -m core.shapes  # once, not by each process
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto  # threads only get in each other's way
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto -m "not slow"  # threads only get in each other's way
+
+test-slow: $(ALL)
+	$(RUN) -m core.shapes
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto -m slow
 
 lessons: $(LESSONS)
 	$(RUN) -m jupyter lab notebooks

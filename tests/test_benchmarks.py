@@ -18,6 +18,7 @@ from core.models import MODELS
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_training_steps_are_rows_of_json(command, monkeypatch):
     monkeypatch.setattr(side_by_side, "_TURN", 0.01)
     monkeypatch.setattr(train_step, "peak_gflops", lambda: 100)
@@ -63,6 +64,7 @@ def test_an_optimisation_changes_nothing_but_the_time(what, model, monkeypatch):
         assert distance <= 1e-4 * max(1e-3, np.linalg.norm(gradient)), name
 
 
+@pytest.mark.slow
 def test_a_step_is_timed_with_the_other_process_halted_and_going():
     steps = []
     idle, other = busy.idle_and_busy(lambda: steps.append(time.sleep(0.01)), 0.1)

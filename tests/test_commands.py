@@ -57,7 +57,14 @@ def run_on_tiny_folder(tiny_folder, command, tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "more"),
-    [("rnn", []), *((m, ["--num_epochs", 60]) for m in ("lstm", "attention", "transformer"))],
+    [
+        ("rnn", []),
+        ("lstm", ["--num_epochs", 60]),
+        *(
+            pytest.param(name, ["--num_epochs", 60], marks=pytest.mark.slow)
+            for name in ("attention", "transformer")
+        ),
+    ],
 )
 def test_fifty_captions_are_said_back(command, shapes_folder, tmp_path, model, more):
     """The commands of the README; half as many epochs will do for the models that are slower."""

@@ -331,6 +331,7 @@ def train_in_two(tmp_path, photos, *options):
     return [json.loads(r) for r in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_to_look_as_one(train, photos, tmp_path):
     tear(photos / "Images" / "005.jpg")  # in the share of the second
     options = ("--model", "attention", *TINY, "--num_epochs", 3, "--dtype", "float64")
@@ -460,6 +461,7 @@ def test_an_encoder_that_learned_from_a_file_captions_its_data(train, command, p
     assert load_checkpoint(tmp_path / "on" / "best.npz").extractor["weights"].endswith("best.npz")
 
 
+@pytest.mark.slow
 def test_a_run_with_vgg16_has_the_grid_and_no_fc7(train, refuses, photos, tmp_path):
     vgg16 = ("--encoder", "vgg16", "--weights", "random", "--grid", 2, "--num_epochs", 1)
     vgg16 += ("--num_samples", 2)
@@ -708,6 +710,7 @@ def test_samples_are_of_pictures_that_can_be_read(command, photos, tmp_path, eye
     assert before[1] in error
 
 
+@pytest.mark.slow
 def test_two_processes_keep_features_as_one_does(train, photos, tmp_path):
     tear(photos / "Images" / "004.jpg")
     options = ("--model", "attention", *FROZEN, "--engine", "torch", "--device", "cpu")

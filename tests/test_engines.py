@@ -171,6 +171,7 @@ def assert_it_says_how_to_go_on(error):
     assert "--resume" in line
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")
 def test_when_a_process_dies_the_others_end_and_the_run_is_resumed(train, tiny_folder, tmp_path):
     """Started by torchrun itself, which ends the other process."""
@@ -194,6 +195,7 @@ def test_when_a_process_dies_the_others_end_and_the_run_is_resumed(train, tiny_f
     np.testing.assert_allclose(losses(metrics), losses(expected), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_told_to_end_says_how_to_go_on(train, tiny_folder, tmp_path):
     """As torchrun tells one that has not noticed that another one died. Two more resume the run."""
     options = (*DYING, "--data", tiny_folder)

@@ -299,6 +299,7 @@ def test_one_master_three_notebooks(notebooks):
     assert all("find_spec" in sources[kind][1] for kind in sources)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_notebook_is_found(build, notebooks, tmp_path):
     from copy import deepcopy
 

@@ -61,6 +61,7 @@ SCORED = ["inference.py", "core.metrics"]
 EACH = ["training.py", *SCORED, *SCORED]  # by two decoders
 
 
+@pytest.mark.slow
 def test_every_part_once_and_written_down(made, tmp_path):
     assert made("--only", "lstm") == ["core.flickr8k", *EACH]
     effect, others = ["training.py", *SCORED], [*EACH, *EACH, *EACH, *EACH[1:]]

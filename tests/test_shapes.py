@@ -74,6 +74,7 @@ def test_boxes_hold_the_shapes(shapes_folder, data, scenes):
         assert not coloured.any()
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_bytes(tmp_path):
     sizes = {"train": 520, "val": 10, "test": 10}
     folders = [shapes.prepare_shapes(tmp_path / name, 3, sizes) for name in ("one", "two")]
