@@ -33,6 +33,7 @@ from core.support.command_line import (
     run_command,
 )
 from core.support.files import require_free
+from core.support.pytorch import require_torch
 
 Array = np.ndarray
 
@@ -248,6 +249,7 @@ def main() -> None:
     parser.add_argument("--fraction", type=fraction, default=1.0, help="part of the images to take")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of a random split")
     options = parser.parse_args()
+    require_torch(f"--encoder {options.encoder}")
     with processes.joined(options.device) as device:
         done = prepare_photos(
             options.root,

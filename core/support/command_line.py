@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NoReturn
 
 INPUT_ERRORS = (ValueError, OSError)
+_SECONDS_A_LINE = 3  # of progress where stderr is no terminal
+_LINE = "{desc}: {n_fmt} of {total_fmt}, {remaining} left"
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -121,6 +123,12 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(code)
     except INPUT_ERRORS as error:
         fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        from core.support.pytorch import HOW_TO_INSTALL, lacks_torch
+
+        fail(str(error if HOW_TO_INSTALL in str(error) else lacks_torch("what you asked for")))
     except MemoryError as error:
         fail(f"not enough memory ({error}); use a smaller --batch_size or smaller widths")
     except KeyboardInterrupt:
@@ -169,10 +177,28 @@ def _number(text: str, kind: type, accepts: Callable, expected: str):
 
 
 def progress(items: Iterable | None, description: str, total: int | None = None, **options):
-    """Iterates with a progress bar and the time left; silent where stderr is no terminal.
+    """Iterates with a progress bar and the time left; where stderr is no terminal, a line
+    every few seconds.
 
-    Without items, a bar that is moved on with ``update``.
+    Without items, a bar that is moved on with ``update``. A notebook keeps what is printed, and so
+    gets no lines.
     """
     from tqdm import tqdm
 
-    return tqdm(items, desc=description, total=total, disable=None, leave=False, **options)
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        options |= {"disable": None}
+    else:
+        options |= {"file": _LineByLine(), "mininterval": _SECONDS_A_LINE, "miniters": 1}
+        options |= {"delay": _SECONDS_A_LINE, "bar_format": _LINE}
+    return tqdm(items, desc=description, total=total, leave=False, **options)
+
+
+class _LineByLine:
+    """Prints what tqdm draws, line below line: a log has nothing that could be drawn over."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            print(line, file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        pass

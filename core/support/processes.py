@@ -14,6 +14,8 @@ from typing import NoReturn
 
 import numpy as np
 
+from core.support.pytorch import require_torch
+
 Array = np.ndarray
 
 
@@ -32,6 +34,7 @@ def choose_device(name: str) -> str:
 
     Raises ValueError when there is no such device on this machine.
     """
+    require_torch("--engine torch")
     import torch
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
