@@ -12,7 +12,6 @@ printed.
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,7 @@ from core.support.command_line import (
     fraction,
     non_negative_int,
     positive_int,
+    quoted,
     run_command,
 )
 from core.support.files import require_free
@@ -276,7 +276,7 @@ def main() -> None:
     if done["grid"] is not None:
         print(f"grid: {done['grid'][0]} cells of {done['grid'][1]} features")
     model = "lstm" if done["grid"] is None else "attention"
-    print(f"next: python training.py --model {model} --data {shlex.quote(options.out)}")
+    print(f"next: python training.py --model {model} --data {quoted(options.out)}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import numpy as np
 
 from core.gradient_check.cases import CASES, Case
 from core.gradient_check.checking import (
-    ABSENT,
     DIFFERENCE_TOLERANCE,
     TORCH_TOLERANCE,
     Row,
@@ -27,6 +26,7 @@ from core.gradient_check.checking import (
 )
 from core.gradient_check.diagnosis import HINTS, hints
 from core.gradient_check.learner import KNOWN, Functions, load_implementation
+from core.gradient_check.referee import ABSENT
 from core.support.command_line import ArgumentParser, non_negative_int, run_command
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.gradient_check import referee
 from core.gradient_check.cases import SIZES, Case
 from core.gradient_check.diagnosis import (
     SWAPPED,
@@ -29,7 +28,7 @@ from core.gradient_check.diagnosis import (
 )
 from core.gradient_check.differences import eval_numerical_gradient, relative_error
 from core.gradient_check.learner import Functions, ImplementationError, malformed
-from core.support.pytorch import HOW_TO_INSTALL
+from core.gradient_check.referee import ABSENT
 
 Array = np.ndarray
 
@@ -38,14 +37,6 @@ Array = np.ndarray
 # h^2 + 1e-16 / h, that is 1e-10, times the curvature.
 TORCH_TOLERANCE = 1e-10
 DIFFERENCE_TOLERANCE = 1e-6
-
-# What a report says when there is no referee; else None.
-ABSENT = None
-if referee.torch is None:
-    ABSENT = (
-        "PyTorch, the referee, is not installed: gradients were compared with differences alone, "
-        f"outputs of your own functions with those of core; {HOW_TO_INSTALL}"
-    )
 
 
 @dataclass
@@ -120,10 +111,8 @@ def _compare(
         passed = error <= TORCH_TOLERANCE
         hint = few_digits(out, expected) or "the forward pass itself differs"
         problem = None if passed else with_worst(hint, out, expected)
-        if not ABSENT:
-            yield Row(case.name, name, None, error, passed, problem)
-        elif case.functions[0] in functions:  # ours agree with themselves
-            yield Row(case.name, name, None, None, passed, problem)
+        if not ABSENT or case.functions[0] in functions:  # ours agree with themselves
+            yield Row(case.name, name, None, None if ABSENT else error, passed, problem)
     if functions.forward_only(case):
         return
 

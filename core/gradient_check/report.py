@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.gradient_check.cases import CASES
-from core.gradient_check.checking import ABSENT, Row, check_case
+from core.gradient_check.checking import Row, check_case
 from core.gradient_check.diagnosis import HINTS, hints
 from core.gradient_check.learner import KNOWN
+from core.gradient_check.referee import ABSENT
 
 
 @dataclass

@@ -11,13 +11,21 @@ import errno
 import io
 import math
 import os
+import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
+from core.support.files import DATASETS, IS_CHECKOUT
+
 INPUT_ERRORS = (ValueError, OSError)
+_A_COPY = (
+    "installed as a copy, not from the project's folder (there: python -m pip install -e .); data "
+    f"goes to {DATASETS}"
+)
 _SECONDS_A_LINE = 3  # of progress where stderr is no terminal
 _LINE = "{desc}: {n_fmt} of {total_fmt}, {remaining} left"
 
@@ -43,6 +51,14 @@ def fail(message: str) -> NoReturn:
     """Ends the command with exit code 2 and one line on stderr."""
     _say("error", message)
     sys.exit(2)
+
+
+def quoted(name: str | Path) -> str:
+    """A file name as sh, PowerShell and cmd take it: in double quotes, where it needs any."""
+    name = str(name)
+    if re.search(r'["$`!\\]', name) and sys.platform != "win32":
+        return shlex.quote(name)  # has what sh reads within double quotes
+    return name if re.fullmatch(r"[\w@%+=:,./\\-]+", name) else f'"{name}"'
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -118,6 +134,10 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            if not IS_CHECKOUT:
+                warnings.warn(_A_COPY, stacklevel=1)
+            if sys.platform == "darwin":  # Apple's products raise flags for finite numbers
+                warnings.filterwarnings("ignore", ".* encountered in matmul", RuntimeWarning)
             code = main() or 0
         _check_printed()
         sys.exit(code)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -65,7 +66,15 @@ def joined(device: str = "auto") -> Iterator[str]:
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    if sys.platform == "win32":
+        os.environ.setdefault("USE_LIBUV", "0")  # PyTorch is built without it there
+    try:
+        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    except RuntimeError as error:
+        raise ConnectionError(
+            f"torchrun: the processes found no way to each other ({str(error).splitlines()[0]}); "
+            "on Windows set USE_LIBUV=0 before torchrun, or train in one process without it"
+        ) from error
     try:
         # When a process dies, torchrun ends the others, who may not have noticed: they tell, too.
         before = signal.signal(signal.SIGTERM, _told_to_end)
