@@ -44,9 +44,7 @@ def main(arguments: list[str]) -> int:
             lines.append(line.rstrip())
             if FETCHED.match(line) or line.startswith("Successfully"):
                 print(line.rstrip(), flush=True)
-    if run.returncode:
-        print("\n".join(lines[-10:]))
-    else:
+    if not run.returncode:
         print(summary(lines))
     return run.returncode
 
