@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import re
@@ -261,6 +262,42 @@ def test_torchrun_that_cannot_join_is_a_line_that_says_what_to_set(monkeypatch):
     with pytest.raises(ConnectionError, match=r"USE_LIBUV=0") as error, processes.joined("cpu"):
         pass
     assert "\n" not in str(error.value)
+
+
+ABSENT_ON_WINDOWS = {"SIGKILL", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGALRM"}
+ABSENT_ON_WINDOWS |= {"fork", "mkfifo", "killpg", "getuid", "geteuid", "sched_getaffinity"}
+ABSENT_ON_WINDOWS |= {"fcntl", "resource", "pwd", "pty", "termios"}
+
+
+def at_import(source: str) -> set[str]:
+    """Names and attributes that a module uses when it is imported, those of decorators too."""
+    found, todo = set(), [ast.parse(source)]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.FunctionDef | ast.Lambda):
+            todo += getattr(node, "decorator_list", [])
+            continue
+        if isinstance(node, ast.Try | ast.With):
+            continue  # such a one knows that it may be absent
+        if isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.name for alias in node.names} | {getattr(node, "module", None)}
+        todo += ast.iter_child_nodes(node)
+    return found
+
+
+@pytest.mark.parametrize("folder", ["tests", "core", "benchmarks", "notebooks", "."])
+def test_nothing_that_windows_lacks_is_needed_to_import(folder):
+    files = (ROOT / folder).glob("*.py" if folder == "." else "**/*.py")
+    used = {p.name: at_import(p.read_text(encoding="utf-8")) & ABSENT_ON_WINDOWS for p in files}
+    assert not {name: names for name, names in used.items() if names}
+
+
+def test_what_is_used_at_import_is_found():
+    source = "import signal, os\n@mark(signal.SIGKILL)\ndef f():\n    os.fork()\n    import pwd\n"
+    assert at_import(source) & ABSENT_ON_WINDOWS == {"SIGKILL"}
+    assert at_import("import resource\nx = [lambda: os.fork()]") & ABSENT_ON_WINDOWS == {"resource"}
 
 
 # -- notebooks ----------------------------------------------------------------------------------

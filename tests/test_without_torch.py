@@ -184,9 +184,19 @@ def test_a_model_trains_and_captions(python, tiny_folder, tmp_path):
     assert code == 0, error
 
 
-@pytest.mark.skipif(
-    "CAPTION_TEST_VENV" not in os.environ, reason="installs the base; set CAPTION_TEST_VENV=1"
+SLOW = pytest.mark.skipif(
+    "CAPTION_TEST_VENV" not in os.environ, reason="takes minutes; set CAPTION_TEST_VENV=1"
 )
+
+
+@SLOW
+@pytest.mark.parametrize("number", [1, 3, 5, 8, 10, 13])
+def test_whole_lessons_run_without_it(python, number):
+    code, _, error = python(next(MASTERS.glob(f"{number:02}_*.py")))
+    assert code == 0, error
+
+
+@SLOW
 def test_what_is_installed_first_is_enough_for_the_demo(tmp_path):
     venv.create(tmp_path / "base", with_pip=True)
     python = next((tmp_path / "base").glob("*/python*"))
