@@ -5,6 +5,7 @@ The lines that pip prints, the sizes in them added up.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,8 @@ FETCHED = re.compile(
     r"^ *(?P<how>Downloading|Using cached) (?P<file>\S+\.(?:whl|tar\.gz|zip))"
     r" \((?P<size>[\d.]+) (?P<unit>bytes|kB|MB|GB)\)"
 )
-ON_DISK = re.compile(r"^ *Processing \S+\.(?:whl|tar\.gz|zip)$")
+# Processing /opt/wheels/tqdm-4.70.1-py3-none-any.whl (from caption-from-scratch)
+ON_DISK = re.compile(r"^ *Processing (?P<file>\S+\.(?:whl|tar\.gz|zip))(?: |$)")
 MEGABYTES = {"bytes": 1e-6, "kB": 1e-3, "MB": 1.0, "GB": 1e3}
 
 
@@ -27,8 +29,9 @@ def summary(lines: list[str]) -> str:
     parts = [f"{_packages(len(new))}, {sum(new):.1f} MB, downloaded"]
     if cached:
         parts.append(f"{_packages(len(cached))}, {sum(cached):.1f} MB, from pip's cache")
-    if on_disk := sum(map(bool, map(ON_DISK.match, lines))):
-        parts.append(f"{_packages(on_disk)} from this disk")
+    if on_disk := [found["file"] for found in filter(None, map(ON_DISK.match, lines))]:
+        size = sum(os.path.getsize(file) / 1e6 for file in on_disk if os.path.isfile(file))
+        parts.append(f"{_packages(len(on_disk))}, {size:.1f} MB, from this disk")
     return "; ".join(parts)
 
 
@@ -42,7 +45,7 @@ def main(arguments: list[str]) -> int:
     with subprocess.Popen(pip, stdout=subprocess.PIPE, encoding="utf-8", errors="replace") as run:
         for line in run.stdout:
             lines.append(line.rstrip())
-            if FETCHED.match(line) or line.startswith("Successfully"):
+            if FETCHED.match(line) or ON_DISK.match(line) or line.startswith("Successfully"):
                 print(line.rstrip(), flush=True)
     if not run.returncode:
         print(summary(lines))

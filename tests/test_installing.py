@@ -25,7 +25,9 @@ def install():
     return module
 
 
-def test_what_pip_fetched_is_added_up(install):
+def test_what_pip_fetched_is_added_up(install, tmp_path):
+    wheel = tmp_path / "h5py-3.16.0-cp311-cp311-manylinux_2_28_x86_64.whl"
+    wheel.write_bytes(bytes(2_500_000))
     lines = [
         "Collecting numpy>=2.0",
         "  Downloading numpy-2.4.6-cp311-cp311-manylinux_2_27_x86_64.whl (16.9 MB)",
@@ -33,12 +35,13 @@ def test_what_pip_fetched_is_added_up(install):
         "Downloading six-1.17.0-py2.py3-none-any.whl (11 kB)",
         "  Downloading numpy-2.4.6-cp311-cp311-manylinux_2_27_x86_64.whl.metadata (6.6 kB)",
         "  Using cached torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl (1.5 GB)",
-        "Processing /opt/wheels/h5py-3.16.0-cp311-cp311-manylinux_2_28_x86_64.whl",
+        f"Processing {wheel} (from caption-from-scratch)",
+        "Processing /gone/tqdm-4.70.1-py3-none-any.whl",
         "Processing /home/me/project",
     ]
     assert install.summary(lines) == (
         "2 packages, 16.9 MB, downloaded; 1 package, 1500.0 MB, from pip's cache; "
-        "1 package from this disk"
+        "2 packages, 2.5 MB, from this disk"
     )
 
 
