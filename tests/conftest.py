@@ -158,6 +158,8 @@ class TwoProcesses:
     """
 
     def __init__(self, folder, name, *options):
+        if "forkserver" not in multiprocessing.get_all_start_methods():
+            pytest.skip("this system has no forkserver, as Windows")
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch.distributed", "matplotlib.figure", "conftest"])
         port, self.args = free_port(), (name, *map(str, options))
