@@ -4,15 +4,15 @@ PYTHON ?= python3
 # Where PyTorch's build for CPUs is; for a GPU: make test TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
-RUN := $(VENV)/bin/python
-INSTALL := $(RUN) -m pip install --disable-pip-version-check -c constraints.txt
+RUN = $(VENV)/bin/python
+INSTALL = $(RUN) .ci/install.py -c constraints.txt
 # What is installed: the base, without PyTorch; PyTorch and what tests need; JupyterLab.
 BASE := $(VENV)/.base
 ALL := $(VENV)/.all
 LESSONS := $(VENV)/.lessons
 
-.PHONY: help setup demo test test-slow lessons lessons-make lessons-check lint format check bench \
-	reproduce clean
+.PHONY: help setup demo test test-slow test-lowest lessons lessons-make lessons-check lint format \
+	check bench reproduce clean
 
 help:
 	@echo "make demo    train a hand-written LSTM on embedded data and show its captions"
@@ -23,25 +23,49 @@ help:
 	@echo "make bench   measure speed beside PyTorch and write docs/speed.md"
 	@echo "make reproduce DATA=PHOTOS WEIGHTS=FILE   train on Flickr8k and write docs/results.md"
 	@echo "make lint    check style and formatting (make format mends what it can)"
+	@echo "make test-lowest   the tests of layers, models, solver and commands with the oldest packages"
 	@echo "make setup   only make .venv and install everything into it"
+	@printf '%s\n' '' \
+	'Without make, as on Windows, first and once:' \
+	'    python -m venv .venv' \
+	'    .venv\Scripts\activate        (Linux, macOS: . .venv/bin/activate)' \
+	'    python -m pip install -c constraints.txt -e .' \
+	'make demo:' \
+	'    python training.py --model lstm --num_samples 50 --out runs/demo' \
+	'    python inference.py --checkpoint runs/demo --split train --figure runs/demo/captions.png' \
+	'make setup, which all below but lessons need:' \
+	'    python -m pip install -c constraints.txt --extra-index-url $(TORCH_INDEX) torch' \
+	'    python -m pip install -c constraints.txt -e ".[torch,dev]"' \
+	'make check:' \
+	'    python -m core.gradient_check' \
+	'make test:' \
+	'    python -m pytest -n auto' \
+	'make lessons-check:' \
+	'    python notebooks/build.py check' \
+	'make lint:' \
+	'    python -m ruff check .' \
+	'make lessons:' \
+	'    python -m pip install -c constraints.txt -e ".[lessons]"' \
+	'    python -m jupyter lab notebooks'
 
 setup: $(ALL)
 
 # Each is redone only when what it installs from has changed.
 $(BASE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' || \
-		{ echo "Python 3.10 to 3.14 is needed: make PYTHON=python3.13 $(MAKECMDGOALS)" >&2; exit 2; }
+		{ echo "make: Python 3.10 to 3.14 is needed, found $$($(PYTHON) -V 2>&1); give another:" \
+			"make PYTHON=python3.13 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e .
 	@touch $@
 
 $(ALL): $(BASE)
 	$(INSTALL) --retries 1 --extra-index-url $(TORCH_INDEX) torch
-	$(INSTALL) --quiet -e '.[torch,dev]'
+	$(INSTALL) -e '.[torch,dev]'
 	@touch $@
 
 $(LESSONS): $(BASE)
-	$(INSTALL) --quiet -e '.[lessons]'
+	$(INSTALL) -e '.[lessons]'
 	@touch $@
 
 demo: $(BASE)
@@ -55,6 +79,16 @@ test: $(ALL)
 test-slow: $(ALL)
 	$(RUN) -m core.shapes
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto -m slow
+
+# The bounds of pyproject.toml are true as long as this passes, with the oldest Python best.
+LOWEST_TESTS = rnn_layers attention_layers transformer_layers models optim solver commands \
+	fast engines erf gradient_check without_torch
+test-lowest: VENV := .venv-lowest
+test-lowest:
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) .ci/install.py --retries 1 --extra-index-url $(TORCH_INDEX) torch
+	$(RUN) .ci/install.py -c constraints-lowest.txt -e '.[torch,dev]'
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto $(wildcard $(LOWEST_TESTS:%=tests/test_%.py))
 
 lessons: $(LESSONS)
 	$(RUN) -m jupyter lab notebooks
@@ -86,4 +120,4 @@ format: $(ALL)
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) runs datasets/shapes
+	rm -rf $(VENV) .venv-lowest runs datasets/shapes

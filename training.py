@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -61,6 +60,7 @@ from core.support.command_line import (
     non_negative_int,
     positive_float,
     positive_int,
+    quoted,
     run_command,
 )
 
@@ -288,7 +288,7 @@ def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu")
     )
     there = [split for split in ("val", "test") if f"{split}_captions" in data]
     split = there[0] if there and settings["num_samples"] is None else "train"
-    say(f"next: python inference.py --checkpoint {shlex.quote(str(folder))} --split {split}")
+    say(f"next: python inference.py --checkpoint {quoted(folder)} --split {split}")
 
 
 if __name__ == "__main__":

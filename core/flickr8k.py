@@ -12,7 +12,6 @@ printed.
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -31,9 +30,11 @@ from core.support.command_line import (
     fraction,
     non_negative_int,
     positive_int,
+    quoted,
     run_command,
 )
 from core.support.files import require_free
+from core.support.pytorch import require_torch
 
 Array = np.ndarray
 
@@ -250,6 +251,7 @@ def main() -> None:
     parser.add_argument("--fraction", type=fraction, default=1.0, help="part of the images to take")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of a random split")
     options = parser.parse_args()
+    require_torch(f"--encoder {options.encoder}")
     with processes.joined(options.device) as device:
         done = prepare_photos(
             options.root,
@@ -277,7 +279,7 @@ def main() -> None:
     if done["grid"] is not None:
         print(f"grid: {done['grid'][0]} cells of {done['grid'][1]} features")
     model = "lstm" if done["grid"] is None else "attention"
-    print(f"next: python training.py --model {model} --data {shlex.quote(options.out)}")
+    print(f"next: python training.py --model {model} --data {quoted(options.out)}")
 
 
 if __name__ == "__main__":

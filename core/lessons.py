@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ast
 import copy
+import importlib.util
 import inspect
 import json
+import os
 import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -45,9 +47,26 @@ _STYLE = {
 
 
 def style() -> None:
-    """Sets how the figures of a lesson look, and how arrays are printed."""
+    """Sets how the figures of a lesson look, and how arrays are printed.
+
+    Raises ImportError when the lesson is of one copy of the project and ``core`` of another.
+    """
+    _require_this_core(Path.cwd())
     plt.rcParams.update(_STYLE)
     np.set_printoptions(precision=4, suppress=True, linewidth=100)
+
+
+def _require_this_core(folder: Path) -> None:
+    """Raises ImportError when a project around ``folder`` has another ``core`` than this one."""
+    for project in (folder, *folder.parents):
+        if (project / "core" / "lessons.py").is_file() and (project / "notebooks").is_dir():
+            found = importlib.util.find_spec("core").submodule_search_locations[0]
+            if not os.path.samefile(project / "core", found):
+                raise ImportError(
+                    f"this notebook is of {project}, but core of {Path(found).parent}; in the "
+                    f"first folder: python -m pip install -e ., then restart the kernel"
+                )
+            return
 
 
 def show_source(*functions: Callable, docstring: bool = True) -> None:

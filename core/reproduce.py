@@ -24,6 +24,7 @@ from core.flickr8k import read_photo_folder
 from core.metrics import METRICS
 from core.support.command_line import ArgumentParser, run_command
 from core.support.files import read_json, write_json, write_text
+from core.support.pytorch import require_torch
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -327,6 +328,7 @@ def main() -> None:
 
     from core.show.plots import plot_runs
 
+    require_torch(f"--encoder {options.encoder}")
     out = Path(options.out)
     splits = [s for s in ("val", "test") if read_photo_folder(options.data).splits.get(s)]
     if not (out / "data").is_dir():

@@ -129,14 +129,18 @@ def render(shapes: Sequence[Shape], rng: np.random.Generator) -> Array:
     points = (np.arange(IMAGE_SIZE * samples) + 0.5) / samples
     picture = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), rng.uniform(215, 240))
     for shape in shapes:
-        u = (points[None, :] - shape.x) / shape.radius  # -1 .. 1 across the box
-        v = (points[:, None] - shape.y) / shape.radius
+        # The pixels of its box, for it covers no others.
+        left, top = (max(0, int(c - shape.radius)) for c in (shape.x, shape.y))
+        right, bottom = (int(c + shape.radius) + 1 for c in (shape.x, shape.y))
+        box = picture[top:bottom, left:right]
+        u = (points[None, left * samples : right * samples] - shape.x) / shape.radius  # -1 .. 1
+        v = (points[top * samples : bottom * samples, None] - shape.y) / shape.radius
         inside = silhouette(shape.kind, u, v)
         # The counts of points, first down and then across: sums of bytes, and exact.
-        counts = inside.view(np.uint8).reshape(IMAGE_SIZE, samples, -1).sum(axis=1, dtype=np.uint8)
-        counts = counts.reshape(IMAGE_SIZE, IMAGE_SIZE, samples).sum(axis=2, dtype=np.uint8)
+        counts = inside.view(np.uint8).reshape(len(box), samples, -1).sum(axis=1, dtype=np.uint8)
+        counts = counts.reshape(*box.shape[:2], samples).sum(axis=2, dtype=np.uint8)
         cover = counts / samples**2
         colour = np.clip(np.array(COLOURS[shape.colour]) + rng.normal(0, 6, size=3), 0, 255)
-        picture += cover[:, :, None] * (colour - picture)
+        box += cover[:, :, None] * (colour - box)
     picture += rng.normal(0, 3, size=picture.shape)
     return np.clip(np.round(picture), 0, 255).astype(np.uint8)

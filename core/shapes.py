@@ -18,14 +18,14 @@ import numpy as np
 
 from core.scenes import COLOURS, KINDS, RADII, Shape, draw_scene, relations, render
 from core.support.command_line import ArgumentParser, non_negative_int, progress, run_command
-from core.support.files import read_json, require_free
+from core.support.files import DATASETS, read_json, require_free
 
 Array = np.ndarray
 
 VERSION = 2  # of what is drawn and said: raised when a seed gives other data than before
 SPLIT_SIZES = {"train": 8000, "val": 300, "test": 300}
 CAPTIONS_PER_IMAGE = 5
-DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "datasets" / "shapes"
+DEFAULT_FOLDER = DATASETS / "shapes"
 
 PLACES = {  # (row, column) of the picture cut in three by three
     (0, 0): "at the top left",

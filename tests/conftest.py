@@ -19,6 +19,14 @@ from core import shapes
 from core.coco_utils import save_coco_data
 from core.support.command_line import run_command
 
+
+def pytest_configure(config):
+    if sys.platform == "darwin":  # Apple's products raise flags for finite numbers
+        config.addinivalue_line(
+            "filterwarnings", "ignore:.*encountered in (matmul|dot|vecdot|einsum):RuntimeWarning"
+        )
+
+
 ROOT = Path(__file__).resolve().parent.parent
 # Real photos, weights and the COCO vocabulary, for the tests that are skipped without them.
 REAL_DATA = Path(os.environ.get("CAPTION_REAL_DATA", ROOT.parent / "shared"))
@@ -150,6 +158,8 @@ class TwoProcesses:
     """
 
     def __init__(self, folder, name, *options):
+        if "forkserver" not in multiprocessing.get_all_start_methods():
+            pytest.skip("this system has no forkserver, as Windows")
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch.distributed", "matplotlib.figure", "conftest"])
         port, self.args = free_port(), (name, *map(str, options))

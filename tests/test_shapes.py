@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from core import scenes as scenes_module
 from core import shapes
 from core.coco_utils import decode_captions, load_coco_data
 from core.encoders import Extractor
@@ -220,3 +221,20 @@ def test_a_caption_of_another_picture_is_seldom_true(seed):
         assert caption_is_true(caption, scene)
         if len(scene) == 1:
             assert not caption_is_true(caption, other)
+
+
+@pytest.mark.parametrize("kind", scenes_module.KINDS)
+@pytest.mark.parametrize(("x", "y", "radius"), [(9.3, 40.2, 6.1), (55.0, 12.5, 8.0), (32, 32, 31)])
+def test_a_shape_covers_pixels_of_its_box_alone(kind, x, y, radius):
+    """As if every point of the picture were looked at."""
+    shape = scenes_module.Shape(kind, "red", "large", x, y, radius)
+    points = (np.arange(64 * 4) + 0.5) / 4
+    u, v = (points[None, :] - x) / radius, (points[:, None] - y) / radius
+    covered = scenes_module.silhouette(kind, u, v).reshape(64, 4, 64, 4).mean(axis=(1, 3))
+    rng, again = np.random.default_rng(3), np.random.default_rng(3)
+    expected = np.full((64, 64, 3), again.uniform(215, 240))
+    colour = np.clip(np.array(scenes_module.COLOURS["red"]) + again.normal(0, 6, size=3), 0, 255)
+    expected += covered[:, :, None] * (colour - expected)
+    expected += again.normal(0, 3, size=expected.shape)
+    found = scenes_module.render((shape,), rng)
+    np.testing.assert_array_equal(found, np.clip(np.round(expected), 0, 255).astype(np.uint8))

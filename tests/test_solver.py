@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -461,7 +460,7 @@ def test_resume_after_sigkill_equals_an_uninterrupted_run(shapes_folder, tmp_pat
         while time.monotonic() < deadline and process.poll() is None:
             path = killed / "metrics.jsonl"
             if path.exists() and len(path.read_text().splitlines()) >= epochs:
-                os.kill(process.pid, signal.SIGKILL)
+                process.kill()
                 kills += 1
                 break
             time.sleep(0.002)

@@ -27,7 +27,8 @@ from PIL import Image
 from core.coco_utils.tables import HOW_TO_MEND as _HOW_TO_MEND
 from core.coco_utils.tables import Blocks, open_features, open_h5, write_features
 from core.coco_utils.words import SPECIAL_WORDS, encode_captions
-from core.support.files import atomic_folder, read_json, read_text, write_json, write_text
+from core.support.command_line import progress
+from core.support.files import DATASETS, atomic_folder, read_json, read_text, write_json, write_text
 
 Array = np.ndarray
 
@@ -38,7 +39,7 @@ DATASET_FILE = "dataset.json"
 _CHECKED_WHOLE, _CHECKED_AT_ONCE = 2**30, 2**24  # bytes of features
 _NULL, _START, _END = range(3)
 _MOST_CUT = 0.05  # share of captions without <END> that a published archive may have
-DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "coco_captioning"
+DEFAULT_FOLDER = DATASETS / "coco_captioning"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -392,7 +393,7 @@ def save_coco_data(
                         file[array_name] = array
         for file_name, value in (extra or {}).items():
             write_text(temporary / file_name, json.dumps(value) + "\n")  # may be long: compact
-        for path, picture in (pictures or {}).items():
+        for path, picture in progress((pictures or {}).items(), "writing pictures"):
             (temporary / path).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(temporary / path, compress_level=1)  # fast
         write_json(temporary / DATASET_FILE, info)

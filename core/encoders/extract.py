@@ -34,6 +34,7 @@ from core.support.command_line import (
     run_command,
 )
 from core.support.files import atomic_file, read_json, write_json
+from core.support.pytorch import require_torch
 
 Array = np.ndarray
 
@@ -298,6 +299,7 @@ def main() -> None:
     options = vars(parser.parse_args())
     from core.image_utils import other_files
 
+    require_torch(f"--encoder {options['encoder']}")
     with processes.joined(options.pop("device")) as device:
         found = extract_folder(**options, device=device)
     if found:

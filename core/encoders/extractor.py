@@ -25,6 +25,7 @@ import numpy as np
 from core.encoders.pca import PCA
 from core.image_utils import normalise, resize_and_crop
 from core.support.choices import ENCODERS
+from core.support.pytorch import require_torch
 
 Array = np.ndarray
 
@@ -77,6 +78,7 @@ class Extractor:
 
             self._encode = fixed_cnn.filter_outputs
         else:
+            require_torch(f"--encoder {encoder}")
             from core.encoders.weights import is_run, load_network, run_network
 
             self.weights, self.sha256 = _identify(encoder, weights, sha256)

@@ -56,7 +56,11 @@ def number_of_threads() -> int:
 
 
 def _threads_of_products() -> int:
-    return max((library["num_threads"] for library in _blas().info()), default=1)
+    """As the library of products says; else, as Apple's Accelerate says nothing, by the cores."""
+    if libraries := _blas().info():
+        return max(library["num_threads"] for library in libraries)
+    asked = os.environ.get("VECLIB_MAXIMUM_THREADS", os.environ.get("OMP_NUM_THREADS", ""))
+    return int(asked) if asked.isdecimal() and int(asked) else number_of_cores()
 
 
 @cache

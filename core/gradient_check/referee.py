@@ -11,10 +11,26 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import nn
-from torch.func import functional_call
-from torch.nn import functional as F
+
+try:
+    import torch
+    from torch import nn
+    from torch.func import functional_call
+    from torch.nn import functional as F
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    torch = None
+
+from core.support.pytorch import HOW_TO_INSTALL
+
+# What a report says without PyTorch, where ``checking.py`` does without a referee; else None.
+ABSENT = None
+if torch is None:
+    ABSENT = (
+        "PyTorch, the referee, is not installed: gradients were compared with differences alone, "
+        f"outputs of your own functions with those of core; {HOW_TO_INSTALL}"
+    )
 
 
 def affine(x, w, b):

@@ -15,6 +15,7 @@ from core.gradient_check.cases import CASES
 from core.gradient_check.checking import Row, check_case
 from core.gradient_check.diagnosis import HINTS, hints
 from core.gradient_check.learner import KNOWN
+from core.gradient_check.referee import ABSENT
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Report:
             if row.quantity != "-"
         ]
         if self.passed:
-            return "\n".join([*lines, f"{self.name} holds"])
+            return "\n".join([*lines, f"{self.name} holds", *([ABSENT] if ABSENT else [])])
         wrong = next(row for row in self.rows if not row.passed)
         names_itself = wrong.quantity == "-" or " returned " in wrong.problem
         quantity = "" if names_itself else f"{wrong.quantity} "

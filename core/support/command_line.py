@@ -11,13 +11,23 @@ import errno
 import io
 import math
 import os
+import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
+from core.support.files import DATASETS, IS_CHECKOUT
+
 INPUT_ERRORS = (ValueError, OSError)
+_A_COPY = (
+    "installed as a copy, not from the project's folder (there: python -m pip install -e .); data "
+    f"goes to {DATASETS}"
+)
+_SECONDS_A_LINE = 3  # of progress where stderr is no terminal
+_LINE = "{desc}: {n_fmt} of {total_fmt}, {remaining} left"
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -41,6 +51,14 @@ def fail(message: str) -> NoReturn:
     """Ends the command with exit code 2 and one line on stderr."""
     _say("error", message)
     sys.exit(2)
+
+
+def quoted(name: str | Path) -> str:
+    """A file name as sh, PowerShell and cmd take it: in double quotes, where it needs any."""
+    name = str(name)
+    if re.search(r'["$`!\\]', name) and sys.platform != "win32":
+        return shlex.quote(name)  # has what sh reads within double quotes
+    return name if re.fullmatch(r"[\w@%+=:,./\\-]+", name) else f'"{name}"'
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -116,11 +134,21 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            if not IS_CHECKOUT:
+                warnings.warn(_A_COPY, stacklevel=1)
+            if sys.platform == "darwin":  # Apple's products raise flags for finite numbers
+                warnings.filterwarnings("ignore", ".* encountered in matmul", RuntimeWarning)
             code = main() or 0
         _check_printed()
         sys.exit(code)
     except INPUT_ERRORS as error:
         fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        from core.support.pytorch import HOW_TO_INSTALL, lacks_torch
+
+        fail(str(error if HOW_TO_INSTALL in str(error) else lacks_torch("what you asked for")))
     except MemoryError as error:
         fail(f"not enough memory ({error}); use a smaller --batch_size or smaller widths")
     except KeyboardInterrupt:
@@ -169,10 +197,28 @@ def _number(text: str, kind: type, accepts: Callable, expected: str):
 
 
 def progress(items: Iterable | None, description: str, total: int | None = None, **options):
-    """Iterates with a progress bar and the time left; silent where stderr is no terminal.
+    """Iterates with a progress bar and the time left; where stderr is no terminal, a line
+    every few seconds.
 
-    Without items, a bar that is moved on with ``update``.
+    Without items, a bar that is moved on with ``update``. A notebook keeps what is printed, and so
+    gets no lines.
     """
     from tqdm import tqdm
 
-    return tqdm(items, desc=description, total=total, disable=None, leave=False, **options)
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        options |= {"disable": None}
+    else:
+        options |= {"file": _LineByLine(), "mininterval": _SECONDS_A_LINE, "miniters": 1}
+        options |= {"delay": _SECONDS_A_LINE, "bar_format": _LINE}
+    return tqdm(items, desc=description, total=total, leave=False, **options)
+
+
+class _LineByLine:
+    """Prints what tqdm draws, line below line: a log has nothing that could be drawn over."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            print(line, file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        pass

@@ -8,9 +8,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# The folder of the project; where it was not installed from there (pip install -e), this folder, so
+# that data never goes where other packages are.
+_PROJECT = Path(__file__).resolve().parents[2]
+IS_CHECKOUT = (_PROJECT / "pyproject.toml").is_file()
+DATASETS = (_PROJECT if IS_CHECKOUT else Path.cwd()) / "datasets"
+_TRIES = 20  # a tenth of a second apart, to replace a file that another program has open
 
 
 @contextmanager
@@ -24,7 +33,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -44,9 +53,28 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         yield temporary
         if path.is_dir():
             path.rmdir()  # it is empty; not every system replaces a folder by another
-        os.replace(temporary, path)
+        move(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move(source: Path, target: Path) -> None:
+    """``os.replace``, tried for two seconds: Windows refuses it while a program has a file open.
+
+    Raises PermissionError that says so.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            return os.replace(source, target)
+        except PermissionError as error:
+            if sys.platform != "win32":
+                raise
+            if not left:
+                raise PermissionError(
+                    f"{target}: is open in another program, so it could not be replaced; close it "
+                    "there, then start the same command again"
+                ) from error
+            time.sleep(0.1)
 
 
 def require_free(path: str | Path) -> None:

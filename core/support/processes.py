@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
 import numpy as np
+
+from core.support.pytorch import require_torch
 
 Array = np.ndarray
 
@@ -32,6 +35,7 @@ def choose_device(name: str) -> str:
 
     Raises ValueError when there is no such device on this machine.
     """
+    require_torch("--engine torch")
     import torch
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -62,7 +66,15 @@ def joined(device: str = "auto") -> Iterator[str]:
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    if sys.platform == "win32":
+        os.environ.setdefault("USE_LIBUV", "0")  # PyTorch is built without it there
+    try:
+        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    except RuntimeError as error:
+        raise ConnectionError(
+            f"torchrun: the processes found no way to each other ({str(error).splitlines()[0]}); "
+            "on Windows set USE_LIBUV=0 before torchrun, or train in one process without it"
+        ) from error
     try:
         # When a process dies, torchrun ends the others, who may not have noticed: they tell, too.
         before = signal.signal(signal.SIGTERM, _told_to_end)

@@ -36,7 +36,14 @@ def build_torch_model(
 
     Without ``params`` they are drawn by the NumPy model, so that both engines start from the same
     numbers.
+
+    Raises ValueError for float64 on a GPU of Apple's, which computes in float32 alone.
     """
+    if device == "mps" and np.dtype(config.get("dtype", np.float32)) == np.float64:
+        raise ValueError(
+            "--dtype float64: the GPU of this Mac (mps) computes in float32 alone; add --device "
+            "cpu, or take --dtype float32"
+        )
     config = {**config, "device": device}
     return build_model(name, config, idx_to_word, params, rng, TORCH_MODELS)
 
