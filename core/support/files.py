@@ -107,7 +107,7 @@ def sweep(path: str | Path) -> None:
         with suppress(OSError):  # another process sweeps, too
             age = time.time() - each.stat(follow_symlinks=False).st_mtime
             here = match["machine"] in (None, _machine())
-            if age > _FORGOTTEN or here and not is_at_work(int(match["process"])):
+            if age > _FORGOTTEN or (here and not is_at_work(int(match["process"]))):
                 if each.is_dir(follow_symlinks=False):
                     shutil.rmtree(each.path)
                 else:
@@ -129,7 +129,12 @@ def named(path: Path, temporary: Path | None = None) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, ValueError) as error:
         text, number = str(error), _number_of(error)
-        if temporary and str(temporary) in text and "errno = " not in text and not isinstance(error, UnicodeError):
+        if (
+            temporary
+            and str(temporary) in text
+            and "errno = " not in text
+            and not isinstance(error, UnicodeError)
+        ):
             raise type(error)(text.replace(str(temporary), str(path))) from error
         if number is None:
             raise
@@ -170,7 +175,7 @@ def try_out(option: str, path: str | Path) -> None:
     try:
         for folder in reversed(path.parents):
             if not folder.exists():
-                folder.mkdir()
+                folder.mkdir(exist_ok=True)
                 made.append(folder)
         temporary = path.with_name(f".{path.name}.{_owner()}.part")
         temporary.touch()
