@@ -138,9 +138,15 @@ def start(words: str, folder: Path, hook: Path | None = None, at: int = 0, log: 
         },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        preexec_fn=_listen,
         pass_fds=[log] if log >= 0 else [],
         text=True,
     )
+
+
+def _listen() -> None:
+    """A shell lets what it starts in the background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def ended(process) -> tuple[int, str]:

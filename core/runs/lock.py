@@ -16,7 +16,7 @@ from glob import escape
 from pathlib import Path
 
 from core.support.at_work import is_at_work, start_of
-from core.support.files import named
+from core.support.files import named, try_out
 
 LOCK_FILE = ".lock"
 NEW_RUN = ".new_run"
@@ -35,6 +35,8 @@ class Lock:
 
     def __init__(self, folder: Path):
         self.folder = folder.resolve()
+        if not self.folder.exists():
+            try_out("--out", folder)
         self.path = self.folder / LOCK_FILE
         self.made = [each for each in (self.folder, *self.folder.parents) if not each.exists()]
         self.text = json.dumps(
