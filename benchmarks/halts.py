@@ -4,7 +4,8 @@
 
 Four commands: a preparation of photos, a training, a training in the folder of an earlier run, and
 captions with a report. Each is killed (SIGKILL) at each of its file operations in turn, then at
-random moments, and interrupted (SIGINT) at random moments from 10 ms on. After each halt no file
+random moments, and interrupted (SIGINT) at random moments from 10 ms on; in a random order, so that a
+Ctrl-C gives the counts of a sample. After each halt no file
 may be half-written; the next run must end well, give what the uninterrupted one gave, bit for bit,
 and leave nothing behind. Exits 1 when anything of that fails.
 """
@@ -32,7 +33,7 @@ from PIL import Image
 
 from core.checkpoint import load_checkpoint
 from core.runs.lock import NEW_RUN
-from core.support.command_line import ArgumentParser, non_negative_int, progress, run_command
+from core.support.command_line import ArgumentParser, non_negative_int, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 # Python imports this first. Before each file operation in the folder it counts; at one it dies.
@@ -361,9 +362,10 @@ def main() -> int:
         planned = [(signal.SIGKILL, *each) for each in kills]
         more = itertools.islice(at_moments, options.interruptions)
         planned += [(signal.SIGINT, *each) for each in more]
+        rng.shuffle(planned)  # what is done before a Ctrl-C is a sample of all
         counts = {signal.SIGKILL: Count(), signal.SIGINT: Count()}
         try:
-            for how, name, at in progress(planned, "halts"):
+            for number, (how, name, at) in enumerate(planned, 1):
                 job, count = JOBS[name], counts[how]
                 before = len(count.faults)
                 halt(name, job, prepared(work, job, store), hook, count, how, at)
@@ -372,6 +374,8 @@ def main() -> int:
                     count.faults += [f"{name}, {how.name} at {at}: {each}" for each in found]
                 for fault in count.faults[before:]:
                     print(fault, flush=True)
+                if number % 20 == 0:
+                    print(f"{number} of {len(planned)} halts", flush=True)
         finally:  # Ctrl-C: of what there is so far
             for how, count in counts.items():
                 ends = ", ".join(f"{number} {end}" for end, number in count.ends.most_common())
