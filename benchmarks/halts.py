@@ -3,11 +3,11 @@
     python -m benchmarks.halts --kills 200 --interruptions 60 --seed 0
 
 Four commands: a preparation of photos, a training, a training in the folder of an earlier run, and
-captions with a report. Each is killed (SIGKILL) at each of its file operations in turn, then at
-random moments, and interrupted (SIGINT) at random moments from 10 ms on; in a random order, so that a
-Ctrl-C gives the counts of a sample. After each halt no file
-may be half-written; the next run must end well, give what the uninterrupted one gave, bit for bit,
-and leave nothing behind. Exits 1 when anything of that fails.
+captions with a report. Each is killed (SIGKILL) at each of its file operations, then at random
+moments, and interrupted (SIGINT) at random moments from 10 ms on. The order is random, so that
+Ctrl-C gives the counts of a sample. After each halt no file may be half-written; the next run must
+end well, give what the uninterrupted one gave, bit for bit, and leave nothing behind. Exits 1 when
+anything of that fails.
 """
 
 from __future__ import annotations

@@ -198,6 +198,11 @@ def test_parts_beside_data_that_are_there_are_removed(tmp_path, refuses):
     root = make_photos(tmp_path / "photos")
     write_csv(root)
     (tmp_path / ".data.parts").mkdir()
+    code = "import os; from core.support import files; files.shutil.rmtree = os._exit; "
+    python(
+        "-c", code + "os.mkdir('.f.parts'); files.remove_folder('.f.parts')", cwd=tmp_path
+    ).wait()
+    assert any(name.startswith("..f.parts.") for name in names(tmp_path))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dataset.json").write_text("{}")
     refuses(

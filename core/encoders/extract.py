@@ -199,6 +199,7 @@ def require_free_of_parts(out: Path, parts: Path, file: bool = False) -> None:
 
     Raises FileExistsError, ValueError.
     """
+    sweep(out)
     try:
         if file and out.exists():
             raise FileExistsError(f"{out}: is there already; remove it, or choose another name")
@@ -208,7 +209,6 @@ def require_free_of_parts(out: Path, parts: Path, file: bool = False) -> None:
         raise FileExistsError(f"--out {error}") from error
     if processes.rank() == 0:
         try_out("--out", out)
-        sweep(out)
 
 
 def require_names_in_utf8(names: Iterable[str]) -> None:
