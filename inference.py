@@ -13,7 +13,6 @@ python inference.py --model attention --num_samples 12 --report report.html
 from __future__ import annotations
 
 import argparse
-import os
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +37,7 @@ from core.support.command_line import (
     progress,
     run_command,
 )
+from core.support.files import try_out
 
 _BATCH = 256
 _SHOWN_WITHOUT_FILE = 10  # images of a whole split, unless asked for more or for a file
@@ -326,8 +326,7 @@ def check_output(option: str, name: str | None, suffixes: tuple[str, ...]) -> No
         raise ValueError(f"{option} {name}: is a folder, expected a file name")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{option} {name}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{option} {name}: the folder {path.parent} cannot be written to")
+    try_out(option, path)
 
 
 def decoders_of(options) -> dict[str, dict]:

@@ -188,7 +188,7 @@ def main() -> None:
             raise ValueError(
                 f"--engine {engine}: is one process; leave torchrun out, or take torch"
             )
-        with locked(folder) as lock:
+        with locked(folder, resume) as lock:
             train(settings, folder, resume, lock)
         return
 
@@ -196,7 +196,7 @@ def main() -> None:
 
     # The processes of torchrun are one run, and the first writes. It locks before the others join,
     # who end with it when the folder is in use.
-    lock_of_first = locked(folder) if processes.rank() == 0 else nullcontext()
+    lock_of_first = locked(folder, resume) if processes.rank() == 0 else nullcontext()
     with lock_of_first as lock, processes.joined(settings["device"]) as device:
         train(settings, folder, resume, lock, device)
 

@@ -12,7 +12,6 @@ printed.
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from core.coco_utils.words import SPECIAL_WORDS, build_vocabulary, encode_captions, plain_words
-from core.encoders.extract import add_encoder_options, extract, require_space
+from core.encoders.extract import (
+    add_encoder_options,
+    extract,
+    require_free_of_parts,
+    require_names_in_utf8,
+    require_space,
+)
 from core.encoders.photos import PHOTOS_FILE, left_out, open_all, refuse_unreadable
 from core.photos import PhotoFolder, read_photo_folder
 from core.photos.forms import counted
@@ -33,7 +38,7 @@ from core.support.command_line import (
     quoted,
     run_command,
 )
-from core.support.files import require_free
+from core.support.files import remove_folder
 from core.support.pytorch import require_torch
 
 Array = np.ndarray
@@ -164,7 +169,8 @@ def prepare_photos(
     from core.encoders.pca import fit_pca
 
     out = Path(out)
-    require_free(out)
+    parts = out.with_name(f".{out.name}.parts")
+    require_free_of_parts(out, parts)
     source = read_photo_folder(root, seed)
     splits = take_fraction(source.splits, share)
     output, (width,) = next(iter(OUTPUTS[encoder].items()))
@@ -187,10 +193,10 @@ def prepare_photos(
     if processes.rank() == 0:
         for line in account:
             say(line)
-    parts = out.with_name(f".{out.name}.parts")
     out.parent.mkdir(parents=True, exist_ok=True)
     require_space(out.parent, extractors, _DTYPES, total)
     paths = {s: [source.image_folder / name for name in names] for s, names in splits.items()}
+    require_names_in_utf8(name for names in splits.values() for name in names)
     open_all(paths, Path(root), device)
     found = {}
     for split, of_split in paths.items():
@@ -222,7 +228,7 @@ def prepare_photos(
         about={"name": out.name, "account": account},
         extra={PHOTOS_FILE: {split: of_split.photos for split, of_split in found.items()}},
     )
-    shutil.rmtree(parts)
+    remove_folder(parts)
     if share_unknown > _MANY_UNKNOWN:
         warnings.warn(
             f"{unknown}; above {_MANY_UNKNOWN:.0%} a model learns to say <UNK>; give a lower "

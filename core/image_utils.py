@@ -14,12 +14,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from core.support.files import require_file
+
 Array = np.ndarray
 
 # Pillow's remarks on damaged metadata name no file; what cannot be read raises an error.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 LARGEST = 4096  # pixels of the longer side that are kept of a picture
+_LARGEST_FILE = 10**8  # bytes of a picture from the web
 # The formats that are read, and no other, whatever a file is called: Pillow knows more, and starts
 # another program (Ghostscript) for one of them.
 FORMATS = {
@@ -51,8 +54,10 @@ def load_image(path: str | Path, largest: int = LARGEST, content: bytes | None =
     of a format that is not read, or has so many pixels that Pillow refuses it.
     """
     path = Path(path)
-    if content is None and not path.is_file():
-        raise FileNotFoundError(f"{path}: {'is a folder' if path.is_dir() else 'no such picture'}")
+    if content is None:
+        require_file(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such picture")
     try:
         content = path.read_bytes() if content is None else content
         with _opened(content) as image:
@@ -185,7 +190,11 @@ def image_from_url(url: str) -> Array:
     a warning says so and a grey picture is returned, so that a notebook runs on.
     """
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer, _opened(answer.read()) as image:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            content = answer.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise ValueError(f"more than {_LARGEST_FILE:,} bytes")
+        with _opened(content) as image:
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # of the network, of HTTP, of the decoder
         warnings.warn(f"{url}: no picture ({error})", stacklevel=2)

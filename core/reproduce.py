@@ -23,7 +23,7 @@ from pathlib import Path
 from core.flickr8k import read_photo_folder
 from core.metrics import METRICS
 from core.support.command_line import ArgumentParser, run_command
-from core.support.files import read_json, write_json, write_text
+from core.support.files import read_json, try_out, write_json, write_text
 from core.support.pytorch import require_torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -330,6 +330,8 @@ def main() -> None:
 
     require_torch(f"--encoder {options.encoder}")
     out = Path(options.out)
+    try_out("--out", out / "data")
+    try_out("docs:", DOCS / "results.md")
     splits = [s for s in ("val", "test") if read_photo_folder(options.data).splits.get(s)]
     if not (out / "data").is_dir():
         run(preparing(options))

@@ -18,7 +18,7 @@ import numpy as np
 
 from core.scenes import COLOURS, KINDS, RADII, Shape, draw_scene, relations, render
 from core.support.command_line import ArgumentParser, non_negative_int, progress, run_command
-from core.support.files import DATASETS, read_json, require_free
+from core.support.files import DATASETS, read_json, require_free, try_out
 
 Array = np.ndarray
 
@@ -193,6 +193,7 @@ def prepare_shapes(
             "are drawn anew (runs that were trained on it cannot be used with the new ones)"
         )
     require_free(folder)
+    try_out("--out", folder)
 
     rng = np.random.default_rng(seed)
     scenes = _draw_different_scenes(rng, sizes)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import shlex
 import shutil
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -22,12 +23,14 @@ import h5py
 
 from core.coco_utils import CAPTIONS_FILE, DEFAULT_FOLDER, VOCABULARY_FILE
 from core.support.command_line import ArgumentParser, progress, run_command
-from core.support.files import atomic_folder, read_json, require_free
+from core.support.files import atomic_folder, read_json, require_free, try_out
 
 URL = "http://cs231n.stanford.edu/coco_captioning.zip"
 ARCHIVE_NAME = "coco_captioning.zip"
 _BLOCK = 2**20
 _TIMEOUT = 30  # seconds without an answer
+_SLOWEST = 1000  # bytes a second, on average: such a download takes 12 days
+_LARGEST = 2 * 10**9  # bytes; the archive has 1.04e9
 # What the archive holds: the shape of each dataset in each HDF5 file.
 CONTENTS = {
     CAPTIONS_FILE: {
@@ -60,12 +63,21 @@ def download(url: str, archive: Path) -> None:
                 start = 0
             length = answer.headers.get("Content-Length")
             total = None if length is None else start + int(length)
+            if total is not None and total > _LARGEST:
+                raise ValueError(_too_large(url, f"announces {total:,} bytes"))
             require_space(archive.parent, 0 if total is None else total - start, url)
             with open(part, "ab" if start else "wb") as file:
                 bar = progress(None, "downloading", total, unit="B", unit_scale=True, initial=start)
-                while block := answer.read(_BLOCK):
+                came, since = start, time.monotonic()
+                while block := answer.read1(_BLOCK):
+                    came += len(block)
+                    if came > (_LARGEST if total is None else total):
+                        raise ValueError(_too_large(url, f"sends more than {came:,} bytes"))
                     file.write(block)
                     bar.update(len(block))
+                    slowest = (time.monotonic() - since - _TIMEOUT) * _SLOWEST
+                    if came - start < slowest:
+                        raise TimeoutError(f"{came:,} bytes came in {_TIMEOUT} seconds and more")
                 bar.close()
     except urllib.error.HTTPError as error:
         if error.code != 416:  # 416: nothing is left to send, the part is whole
@@ -79,6 +91,13 @@ def download(url: str, archive: Path) -> None:
             f"{url}: {found:,} of {total:,} bytes came; run the same command again to go on"
         )
     part.replace(archive)
+
+
+def _too_large(url: str, found: str) -> str:
+    return (
+        f"{url}: {found}, expected {ARCHIVE_NAME} of about 1 GB; remove "
+        f"{ARCHIVE_NAME}.part, and look for the archive elsewhere"
+    )
 
 
 def _unreachable(url: str, error: Exception) -> str:
@@ -165,6 +184,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(options.out)
     require_free(folder)
+    try_out("--out", folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     archive = Path(options.archive) if options.archive else folder.parent / ARCHIVE_NAME
     if options.archive and not archive.is_file():

@@ -15,7 +15,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,15 @@ from core.support.command_line import (
     progress,
     run_command,
 )
-from core.support.files import atomic_file, read_json, write_json
+from core.support.files import (
+    atomic_file,
+    read_json,
+    remove_folder,
+    require_free,
+    sweep,
+    try_out,
+    write_json,
+)
 from core.support.pytorch import require_torch
 
 Array = np.ndarray
@@ -185,6 +193,37 @@ def _join(files: Sequence[Path], extractors: Mapping, dtypes: Mapping) -> Extrac
     return Extracted(kept, skipped, features, np.concatenate(stamps), np.concatenate(hashes))
 
 
+def require_free_of_parts(out: Path, parts: Path, file: bool = False) -> None:
+    """Refuses an ``out`` that is taken or cannot be written, before any work is done.
+
+    The parts of one that is there already (its process was killed while it cleaned up) are removed.
+
+    Raises FileExistsError, ValueError.
+    """
+    sweep(out)
+    try:
+        if file and out.exists():
+            raise FileExistsError(f"{out}: is there already; remove it, or choose another name")
+        require_free(out)
+    except FileExistsError as error:
+        remove_folder(parts)
+        raise FileExistsError(f"--out {error}") from error
+    if processes.rank() == 0:
+        try_out("--out", out)
+
+
+def require_names_in_utf8(names: Iterable[str]) -> None:
+    """Raises ValueError for the name of a photo that cannot be written into the data."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{name!r}: the name of this photo is not text in UTF-8, which what is written has "
+                "to name it in; rename it (convmv -f latin1 -t utf8 does that for many)"
+            ) from None
+
+
 def require_space(folder: Path, extractors: Mapping, dtypes: Mapping, count: int) -> None:
     """Raises OSError unless the features fit on the disk: twice, for they are joined at the end."""
     row = sum(math.prod(e.shape) * np.dtype(dtypes[k]).itemsize for k, e in extractors.items())
@@ -235,9 +274,11 @@ def extract_folder(
     from core.encoders.pca import fit_pca
     from core.image_utils import list_pictures
 
-    out, paths = Path(out), list_pictures(images)
-    if out.exists():
-        raise FileExistsError(f"--out {out}: is there already; remove it, or choose another name")
+    out = Path(out)
+    parts = out.with_name(f".{out.name}.parts")
+    require_free_of_parts(out, parts, file=True)
+    paths = list_pictures(images)
+    require_names_in_utf8(str(path.relative_to(images)) for path in paths)
     if grid is not None and pca:
         raise ValueError("--pca: is for one vector a photo; leave it out, or leave --grid out")
     pca = (512 if grid is None else 0) if pca is None else pca
@@ -251,7 +292,6 @@ def extract_folder(
     dtypes = {"features": np.float32 if grid is None else np.float16}
     out.parent.mkdir(parents=True, exist_ok=True)
     require_space(out.parent, {"features": extractor}, dtypes, len(paths))
-    parts = out.with_name(f".{out.name}.parts")
     open_all({"--images": paths}, Path(images), device)
     found = extract(paths, {"features": extractor}, parts, dtypes, f"features by {encoder}")
     if found is None:
@@ -265,7 +305,7 @@ def extract_folder(
     with atomic_file(out) as temporary:
         specification = json.dumps(extractor.specification)
         write_features(temporary, table, names=names, extractor=specification, **extractor.arrays)
-    shutil.rmtree(parts)
+    remove_folder(parts)
     return found
 
 

@@ -148,8 +148,10 @@ def stamp(path: Path) -> tuple[int, int, int, int]:
 def read_hashed(path: Path) -> tuple[bytes | None, str]:
     """The bytes of a file and their SHA-256; None and no text when there are none to be read."""
     try:
-        content = path.read_bytes()
+        content = path.read_bytes() if path.is_file() else None  # to read a pipe may take for ever
     except OSError:
+        content = None
+    if content is None:
         return None, ""
     return content, hashlib.sha256(content).hexdigest()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,7 +25,7 @@ from core.encoders.photos import changed, find_unreadable, refuse_unreadable
 from core.image_utils import load_image
 from core.support import processes
 from core.support.command_line import progress
-from core.support.files import atomic_file, read_json, write_json
+from core.support.files import atomic_file, read_json, remove_folder, write_json
 
 try:
     import fcntl
@@ -217,7 +216,7 @@ class _Kept:
         """Lets all processes know what is to be looked at; drops parts of other plans."""
         marker = self.parts / "todo.json"
         if not todo or not marker.exists() or read_json(marker) != todo:
-            shutil.rmtree(self.parts, ignore_errors=True)
+            remove_folder(self.parts)
         if todo:
             self.parts.mkdir(parents=True, exist_ok=True)
             write_json(marker, todo)
@@ -234,7 +233,7 @@ class _Kept:
         found = extract([self.paths[i] for i in todo], extractors, self.parts, dtypes, description)
         if found:
             self._write(todo, found)
-            shutil.rmtree(self.parts)
+            remove_folder(self.parts)
 
     def _write(self, todo: list[int], found: Extracted) -> None:
         count = len(self.paths)

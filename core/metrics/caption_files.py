@@ -20,7 +20,7 @@ from core.coco_utils import (
 )
 from core.photos import read_caption_file, read_photo_folder
 from core.photos.forms import PICTURE
-from core.support.files import read_json
+from core.support.files import read_json, require_file
 
 _UNKNOWN = SPECIAL_WORDS[3]
 # A file name and the end of it that says what kind of file it is.
@@ -101,6 +101,7 @@ def _checked_rows(path: str | Path, rows: list) -> Iterable[dict]:
 
 
 def _read(path: str | Path):
+    require_file(path)
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; give a file of captions")
     return read_json(path)

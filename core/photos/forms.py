@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from core.support.files import parse_json
+from core.support.files import parse_json, require_file
 
 FORMS = (
     "CSV with the header image,caption (or tabs, semicolons, pipes), name.jpg#0<TAB>caption, "
@@ -188,6 +188,7 @@ def _gathered(path: Path, form: str, rows: Iterator[Row], notes: list[str]) -> C
 
 def decoded(path: Path) -> str:
     """A text file in UTF-8 or UTF-16 with a byte order mark; raises ValueError for another one."""
+    require_file(path)
     content = path.read_bytes()
     try:
         return content.decode(_encoding(content))

@@ -1,4 +1,7 @@
-"""One run at a time in a run folder: a file in it says which process is at work there."""
+"""One run at a time in a run folder: a file in it says which process is at work there.
+
+Another says that a new run is to take the place of the one that is there, and has not begun yet.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path
 
+from core.support.at_work import is_at_work, start_of
+from core.support.files import named, try_out
+
 LOCK_FILE = ".lock"
+NEW_RUN = ".new_run"
 _BEING_WRITTEN = 5  # seconds in which a lock file that says nothing yet is taken for a new one
 
 
@@ -27,12 +35,14 @@ class Lock:
 
     def __init__(self, folder: Path):
         self.folder = folder.resolve()
+        if not self.folder.exists():
+            try_out("--out", folder)
         self.path = self.folder / LOCK_FILE
         self.made = [each for each in (self.folder, *self.folder.parents) if not each.exists()]
         self.text = json.dumps(
             {
                 "process": os.getpid(),
-                "started": _start_of(os.getpid()),
+                "started": start_of(os.getpid()),
                 "host": socket.gethostname(),
                 "since": time.strftime("%Y-%m-%d %H:%M"),
             }
@@ -43,11 +53,12 @@ class Lock:
         """Writes the file, which no two processes can; also after the folder was moved away."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for _ in range(2):
-            with suppress(FileExistsError):
+            with suppress(FileExistsError), named(self.path):
                 with open(self.path, "x", encoding="utf-8") as file:
                     file.write(self.text)
                 for path in filter(is_torn, self.folder.iterdir()):
                     path.unlink()
+                self._sweep_earlier_runs()
                 return
             self._clear_away_what_was_left()
         raise ValueError(
@@ -69,6 +80,12 @@ class Lock:
         for folder in self.made:
             with suppress(OSError):  # it holds a run now
                 folder.rmdir()
+
+    def _sweep_earlier_runs(self) -> None:
+        """Of runs that a killed process had just moved aside."""
+        for folder in self.folder.parent.glob(f"{escape(self.folder.name)}.old*"):
+            if (folder / LOCK_FILE).exists() and not _owner_in_use(_read(folder / LOCK_FILE)):
+                free_from_lock(folder)
 
     def _clear_away_what_was_left(self) -> None:
         text = _read(self.path)
@@ -96,12 +113,38 @@ def is_torn(path: Path) -> bool:
     return fnmatch(path.name, ".*.part.*")
 
 
+def free_from_lock(folder: Path) -> None:
+    """Removes both files from a run that was moved aside."""
+    (folder / NEW_RUN).unlink(missing_ok=True)
+    (folder / LOCK_FILE).unlink()
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[Lock]:
-    """The lock of a run folder for the time of the block."""
+def locked(folder: Path, resume: bool = False) -> Iterator[Lock]:
+    """The lock of a run folder for the time of the block.
+
+    Inputs:
+    - folder: of the run
+    - resume: whether to go on with the run there; else a new one takes its place
+
+    Raises ValueError as ``Lock`` does, and when the run to resume was to make room for a new one
+    that was stopped before it began: that one is meant, and nothing of it is there.
+    """
     lock = Lock(folder)
+    note = lock.folder / NEW_RUN
     try:
+        if resume and note.exists():
+            raise ValueError(
+                f"{folder}: a new run was stopped before it took the place of the run there; start "
+                f"it again without --resume, or remove {folder / NEW_RUN} to resume the earlier run"
+            )
+        if not resume and (lock.folder / "config.json").is_file():
+            note.touch()
         yield lock
+    except Exception:
+        if not resume:  # it was refused: the run there is still the one that is meant
+            note.unlink(missing_ok=True)
+        raise
     finally:
         lock.release()
 
@@ -120,34 +163,7 @@ def _owner_in_use(text: str | None) -> dict | None:
     try:
         owner = json.loads(text or "")
         elsewhere = owner["host"] != socket.gethostname()
-        in_use = elsewhere or _is_at_work(owner["process"], owner["started"])
+        in_use = elsewhere or is_at_work(owner["process"], owner["started"])
         return owner if in_use and owner["since"] else None
     except (ValueError, TypeError, KeyError, OverflowError):
         return None
-
-
-def _is_at_work(process: int, started: str | None) -> bool:
-    if os.name == "nt":  # where ``os.kill`` would end it
-        import ctypes
-
-        kernel = ctypes.windll.kernel32
-        handle, code = kernel.OpenProcess(0x1000, False, process), ctypes.c_ulong()
-        kernel.GetExitCodeProcess(handle, ctypes.byref(code))
-        kernel.CloseHandle(handle)
-        return bool(handle) and code.value == 259  # STILL_ACTIVE
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it is of another user
-    return None in (started, now := _start_of(process)) or started == now
-
-
-def _start_of(process: int) -> str | None:
-    """When a process started, as Linux counts; 'ended' when it waits to be buried; else None."""
-    stat = _read(Path(f"/proc/{process}/stat"))
-    if stat is None:
-        return None
-    state, *fields = stat.rpartition(")")[2].split()
-    return "ended" if state in "ZX" else fields[18]

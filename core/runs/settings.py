@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.runs.lock import LOCK_FILE, Lock, is_torn
+from core.runs.lock import LOCK_FILE, Lock, free_from_lock, is_torn
 from core.support.choices import MODEL_NAMES
 
 # Settings that a resumed run may change; what else it was started with stays. Where files lie is
@@ -260,7 +260,7 @@ def make_room(folder: Path, lock: Lock) -> Path | None:
         while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
             number += 1
         folder.rename(aside)
-        (aside / LOCK_FILE).unlink()
+        free_from_lock(aside)
         lock.take()
     return aside
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
+from core.support import interrupts
 from core.support.files import DATASETS, IS_CHECKOUT
 
 INPUT_ERRORS = (ValueError, OSError)
@@ -49,6 +50,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def fail(message: str) -> NoReturn:
     """Ends the command with exit code 2 and one line on stderr."""
+    interrupts.ignore_from_now_on()
     _say("error", message)
     sys.exit(2)
 
@@ -130,8 +132,9 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
 
     Printing never ends it: when the reader of stdout goes away, it does its work all the same.
     """
-    sys.stdout, sys.stderr = _unbreakable(sys.stdout), _unbreakable(sys.stderr)
     try:
+        interrupts.raise_from_now_on()
+        sys.stdout, sys.stderr = _unbreakable(sys.stdout), _unbreakable(sys.stderr)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             if not IS_CHECKOUT:
@@ -140,6 +143,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
                 warnings.filterwarnings("ignore", ".* encountered in matmul", RuntimeWarning)
             code = main() or 0
         _check_printed()
+        interrupts.ignore_from_now_on()
         sys.exit(code)
     except INPUT_ERRORS as error:
         fail(str(error))
@@ -152,6 +156,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except MemoryError as error:
         fail(f"not enough memory ({error}); use a smaller --batch_size or smaller widths")
     except KeyboardInterrupt:
+        interrupts.ignore_from_now_on()
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 

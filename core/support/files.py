@@ -1,19 +1,38 @@
 """Files that are either whole or absent: written under a temporary name, then moved into place.
 
-This guards against a process that is killed half-way, not against a power cut (no fsync).
+This guards against a process that is killed half-way, not against a power cut (no fsync). What a
+killed process was writing is removed by the next that writes to the same folder.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
+import socket
+import stat
 import sys
 import time
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from core.support.at_work import is_at_work
+
+# .NAME.PROCESS-MACHINE.part.SUFFIX; earlier versions did not say the machine.
+_TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)(?:-(?P<machine>[0-9a-f]{8}))?\.part(?:\.\w+)?")
+_FORGOTTEN = 7 * 24 * 3600  # seconds without a change: nobody writes that any more, anywhere
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 # The folder of the project; where it was not installed from there (pip install -e), this folder, so
 # that data never goes where other packages are.
 _PROJECT = Path(__file__).resolve().parents[2]
@@ -22,40 +41,174 @@ DATASETS = (_PROJECT if IS_CHECKOUT else Path.cwd()) / "datasets"
 _TRIES = 20  # a tenth of a second apart, to replace a file that another program has open
 
 
+# ---------------------------------------------------------------------------------------------
+# Whole or absent
+# ---------------------------------------------------------------------------------------------
+
+
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; moves it there when the block ends well.
 
     The temporary name keeps the suffix, which some writers read the format from, and has the number
     of the process, so that two never write into one file.
+
+    Raises OSError that names ``path`` when it cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield temporary
-        move(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.stem}.{_owner()}.part{path.suffix}")
+    sweep(path)
+    with named(path, temporary):
+        try:
+            yield temporary
+            move(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yields an empty temporary folder beside ``path``; moves it there when the block ends well.
 
-    Raises FileExistsError, before anything is written, when ``path`` is taken.
+    Raises FileExistsError, before anything is written, when ``path`` is taken; OSError that names
+    ``path``, or the file in it, which cannot be written.
     """
     path = Path(path)
     require_free(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if path.is_dir():
-            path.rmdir()  # it is empty; not every system replaces a folder by another
-        move(temporary, path)
-    finally:
+    temporary = path.with_name(f".{path.name}.{_owner()}.part")
+    sweep(path)
+    with named(path, temporary):
         shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            if path.is_dir():
+                path.rmdir()  # it is empty; not every system replaces a folder by another
+            move(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: str | Path) -> None:
+    """Removes a folder that others may look for: it is gone at once, or there and whole."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{_owner()}.part")
+    with suppress(FileNotFoundError):
+        os.replace(path, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(path: str | Path) -> None:
+    """Removes what killed processes were writing beside ``path``: for it, and for others.
+
+    Kept is what a process is writing now, on this machine or another.
+    """
+    path = Path(path)
+    found = []
+    with suppress(OSError):
+        found = [each for each in os.scandir(path.parent) if each.name.startswith(".")]
+    for each in found:
+        match = _TEMPORARY.fullmatch(each.name)
+        if match is None or not (match["machine"] or each.name.startswith(f".{path.stem}.")):
+            continue
+        with suppress(OSError):  # another process sweeps, too
+            age = time.time() - each.stat(follow_symlinks=False).st_mtime
+            here = match["machine"] in (None, _machine())
+            if age > _FORGOTTEN or (here and not is_at_work(int(match["process"]))):
+                if each.is_dir(follow_symlinks=False):
+                    shutil.rmtree(each.path)
+                else:
+                    os.unlink(each.path)
+
+
+def _owner() -> str:
+    return f"{os.getpid()}-{_machine()}"
+
+
+def _machine() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+@contextmanager
+def named(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """What the block raises because it cannot write names ``path``: no temporary name, nor none."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        text, number = str(error), _number_of(error)
+        if (
+            temporary
+            and str(temporary) in text
+            and "errno = " not in text
+            and not isinstance(error, UnicodeError)
+        ):
+            raise type(error)(text.replace(str(temporary), str(path))) from error
+        if number is None:
+            raise
+        failed = OSError(
+            f"{path}: could not be written ({os.strerror(number)}); make room there, or choose "
+            "another place"
+        )
+        failed.errno = number
+        raise failed from error
+
+
+def _number_of(error: BaseException | None) -> int | None:
+    """The system's number of an error that names no file, or of a full disk; else None.
+
+    NumPy and HDF5 raise other errors after it, and HDF5 has it in its words.
+    """
+    while error is not None:
+        if (said := re.search(r"errno = (\d+)", str(error))) and int(said[1]) in _FULL:
+            return int(said[1])
+        if isinstance(error, OSError) and error.errno and not said and error.filename is None:
+            return error.errno
+        error = error.__context__
+    return None
+
+
+# ---------------------------------------------------------------------------------------------
+# Can it be written, can it be read?
+# ---------------------------------------------------------------------------------------------
+
+
+def try_out(option: str, path: str | Path) -> None:
+    """Raises ValueError unless a file or folder can be made at ``path``: tried, before long work.
+
+    ``option`` is the one that named it. What is made for this is removed again.
+    """
+    path = Path(path)
+    made: list[Path] = []
+    try:
+        for folder in reversed(path.parents):
+            if not folder.exists():
+                folder.mkdir(exist_ok=True)
+                made.append(folder)
+        temporary = path.with_name(f".{path.name}.{_owner()}.part")
+        temporary.touch()
+        temporary.unlink()
+    except (OSError, ValueError) as error:  # ValueError: a name that no file has
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"{option} {path}: cannot be written there ({reason}); choose another place"
+        ) from error
+    finally:
+        for folder in reversed(made):
+            with suppress(OSError):  # another process took it
+                folder.rmdir()
+
+
+def require_file(path: str | Path) -> None:
+    """Raises ValueError for what is there and no file: to read a pipe may take for ever.
+
+    What is not there, the one who opens it tells.
+    """
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return
+    if kind != stat.S_IFREG:
+        raise ValueError(f"{path}: is {_KINDS.get(kind, 'something else')}, expected a file")
 
 
 def move(source: Path, target: Path) -> None:
@@ -101,6 +254,7 @@ def write_json(path: str | Path, value) -> None:
 
 def read_text(path: str | Path) -> str:
     """Reads a text file in UTF-8, with or without a byte order mark; else a ValueError."""
+    require_file(path)
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
