@@ -21,12 +21,13 @@ from pathlib import Path
 from core.runs.building import model_builder
 from core.runs.data import (
     extractor_of,
+    first_other_word,
     load_data_of,
     same_extractor,
     say_left_out,
     with_readable,
 )
-from core.runs.settings import check_engine_options, find_checkpoint
+from core.runs.settings import check_engine_options, checkpoint_of_model, find_checkpoint
 from core.support.choices import DEVICES, ENGINES, MODEL_NAMES, SPLITS
 from core.support.command_line import (
     ArgumentParser,
@@ -466,9 +467,12 @@ def ensemble_checkpoints(options, checkpoint) -> list:
 
     found = []
     for run in options.ensemble:
-        other = load_checkpoint(find_checkpoint(None, run))
-        if other.idx_to_word != checkpoint.idx_to_word:
-            raise ValueError(f"--ensemble {run}: has another vocabulary; take runs of one data set")
+        other = load_checkpoint(find_checkpoint("--ensemble", run))
+        if difference := first_other_word(other.idx_to_word, checkpoint.idx_to_word):
+            raise ValueError(
+                f"--ensemble {run}: has another vocabulary ({difference}); take runs of one data "
+                "set"
+            )
         found.append(other)
     for option in ("report", "attention"):
         if found and getattr(options, option):
@@ -550,7 +554,8 @@ def main() -> None:
     if options.heads and not options.attention:
         raise ValueError("--heads: goes with --attention FILE.png; add that")
     check_engine_options(vars(options), options.engine)
-    path = find_checkpoint(options.model, options.checkpoint)
+    path = checkpoint_of_model(options.model) if options.model else None
+    path = path or find_checkpoint("--checkpoint", options.checkpoint)
 
     from core.checkpoint import load_checkpoint
     from core.recipes.ensemble import Ensemble

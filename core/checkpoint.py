@@ -123,7 +123,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # which a torn file makes of a seek
             raise OSError(
-                f"{path}: cannot be read ({error.strerror}); is it yours, and is the disk all right?"
+                f"{path}: cannot be read ({error.strerror}); may you read it, is the disk sound?"
             ) from error
         reason, cause = "its directory of arrays is damaged", error
     except Exception as error:  # the readers of zip, npy and JSON raise whatever they stumble over,

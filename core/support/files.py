@@ -5,12 +5,15 @@ This guards against a process that is killed half-way, not against a power cut (
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, of the user, in one file
 
 
 @contextmanager
@@ -19,12 +22,20 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix, which some writers read the format from, and has the number
     of the process, so that two never write into one file.
+
+    Raises OSError that names ``path`` when there is no room for it.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise OSError(
+            f"{path}: cannot be written ({error.strerror}); make room, or write elsewhere"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -177,6 +177,11 @@ class Each:
         return next((f"{shown(name)} {fault}" for name, fault in found if fault), None)
 
 
+def plain(kind):
+    """A description without the ``Optional`` around it."""
+    return kind.kind if isinstance(kind, Optional) else kind
+
+
 def shown(value) -> str:
     """A value in a message: short, and in letters that any terminal has."""
     text = ascii(value) if isinstance(value, str | int | float | None) else type(value).__name__
