@@ -112,9 +112,8 @@ def build_parser() -> argparse.ArgumentParser:
         text = f"{owner}: {text}" + ("" if default is None else f" (default: {default})")
         parser.add_argument(f"--{name}", type=kind, help=text, metavar=metavar)
 
-    decoder_option(
-        "beam", "beam_size", option_type(Whole(1, 10_000)), "beginnings kept for an image", "K"
-    )
+    beams, temperature = option_type(Whole(1, 10_000)), option_type(Number(1e-9, 1e9))
+    decoder_option("beam", "beam_size", beams, "beginnings kept for an image", "K")
     decoder_option("beam", "length_penalty", option_type(Number(0, 10)), "score / words ** A", "A")
     decoder_option("beam", "n_best", positive_int, "show the best K captions", "K")
     decoder_option(
@@ -124,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
         "prefer captions like those of the K most similar training pictures",
         "K",
     )
-    decoder_option("sample", "temperature", sharpness, "below 1 is more careful", "T")
+    decoder_option("sample", "temperature", temperature, "below 1 is more careful", "T")
     decoder_option("sample", "top_k", positive_int, "from the K most probable words", "K")
     decoder_option("sample", "top_p", fraction, "from the head with this share", "P")
     decoder_option("sample", "seed", option_type(SEED), "of the draws", "S")
