@@ -64,7 +64,7 @@ def main() -> int:
                 f"expected names such as {', '.join(wanted[:4])}"
             )
     else:
-        checked = (check_case(case, rng_of(case, arguments.seed)) for case in chosen)
+        checked = (check_case(case, rng_of(case, arguments.seed), {}) for case in chosen)
 
     rows = []
     for case in chosen:

@@ -286,7 +286,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    # Under its own name, so that there is one of it.
-    from core.gradient_check import apart
-
-    apart._main()
+    _main()
