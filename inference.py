@@ -594,7 +594,7 @@ def main() -> None:
             parser.error(f"--{name}: is empty, expected a name; leave it out, or give one")
     for name, suffixes in _FILES.items():
         check_output(f"--{name}", getattr(options, name), suffixes)
-    pictures = [Path(name).resolve() for name in (options.figure, options.attention) if name]
+    pictures = [os.path.realpath(name) for name in (options.figure, options.attention) if name]
     if len(pictures) > len(set(pictures)):
         raise ValueError(f"--attention {options.attention}: --figure has that name; take another")
     if options.heads and not options.attention:

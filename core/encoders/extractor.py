@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -262,7 +263,7 @@ def _identify(encoder: str, weights: str | None, sha256: str | None) -> tuple[st
         from core.encoders.weights import download
 
         weights = download(encoder)
-    path = Path(weights).resolve()
+    path = Path(os.path.realpath(weights))
     if path.is_dir():
         weights = path = path / "best.npz"  # of a run
     if not path.is_file():

@@ -106,7 +106,7 @@ def resolve_settings(options: dict, folder: Path, resume: bool) -> dict:
     """
     for name, word in (("data", "shapes"), ("init", None), ("weights", "download")):
         if options.get(name, word) not in (word, "random"):
-            options = options | {name: str(Path(options[name]).resolve())}
+            options = options | {name: os.path.realpath(options[name])}  # also of a loop of links
     if not resume:
         _refuse_options_of_other_models(options, options["model"])
         overfit = OVERFIT_DEFAULTS if options.get("num_samples") is not None else {}
@@ -260,7 +260,7 @@ def make_room(folder: Path, lock: Lock) -> Path | None:
 
     Returns where the earlier run is now, or None when there was none.
     """
-    folder, aside = folder.resolve(), None
+    folder, aside = Path(os.path.realpath(folder)), None
     if (folder / "config.json").is_file():
         number = 1
         while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
