@@ -13,6 +13,7 @@ python inference.py --model attention --num_samples 12 --report report.html
 from __future__ import annotations
 
 import argparse
+import os
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,24 +21,26 @@ from pathlib import Path
 from core.runs.building import model_builder
 from core.runs.data import (
     extractor_of,
+    first_other_word,
     load_data_of,
     same_extractor,
     say_left_out,
     with_readable,
 )
-from core.runs.settings import check_engine_options, find_checkpoint
+from core.runs.settings import check_engine_options, checkpoint_of_model, find_checkpoint
 from core.support.choices import DEVICES, ENGINES, MODEL_NAMES, SPLITS
 from core.support.command_line import (
     ArgumentParser,
+    advice_on_memory,
     fraction,
-    non_negative_float,
-    non_negative_int,
-    positive_float,
+    option_type,
     positive_int,
     progress,
     run_command,
 )
+from core.support.declared import SEED
 from core.support.files import try_out
+from core.support.schema import Number, Whole
 
 _BATCH = 256
 _SHOWN_WITHOUT_FILE = 10  # images of a whole split, unless asked for more or for a file
@@ -98,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_samples", type=positive_int, metavar="K", help="the first K images")
     parser.add_argument(
         "--max_length",
-        type=positive_int,
+        type=option_type(Whole(1, 10_000)),
         metavar="T",
         help="words at most (default: the longest training caption's, at least 30)",
     )
@@ -110,8 +113,9 @@ def build_parser() -> argparse.ArgumentParser:
         text = f"{owner}: {text}" + ("" if default is None else f" (default: {default})")
         parser.add_argument(f"--{name}", type=kind, help=text, metavar=metavar)
 
-    decoder_option("beam", "beam_size", positive_int, "beginnings kept for an image", "K")
-    decoder_option("beam", "length_penalty", non_negative_float, "score / words ** A", "A")
+    beams, temperature = option_type(Whole(1, 10_000)), option_type(Number(1e-9, 1e9))
+    decoder_option("beam", "beam_size", beams, "beginnings kept for an image", "K")
+    decoder_option("beam", "length_penalty", option_type(Number(0, 10)), "score / words ** A", "A")
     decoder_option("beam", "n_best", positive_int, "show the best K captions", "K")
     decoder_option(
         "beam",
@@ -120,10 +124,10 @@ def build_parser() -> argparse.ArgumentParser:
         "prefer captions like those of the K most similar training pictures",
         "K",
     )
-    decoder_option("sample", "temperature", positive_float, "below 1 is more careful", "T")
+    decoder_option("sample", "temperature", temperature, "below 1 is more careful", "T")
     decoder_option("sample", "top_k", positive_int, "from the K most probable words", "K")
     decoder_option("sample", "top_p", fraction, "from the head with this share", "P")
-    decoder_option("sample", "seed", non_negative_int, "of the draws", "S")
+    decoder_option("sample", "seed", option_type(SEED), "of the draws", "S")
     parser.add_argument(
         "--engine", choices=ENGINES, default="numpy", help="what computes; any reads any checkpoint"
     )
@@ -389,20 +393,60 @@ def ranked(words, scores, idx_to_word) -> list[tuple[str, float]]:
     return [(sentence, score) for sentence, score in sentences if np.isfinite(score)]
 
 
-def caption_all(model, decode, idx_to_word, items: list[Item], features) -> list:
-    """Fills in the captions of all items; returns the word ids of each, without padding."""
+def caption_all(path: Path, model, decode, idx_to_word, items: list[Item], features) -> list:
+    """Fills in the captions of all items; returns the word ids of each, without padding.
+
+    ``path`` is of the checkpoint, for the message when its numbers are of no use.
+    """
     from core.coco_utils import decode_captions
 
     ids = []
     for start in progress(range(0, len(items), _BATCH), "captioning"):
         batch = items[start : start + _BATCH]
-        words, scores = decode(model, features[start : start + _BATCH])
+        seen = features[start : start + _BATCH]
+        if model.start is not None:
+            check_finite(path, model, seen)
+        words, scores = decode(model, seen)
         for n, item in enumerate(batch):
             item.caption = decode_captions(words[n, 0], idx_to_word)
             if words.shape[1] > 1:
                 item.n_best = ranked(words[n], scores[n], idx_to_word)
             ids.append(words[n, 0][words[n, 0] != model.null])
     return ids
+
+
+def check_memory(options, model, count: int) -> None:
+    """Raises ValueError when a beam search of so many images takes more memory than there is."""
+    from core.support.memory import available_memory
+
+    beams, left = (options.beam_size if options.decode == "beam" else 1) or 5, available_memory()
+    words = len(model.word_to_idx)
+    # Each beam: the words in some orders, its best ones, and what it has said so far.
+    numbers = 4 * words + 4 * min(beams, words) + 2 * options.max_length
+    need = 8 * min(count, _BATCH) * beams * numbers
+    if left is not None and need > left:
+        raise ValueError(
+            f"--beam_size {beams}: takes about {need / 1e9:,.1f} GB of memory with "
+            f"--max_length {options.max_length}, and {left / 1e9:,.1f} GB are free; take smaller "
+            "ones"
+        )
+
+
+def check_finite(path: Path, model, features) -> None:
+    """Raises ValueError when the first word has no probabilities, for numbers that are too large.
+
+    Such a model would say nothing, for every picture.
+    """
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        tokens = np.full(len(features), model.start, dtype=np.int64)
+        log_probs, _ = model.step(model.begin(features), tokens)
+    if not np.isfinite(log_probs).all():
+        raise ValueError(
+            f"{path}: its parameters are so large, or the features that it reads, that words have "
+            "no probabilities; use another file of the run, or train again"
+        )
 
 
 def cut_captions(options, model, ids: list) -> str | None:
@@ -465,9 +509,12 @@ def ensemble_checkpoints(options, checkpoint) -> list:
 
     found = []
     for run in options.ensemble:
-        other = load_checkpoint(find_checkpoint(None, run))
-        if other.idx_to_word != checkpoint.idx_to_word:
-            raise ValueError(f"--ensemble {run}: has another vocabulary; take runs of one data set")
+        other = load_checkpoint(find_checkpoint("--ensemble", run))
+        if difference := first_other_word(other.idx_to_word, checkpoint.idx_to_word):
+            raise ValueError(
+                f"--ensemble {run}: has another vocabulary ({difference}); take runs of one data "
+                "set"
+            )
         found.append(other)
     for option in ("report", "attention"):
         if found and getattr(options, option):
@@ -540,16 +587,21 @@ def draw_report(
 
 
 def main() -> None:
-    options = build_parser().parse_args()
+    parser = build_parser()
+    options = parser.parse_args()
+    for name in ("checkpoint", "data", "images", "weights"):
+        if getattr(options, name) == "":
+            parser.error(f"--{name}: is empty, expected a name; leave it out, or give one")
     for name, suffixes in _FILES.items():
         check_output(f"--{name}", getattr(options, name), suffixes)
-    pictures = [Path(name).resolve() for name in (options.figure, options.attention) if name]
+    pictures = [os.path.realpath(name) for name in (options.figure, options.attention) if name]
     if len(pictures) > len(set(pictures)):
         raise ValueError(f"--attention {options.attention}: --figure has that name; take another")
     if options.heads and not options.attention:
         raise ValueError("--heads: goes with --attention FILE.png; add that")
     check_engine_options(vars(options), options.engine)
-    path = find_checkpoint(options.model, options.checkpoint)
+    path = checkpoint_of_model(options.model) if options.model else None
+    path = path or find_checkpoint("--checkpoint", options.checkpoint)
 
     from core.checkpoint import load_checkpoint
     from core.recipes.ensemble import Ensemble
@@ -591,7 +643,9 @@ def main() -> None:
         seen = with_readable(data or data_of(options, checkpoint, device), "train")
         neighbours = Neighbours(seen, count)
     decode = decoder(options.decode, decoders[options.decode], options.engine, neighbours)
-    ids = caption_all(voting, decode, checkpoint.idx_to_word, items, features)
+    check_memory(options, model, len(items))
+    with advice_on_memory("take a smaller --beam_size or --max_length"):
+        ids = caption_all(path, voting, decode, checkpoint.idx_to_word, items, features)
 
     which, lines = which_images(options, checkpoint, data, len(items)), []
     cut = cut_captions(options, voting, ids)

@@ -38,31 +38,18 @@ from core.runs.settings import (
     make_room,
     resolve_settings,
 )
-from core.support.choices import (
-    ACTIVATIONS,
-    DEVICES,
-    DTYPES,
-    ENCODERS,
-    ENGINES,
-    MODEL_NAMES,
-    OBJECTIVES,
-    POSITIONS,
-    PRECISIONS,
-    SCHEDULES,
-    SELECT,
-    UPDATE_RULES,
-)
+from core.support.choices import MODEL_NAMES
 from core.support.command_line import (
     ArgumentParser,
-    dropout_rate,
-    fraction,
-    non_negative_float,
-    non_negative_int,
-    positive_float,
-    positive_int,
+    advice_on_memory,
+    option_type,
     quoted,
     run_command,
 )
+from core.support.declared import SETTINGS
+from core.support.schema import OneOf, plain
+
+_LESS = "use a smaller --batch_size or smaller widths"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,84 +60,80 @@ def build_parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
 
-    def option(name: str, kind, text: str, **more) -> None:
-        default = DEFAULTS.get(name)
+    def option(name: str, text: str, metavar: str | None = None) -> None:
+        default, kind = DEFAULTS.get(name), plain(SETTINGS[name])
+        how = {"type": option_type(kind), "metavar": metavar}
+        if isinstance(kind, OneOf):
+            how = {"choices": kind.words}
         others = {"--num_samples": OVERFIT_DEFAULTS, **MODEL_DEFAULTS, **ENCODER_DEFAULTS}
         if default is not None:
             cases = [f"{which}: {of[name]}" for which, of in others.items() if name in of]
             text += f" (default: {'; '.join([str(default), *cases])})"
-        parser.add_argument(f"--{name}", type=kind, help=text, **more)
+        parser.add_argument(f"--{name}", help=text, **how)
 
-    option("model", str, "the decoder", choices=MODEL_NAMES)
+    option("model", "the decoder")
     option(
         "data",
-        str,
         "'shapes', the embedded data, or a prepared folder; with --encoder also a photo folder",
         metavar="DIR",
     )
-    option("num_samples", positive_int, "overfit K captions of K images", metavar="K")
-    option(
-        "max_words", non_negative_int, "leave out captions of more words; 0: keep all", metavar="N"
-    )
-    option("num_epochs", positive_int, "passes over the training captions", metavar="E")
-    option("batch_size", positive_int, "captions in a batch", metavar="N")
-    option("update_rule", str, "how parameters move", choices=UPDATE_RULES)
-    option("learning_rate", positive_float, "of the update rule", metavar="R")
-    option("schedule", str, "how the learning rate falls", choices=SCHEDULES)
-    option("lr_decay", fraction, "decay: factor on it after each epoch", metavar="F")
-    option("warmup", non_negative_int, "steps in which it rises from 0 first", metavar="S")
-    option("weight_decay", non_negative_float, "adamw: how fast parameters shrink", metavar="D")
-    option("label_smoothing", dropout_rate, "share of a target spread over all words", metavar="P")
-    option("clip_norm", non_negative_float, "largest norm of the gradients; 0: any", metavar="C")
-    option("dropout", dropout_rate, "probability to drop, while training", metavar="P")
-    option("feature_dropout", dropout_rate, "the same, of the image's features", metavar="P")
-    option("wordvec_dim", positive_int, "width of the word vectors", metavar="W")
-    option("hidden_dim", positive_int, "width of the state, or of feed-forward", metavar="H")
-    option("attention_dim", positive_int, "attention: width of the comparison", metavar="K")
+    option("num_samples", "overfit K captions of K images", metavar="K")
+    option("max_words", "leave out captions of more words; 0: keep all", metavar="N")
+    option("num_epochs", "passes over the training captions", metavar="E")
+    option("batch_size", "captions in a batch", metavar="N")
+    option("update_rule", "how parameters move")
+    option("learning_rate", "of the update rule", metavar="R")
+    option("schedule", "how the learning rate falls")
+    option("lr_decay", "decay: factor on it after each epoch", metavar="F")
+    option("warmup", "steps in which it rises from 0 first", metavar="S")
+    option("weight_decay", "adamw: how fast parameters shrink", metavar="D")
+    option("label_smoothing", "share of a target spread over all words", metavar="P")
+    option("clip_norm", "largest norm of the gradients; 0: any", metavar="C")
+    option("dropout", "probability to drop, while training", metavar="P")
+    option("feature_dropout", "the same, of the image's features", metavar="P")
+    option("wordvec_dim", "width of the word vectors", metavar="W")
+    option("hidden_dim", "width of the state, or of feed-forward", metavar="H")
+    option("attention_dim", "attention: width of the comparison", metavar="K")
     option(
         "double_stochastic",
-        non_negative_float,
         "attention: strength of the penalty for what is never looked at",
         metavar="S",
     )
-    option("num_heads", positive_int, "transformer: divides wordvec_dim", metavar="h")
-    option("num_layers", positive_int, "transformer: number of blocks", metavar="B")
-    option("positions", str, "transformer: of the words", choices=POSITIONS)
-    option("activation", str, "transformer: of feed-forward", choices=ACTIVATIONS)
-    option("patience", positive_int, "stop after E epochs without a better score", metavar="E")
-    option("objective", str, "scst: CIDEr-D of what the model says", choices=OBJECTIVES)
-    option("samples", positive_int, "scst: captions of an image; 1: against greedy", metavar="K")
-    option("select", str, "what the best epoch is best in", choices=SELECT)
-    option("dtype", str, "of all computation", choices=DTYPES)
-    option("seed", non_negative_int, "of samples, parameters, shuffling, dropout", metavar="S")
-    option("engine", str, "the definitions, their fast twins, or PyTorch's", choices=ENGINES)
-    option("device", str, "torch: where to compute", choices=DEVICES)
-    option("precision", str, "torch: bf16 is autocast", choices=PRECISIONS)
-    option("workers", non_negative_int, "threads that read batches ahead", metavar="W")
-    option("init", str, "start from the parameters of another run", metavar="RUN_OR_FILE")
-    option("encoder", str, "look at the pictures with this CNN", choices=ENCODERS)
+    option("num_heads", "transformer: divides wordvec_dim", metavar="h")
+    option("num_layers", "transformer: number of blocks", metavar="B")
+    option("positions", "transformer: of the words")
+    option("activation", "transformer: of feed-forward")
+    option("patience", "stop after E epochs without a better score", metavar="E")
+    option("objective", "scst: CIDEr-D of what the model says")
+    option("samples", "scst: captions of an image; 1: against greedy", metavar="K")
+    option("select", "what the best epoch is best in")
+    option("dtype", "of all computation")
+    option("seed", "of samples, parameters, shuffling, dropout", metavar="S")
+    option("engine", "the definitions, their fast twins, or PyTorch's")
+    option("device", "torch: where to compute")
+    option("precision", "torch: bf16 is autocast")
+    option("workers", "threads that read batches ahead", metavar="W")
+    option("init", "start from the parameters of another run", metavar="RUN_OR_FILE")
+    option("encoder", "look at the pictures with this CNN")
     option(
         "min_count",
-        positive_int,
         f"photo folder: rarer words are <UNK> (default: {MIN_COUNT})",
         metavar="N",
     )
     option(
         "weights",
-        str,
         "of the encoder: a file, 'download', 'random', or a run whose encoder learned",
         metavar="FILE_OR_RUN",
     )
-    option("grid", positive_int, "average the encoder's grid to G x G cells", metavar="G")
-    option("finetune_encoder", non_negative_int, "the encoder's last N stages learn", metavar="N")
-    option("encoder_learning_rate", positive_float, "of those stages", metavar="R")
+    option("grid", "average the encoder's grid to G x G cells", metavar="G")
+    option("finetune_encoder", "the encoder's last N stages learn", metavar="N")
+    option("encoder_learning_rate", "of those stages", metavar="R")
     option(
         "crop",
-        fraction,
         "encoder that learns: smallest share of a picture's area seen",
         metavar="A",
     )
-    option("out", str, "run folder (default: runs/MODEL)", metavar="DIR")
+    parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/MODEL)")
     parser.add_argument(
         "--no_pca", action="store_true", help="the 4,096-wide features of the COCO archive"
     )
@@ -177,9 +160,12 @@ def main() -> None:
     parser = build_parser()
     options = vars(parser.parse_args())
     resume, out = options.pop("resume", False), options.pop("out", None)
-    if "model" not in options and not (resume and out):
+    if "model" not in options and not (resume and out is not None):
         parser.error(f"--model: not given, expected {' or '.join(MODEL_NAMES)}")
-    folder = Path(out or f"runs/{options['model']}")
+    for name, value in (("out", out), *options.items()):
+        if value == "":
+            parser.error(f"--{name}: is empty, expected a name; leave it out, or give one")
+    folder = Path(f"runs/{options['model']}" if out is None else out)
     check_run_folder(folder)
     settings = resolve_settings(options, folder, resume)
     engine = settings["engine"]
@@ -188,7 +174,7 @@ def main() -> None:
             raise ValueError(
                 f"--engine {engine}: is one process; leave torchrun out, or take torch"
             )
-        with locked(folder, resume) as lock:
+        with locked(folder, resume) as lock, advice_on_memory(_LESS):
             train(settings, folder, resume, lock)
         return
 
@@ -197,7 +183,11 @@ def main() -> None:
     # The processes of torchrun are one run, and the first writes. It locks before the others join,
     # who end with it when the folder is in use.
     lock_of_first = locked(folder, resume) if processes.rank() == 0 else nullcontext()
-    with lock_of_first as lock, processes.joined(settings["device"]) as device:
+    with (
+        lock_of_first as lock,
+        processes.joined(settings["device"]) as device,
+        advice_on_memory(_LESS),
+    ):
         train(settings, folder, resume, lock, device)
 
 
@@ -243,8 +233,8 @@ def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu")
             )
     start = last or load_init(settings, data, extractor)
     config = last.config if last else model_config(settings, data)
+    check_memory(settings, config, data, extractor, device)
     model = run_model(settings, config, data, start, extractor, device)
-    check_memory(settings, config, data, model, device)
     checkpoint = Checkpoint(
         settings["model"],
         config,
@@ -258,7 +248,7 @@ def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu")
     saving = Saving(folder, checkpoint, lock) if first else None
     solver = run_solver(settings, model, data, after_epoch=saving, verbose=first)
     if last:
-        restore(solver, last)
+        restore(solver, last, folder / "last.npz")
         say(f"resumed after epoch {solver.epoch}")
     processes.wait_for_all()  # until all have read what was there
     if first:

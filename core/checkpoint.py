@@ -2,28 +2,39 @@
 
 Arrays stand under names such as ``params/W_embed``; all else is JSON text under ``meta``. Nothing
 is pickled, so loading a file runs no code. Files appear whole or not at all.
+
+What is read is compared with what a checkpoint is: the JSON with ``core/support/declared.py``, the
+names, shapes and types of the arrays with the model that the JSON says. Both happen before an array
+is read, so that a small file cannot ask for much memory.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from core.parameter_shapes import parameter_shapes
+from core.support.choices import OUTPUTS
+from core.support.declared import CONFIG, META, fault_of_extractor
 from core.support.files import atomic_file
+from core.support.memory import available_memory
+from core.support.schema import Whole, shown
 
 Array = np.ndarray
 
 FORMAT = 1
 ENCODER = "encoder."  # how the names of an encoder's parameters begin
-# What a file that is no whole checkpoint makes the readers of zip, npy and JSON raise.
-_TORN = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError)
-_TORN += (zipfile.BadZipFile, zlib.error)
+COUNTERS = ".num_batches_tracked"  # and end, where they are whole numbers
+_REMEMBERED = ("velocity", "cache", "m", "v")  # arrays of the update rules
+_PROJECTION = ("pca_mean", "pca_components")
+_MOST_INFLATED = 100  # times that the JSON may be larger than its compressed form
 
 
 @dataclass
@@ -90,39 +101,193 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a checkpoint.
 
-    Raises FileNotFoundError, or ValueError when the file is torn, is no checkpoint, or was written
-    in a format that this version does not know.
+    Raises FileNotFoundError, an OSError when the file cannot be read, and ValueError when it is
+    torn, is no checkpoint, does not agree with itself, holds numbers that are not finite, or was
+    written in a format that this version does not know.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; train a model with training.py first")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        meta = json.loads(str(arrays.pop("meta")))
-        found = meta.pop("format")
-        optimizer = {
-            name: {**config, **_under(arrays, f"optimizer/{name}/")}
-            for name, config in meta.pop("optimizer").items()
-        }
-        checkpoint = Checkpoint(
-            **meta,
-            params=_under(arrays, "params/"),
-            extractor_arrays=_under(arrays, "extractor/"),
-            optimizer=optimizer,
-        )
-    except _TORN as error:
+        with open(path, "rb") as file:
+            return _read(path, file)
+    except _OtherFormat as error:
         raise ValueError(
-            f"{path}: is not a whole checkpoint ({type(error).__name__}: {error}); "
-            "train again, or use another file of the run"
-        ) from error
-    if found != FORMAT:
-        raise ValueError(
-            f"{path}: has checkpoint format {found}, this version reads {FORMAT}; "
+            f"{path}: has checkpoint format {error}, this version reads {FORMAT}; "
             "use the version that wrote it"
+        ) from error
+    except _Fault as error:
+        reason, cause = str(error), error
+    except MemoryError:
+        raise
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # which a torn file makes of a seek
+            raise OSError(
+                f"{path}: cannot be read ({error.strerror}); may you read it, is the disk sound?"
+            ) from error
+        reason, cause = "its directory of arrays is damaged", error
+    except Exception as error:  # the readers of zip, npy and JSON raise whatever they stumble over,
+        # and say things that must not be passed on, such as to allow pickles
+        reason, cause = f"{type(error).__name__} while it was read", error
+    raise ValueError(
+        f"{path}: is not a whole checkpoint ({reason}); use another file of the run, or train again"
+    ) from cause
+
+
+class _Fault(Exception):
+    """What is wrong with a checkpoint, in words."""
+
+
+class _OtherFormat(Exception):
+    """The format of a checkpoint of another version."""
+
+
+def _require(fits: bool, otherwise: str) -> None:
+    if not fits:
+        raise _Fault(otherwise)
+
+
+def _read(path: Path, file) -> Checkpoint:
+    _require(zipfile.is_zipfile(file), "it is no .npz file, or its end is missing")
+    with zipfile.ZipFile(file) as archive:
+        members = _members(archive)
+        meta = _read_meta(archive, members)
+        _check_arrays(members, meta)
+        needed, free = sum(m.info.file_size for m in members.values()), available_memory()
+        _require(free is None or needed < free, f"its arrays take {needed:,} bytes of memory")
+        arrays = {name: _read_array(archive, member) for name, member in members.items()}
+    _check_finite(arrays, meta["config"].get("dtype", "float32"))
+    optimizer = {
+        name: {**config, **_under(arrays, f"optimizer/{name}/")}
+        for name, config in meta.pop("optimizer").items()
+    }
+    return Checkpoint(
+        **meta,
+        params=_under(arrays, "params/"),
+        extractor_arrays=_under(arrays, "extractor/"),
+        optimizer=optimizer,
+    )
+
+
+@dataclass
+class _Member:
+    """An array of the file, of which only the header has been read."""
+
+    info: zipfile.ZipInfo
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, _Member]:
+    """What the headers say of the arrays, by name."""
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    members: dict[str, _Member] = {}
+    for info in archive.infolist():
+        name = info.filename.removesuffix(".npy")
+        _require(name not in members, f"{shown(name)} is there twice")
+        _require(not info.flag_bits & 1, f"{shown(name)} is encrypted")
+        known = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        _require(known, f"{shown(name)} is compressed in a way that NumPy does not use")
+        with archive.open(info) as stream:
+            version = np.lib.format.read_magic(stream)
+            _require(version in read_header, f"{shown(name)} is of an unknown npy version")
+            shape, _, dtype = read_header[version](stream)
+            size = stream.tell() + math.prod(shape) * dtype.itemsize
+        _require(not dtype.hasobject, f"{shown(name)} holds pickled objects")
+        _require(size == info.file_size, f"{shown(name)} is not as long as it says")
+        members[name] = _Member(info, shape, dtype)
+    return members
+
+
+def _read_meta(archive: zipfile.ZipFile, members: dict[str, _Member]) -> dict:
+    """The JSON, checked; its member is taken out."""
+    _require("meta" in members, "it has no meta")
+    member = members.pop("meta")
+    _require(member.dtype.kind == "U" and member.shape == (), "its meta is no text")
+    inflated = member.info.file_size / max(1, member.info.compress_size)
+    _require(inflated <= _MOST_INFLATED, f"its meta inflates {inflated:,.0f} times")
+    meta = json.loads(str(_read_array(archive, member)), object_pairs_hook=_once)
+    _require(isinstance(meta, dict) and "format" in meta, "its meta names no format")
+    found = meta.pop("format")
+    if fault := Whole(1).fault(found):
+        raise _Fault(f"its format {fault}")
+    if found != FORMAT:
+        raise _OtherFormat(found)
+    if fault := META.fault(meta):
+        raise _Fault(f"its meta: {fault}")
+    if fault := CONFIG[meta["model"]].fault(meta["config"]):
+        raise _Fault(f"its config: {fault}")
+    if meta["extractor"] and (fault := fault_of_extractor(meta["extractor"])):
+        raise _Fault(f"its extractor: {fault}")
+    words = meta["idx_to_word"]
+    _require(len(words) == len(set(words)), "a word is in its vocabulary twice")
+    _require("<NULL>" in words, "its vocabulary has no <NULL>")
+    return meta
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    _require(len(found) == len(pairs), "a name is twice in one object of its meta")
+    return found
+
+
+def _check_arrays(members: Mapping[str, _Member], meta: dict) -> None:
+    """Compares names, shapes and types of the arrays with what the JSON says of the model."""
+    try:
+        expected = parameter_shapes(meta["model"], meta["config"], len(meta["idx_to_word"]))
+    except ValueError as error:  # of numbers that do not go together
+        raise _Fault(f"config: {error}") from error
+    found = {name: member.shape for name, member in _under(members, "params/").items()}
+    decoder = {name for name in found if not name.startswith(ENCODER)}
+    for name in sorted(decoder ^ expected.keys()):
+        _require(False, f"{'an unknown' if name in found else 'no'} parameter {shown(name)}")
+    for name, shape in expected.items():
+        wrong = f"parameter {name} has shape {found[name]}, expected {shape}"
+        _require(found[name] == shape, wrong)
+    extractor = _under(members, "extractor/")
+    if extractor:
+        _require(set(extractor) == set(_PROJECTION), "its projection is not whole")
+        mean, components = (extractor[name].shape for name in _PROJECTION)
+        fits = len(components) == 2 and mean == components[:1]
+        fits = fits and components[1] == meta["config"]["input_dim"]
+        _require(fits, f"its projection has shapes {mean} and {components}, which do not fit")
+        known = meta["extractor"]
+        _require(known is not None, "it has a projection, but no extractor")
+        width = OUTPUTS[known["encoder"]][known["output"]][-1]
+        _require(
+            mean == (width,), f"its projection reads {mean} numbers, its encoder gives {width}"
         )
-    return checkpoint
+    for name in meta["optimizer"]:
+        _require(name in found, f"its optimizer knows {shown(name)}, which is no parameter")
+    for name, member in members.items():
+        kind, _, rest = name.partition("/")
+        of, _, what = rest.rpartition("/")
+        if kind == "optimizer":
+            fits = of in meta["optimizer"] and what in _REMEMBERED and member.shape == found[of]
+            _require(fits, f"{shown(name)} does not belong to a parameter")
+        else:
+            _require(kind in ("params", "extractor"), f"it holds {shown(name)}")
+        counts = kind == "params" and name.endswith(COUNTERS)
+        fits = member.dtype.kind in ("iu" if counts else "f") and member.dtype.itemsize <= 8
+        _require(fits, f"{shown(name)} holds {member.dtype} numbers, expected floating-point ones")
 
 
-def _under(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+def _read_array(archive: zipfile.ZipFile, member: _Member) -> Array:
+    with archive.open(member.info) as stream:
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+        stream.read(1)  # at the end the checksum is compared
+    return array
+
+
+def _check_finite(arrays: Mapping[str, Array], dtype: str) -> None:
+    for name, array in arrays.items():
+        with np.errstate(over="ignore"):  # a float64 may be too large for the model's float32
+            finite = np.isfinite(array if name.startswith("extractor/") else array.astype(dtype))
+        _require(finite.all(), f"{shown(name)} holds numbers that are not finite")
+
+
+def _under(entries: Mapping, prefix: str) -> dict:
+    return {k.removeprefix(prefix): v for k, v in entries.items() if k.startswith(prefix)}

@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     arguments = parser.parse_args()
 
-    path = find_checkpoint(None, arguments.checkpoint)
+    path = find_checkpoint("--checkpoint", arguments.checkpoint)
     checkpoint = load_checkpoint(path)
     data = load_data_of(checkpoint, num_samples=None)
     if not (data["source"]["folder"] / "scenes.json").is_file():

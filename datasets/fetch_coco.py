@@ -126,6 +126,12 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as zipped, atomic_folder(folder) as temporary:
             members = [member for member in zipped.infolist() if not member.is_dir()]
+            for member in members:
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ValueError(
+                        f"{archive}: {member.filename!r} is compressed in another way than the "
+                        "published archive; fetch that one"
+                    )
             needed = sum(member.file_size for member in members)
             require_space(temporary, needed, f"unpacking {archive.name}")
             names = {member.filename: _safe_name(archive, member.filename) for member in members}

@@ -137,6 +137,20 @@ def test_paths_that_leave_the_folder_are_refused(refuses, archive, tmp_path, nam
     assert archive.exists(), "the user's own archive was removed"
 
 
+@pytest.mark.parametrize("kind", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+@pytest.mark.parametrize("torn", [False, True])
+def test_an_archive_of_another_compression(refuses, tmp_path, kind, torn):
+    path = tmp_path / "other.zip"
+    with zipfile.ZipFile(path, "w", kind) as zipped:
+        zipped.writestr("a/x", bytes(range(256)) * 40)
+    if torn:
+        data = bytearray(path.read_bytes())
+        data[60:90] = bytes(30)
+        path.write_bytes(data)
+    refuses("fetch_coco.py", "--archive", path, "--out", tmp_path / "out", says=("other.zip",))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_torn_archive(refuses, archive, tmp_path):
     content = archive.read_bytes()
     archive.write_bytes(content[: len(content) // 2])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import textwrap
+from contextlib import redirect_stdout
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from core.gradient_check import (
     DIFFERENCE_TOLERANCE,
     TORCH_TOLERANCE,
+    apart,
     check_case,
     diagnose,
     eval_numerical_gradient,
@@ -736,6 +739,20 @@ LEARNERS = {
 }
 
 
+@pytest.fixture
+def at_home(monkeypatch):
+    """A learner's file runs in this process: another one takes seconds to start."""
+
+    def messages(path, seed, names, to_stderr):
+        sent = []
+        with redirect_stdout(sys.stderr if to_stderr else sys.stdout):
+            apart.serve(str(path), seed, names, sent.append)
+        return iter(json.loads(json.dumps(sent)))
+
+    monkeypatch.setattr(apart, "messages_of", messages)
+
+
+@pytest.mark.usefixtures("at_home")
 @pytest.mark.parametrize(("source", "words"), LEARNERS.values(), ids=LEARNERS)
 def test_a_learners_file_gets_a_sentence(command, tmp_path, source, words):
     path = tmp_path / "my_layers.py"
@@ -746,6 +763,7 @@ def test_a_learners_file_gets_a_sentence(command, tmp_path, source, words):
     assert "Traceback" not in out + error
 
 
+@pytest.mark.usefixtures("at_home")
 def test_a_right_file_passes_and_the_rest_is_listed(command, tmp_path):
     path = tmp_path / "my_layers.py"
     path.write_text(
@@ -765,6 +783,7 @@ def test_a_right_file_passes_and_the_rest_is_listed(command, tmp_path):
     assert json.loads(out)["forward_only"] == ["affine"]
 
 
+@pytest.mark.usefixtures("at_home")
 @pytest.mark.parametrize(
     ("source", "words"),
     [
@@ -780,6 +799,7 @@ def test_a_file_that_cannot_be_used(refuses, tmp_path, source, words):
     refuses("core.gradient_check", "--impl", path, says=(str(path), words))
 
 
+@pytest.mark.usefixtures("at_home")
 def test_bad_options(refuses):
     refuses("core.gradient_check", "--layer", "gru", says=("gru", "lstm_step"))
     refuses("core.gradient_check", "--impl", "nowhere.py", says=("nowhere.py", "no such file"))

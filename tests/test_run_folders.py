@@ -156,7 +156,8 @@ def test_however_a_run_ends_its_lock_is_gone(tmp_path, end):
 def test_a_run_never_writes_into_what_became_another_run(tiny_folder, tmp_path):
     """Its folder is moved away in mid-training, and another run begins under the old name."""
     data, folder = load_coco_data(tiny_folder), tmp_path / "run"
-    checkpoint = Checkpoint("lstm", {}, list(data["word_to_idx"]), {})
+    sizes = {"input_dim": 6, "wordvec_dim": 5, "hidden_dim": 7}  # of make_solver
+    checkpoint = Checkpoint("lstm", sizes, list(data["word_to_idx"]), {})
     with locked(folder) as lock:
         saving = Saving(folder, checkpoint, lock)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -24,14 +25,12 @@ import numpy as np
 
 from core.encoders.pca import PCA
 from core.image_utils import normalise, resize_and_crop
-from core.support.choices import ENCODERS
+from core.support.choices import OUTPUTS
 from core.support.pytorch import require_torch
 
 Array = np.ndarray
 
 _IMAGENET = {"size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-# encoder -> what it computes for a picture: first one vector (D,), then a grid (L, C)
-OUTPUTS = {"fixed_cnn": {"strips": (665,), "grid": (8 * 8, 47)}, **ENCODERS}
 PREPROCESSING = {name: _IMAGENET for name in OUTPUTS} | {
     "fixed_cnn": {"size": 64},
     "tiny_cnn": {"size": 64, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
@@ -132,13 +131,22 @@ class Extractor:
         return self._encode(prepared)
 
     def finish(self, outputs: Mapping[str, Array]) -> Array:
-        """The one output that was chosen, the grid averaged to its cells and scaled, projected."""
+        """The one output that was chosen, the grid averaged to its cells and scaled, projected.
+
+        Raises ValueError when a feature is not finite, for then the weights are of no use.
+        """
         features = outputs[self.output]
         if self.grid is not None:
             features = pool_grid(features, self.grid)
         if self.output == "grid" and self.encoder != "fixed_cnn":
             features = scale_grid(features)
-        return features if self.pca is None else self.pca(features)
+        features = features if self.pca is None else self.pca(features)
+        if not np.isfinite(features).all():
+            raise ValueError(
+                f"{self.weights or self.encoder}: gives features that are not finite; are these "
+                "its weights, and its projection? Fetch them again"
+            )
+        return features
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -257,7 +265,7 @@ def _identify(encoder: str, weights: str | None, sha256: str | None) -> tuple[st
         from core.encoders.weights import download
 
         weights = download(encoder)
-    path = Path(weights).resolve()
+    path = Path(os.path.realpath(weights))
     if path.is_dir():
         weights = path = path / "best.npz"  # of a run
     if not path.is_file():

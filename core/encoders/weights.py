@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import warnings
+import zipfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -10,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.checkpoint import load_checkpoint
+from core.checkpoint import COUNTERS, load_checkpoint
 from core.encoders.resnet import ResNet
 from core.encoders.squeezenet import SqueezeNet
 from core.encoders.tiny_cnn import TinyCNN
 from core.encoders.vgg import VGG16
+from core.support.schema import shown
 
 Array = np.ndarray
 
@@ -103,10 +107,13 @@ def state_of_stages(network: nn.Module) -> dict[str, Tensor]:
 def put_state_of_stages(network: nn.Module, state: Mapping[str, Array]) -> None:
     """The inverse of ``state_of_stages``; raises ValueError for what is not of this network."""
     own = state_of_stages(network)
-    for name in own.keys() | state.keys():
-        found, expected = (x[name].shape if name in x else None for x in (state, own))
+    for name in sorted(own.keys() | state.keys()):
+        found, expected = (tuple(x[name].shape) if name in x else None for x in (state, own))
         if found != expected:
-            raise ValueError(f"encoder: {name} has shape {found}, expected {expected}")
+            raise ValueError(
+                f"encoder: {name} of the checkpoint has shape {found}, expected {expected}; use "
+                "another file of the run, or train again"
+            )
     with torch.no_grad():
         for name, x in own.items():
             x.copy_(torch.from_numpy(np.array(state[name])))
@@ -147,17 +154,65 @@ def _read(weights: str) -> dict:
                 f"{weights}: its encoder did not learn; give a weight file, or another run"
             )
         return {name: torch.from_numpy(np.array(x)) for name, x in state.items()}
+    advice = "fetch it again, or give another file with --weights"
+    _check_zip(weights, advice)
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:  # torn zip, foreign pickle, no state dict: torch raises many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{weights}: cannot be read as a PyTorch state dict ({reason})") from error
+        with (
+            warnings.catch_warnings()
+        ):  # what torch advises there is not for who has a file to read
+            warnings.simplefilter("ignore")
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # torn zip, foreign pickle, no state dict: torch raises many kinds,
+        # and advises to load such a file unsafely: that is never passed on
+        raise ValueError(
+            f"{weights}: cannot be read as a PyTorch state dict ({type(error).__name__}); {advice}"
+        ) from error
     if not isinstance(state, dict):
         raise ValueError(f"{weights}: holds a {type(state).__name__}, expected a state dict")
     for name, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            raise ValueError(f"{weights}: {name} is a {type(value).__name__}, expected a tensor")
+        if fault := _fault_of_tensor(name, value):
+            raise ValueError(f"{weights}: {shown(name)} {fault}; {advice}")
     return state
+
+
+def _check_zip(weights: str, advice: str) -> None:
+    """Raises ValueError unless the checksums in a zip are right, which torch does not compare, and
+    OSError when the file cannot be read. Older files are no zip.
+    """
+    try:
+        with open(weights, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                return
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # which a torn zip makes of a seek
+            raise OSError(f"{weights}: cannot be read ({error.strerror}); is it yours?") from error
+        damaged = "its directory"
+    except Exception as error:  # torn, encrypted, compressed in an unknown way
+        damaged = type(error).__name__
+    if damaged is not None:
+        raise ValueError(f"{weights}: is damaged ({shown(damaged)}); {advice}")
+
+
+def _fault_of_tensor(name, value) -> str | None:
+    """What is wrong with an entry of a state dict, or None."""
+    if not isinstance(name, str):
+        return "is a name that is no text"
+    if not isinstance(value, Tensor):
+        return f"is a {type(value).__name__}, expected a tensor"
+    if value.is_meta or value.is_quantized or value.layout != torch.strided or value.is_nested:
+        return "is a tensor without plain numbers (meta, quantised, sparse or nested)"
+    if name.endswith(COUNTERS):
+        whole = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+        return None if whole else f"holds {value.dtype} numbers, expected whole ones"
+    if not value.is_floating_point():
+        return f"holds {value.dtype} numbers, expected floating-point ones"
+    if not torch.isfinite(value.float()).all():
+        return "holds numbers that are not finite"
+    return None
 
 
 def _load(network: nn.Module, state: dict, encoder: str, weights: str) -> None:
@@ -168,9 +223,7 @@ def _load(network: nn.Module, state: dict, encoder: str, weights: str) -> None:
     missing = [
         key
         for key in (state_of_stages(network) if is_run(weights) else own)
-        if key not in state
-        and not key.startswith(network.UNUSED)
-        and not key.endswith(".num_batches_tracked")
+        if key not in state and not key.startswith(network.UNUSED) and not key.endswith(COUNTERS)
     ]
     unknown = [key for key in state if key not in own]
     wrong = [key for key in state if key in own and state[key].shape != own[key].shape]

@@ -9,14 +9,13 @@ Exit code 0 when every gradient holds, 1 when one does not.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
 
+from core.gradient_check.apart import check_apart, rng_of
 from core.gradient_check.cases import CASES, Case
 from core.gradient_check.checking import (
     DIFFERENCE_TOLERANCE,
@@ -25,7 +24,7 @@ from core.gradient_check.checking import (
     check_case,
 )
 from core.gradient_check.diagnosis import HINTS, hints
-from core.gradient_check.learner import KNOWN, Functions, load_implementation
+from core.gradient_check.learner import KNOWN, Functions
 from core.gradient_check.referee import ABSENT
 from core.support.command_line import ArgumentParser, non_negative_int, run_command
 
@@ -49,29 +48,28 @@ def main() -> int:
     arguments = parser.parse_args()
 
     chosen = [cases[arguments.layer]] if arguments.layer else list(CASES)
-    functions, forward_only, skipped, ignored = {}, [], [], []
+    functions, forward_only, skipped, ignored = set(), [], [], []
     if arguments.impl:
-        functions = load_implementation(arguments.impl)
-        skipped = [case.name for case in chosen if not functions.keys() & set(case.functions)]
-        ignored = sorted(functions.keys() - KNOWN)
-        functions = {name: functions[name] for name in functions.keys() & KNOWN}
+        checked = check_apart(arguments.impl, chosen, arguments.seed, to_stderr=arguments.json)
+        functions = next(checked)
+        skipped = [case.name for case in chosen if not functions & set(case.functions)]
+        ignored = sorted(functions - KNOWN)
+        functions &= KNOWN
         chosen = [case for case in chosen if case.name not in skipped]
-        forward_only = [case.name for case in chosen if Functions(functions).forward_only(case)]
+        known = Functions(dict.fromkeys(functions))
+        forward_only = [case.name for case in chosen if known.forward_only(case)]
         if not chosen:
             wanted = sorted(cases[arguments.layer].functions if arguments.layer else KNOWN)
             raise ValueError(
                 f"{arguments.impl}: defines none of the functions to check; "
                 f"expected names such as {', '.join(wanted[:4])}"
             )
+    else:
+        checked = (check_case(case, rng_of(case, arguments.seed), {}) for case in chosen)
 
     rows = []
     for case in chosen:
-        # Each case draws from its own stream, so that --layer sees what the full table saw.
-        # A learner's prints must not get into the JSON.
-        with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
-            rng = np.random.default_rng([arguments.seed, *case.name.encode()])
-            case_rows = check_case(case, rng, functions)
-        rows += case_rows
+        rows += (case_rows := next(checked))
         if not arguments.json:
             _print_rows(case_rows, chosen, header=case is chosen[0])
     failed = [row for row in rows if not row.passed]

@@ -38,7 +38,9 @@ def load_implementation(path: str | Path) -> dict[str, Callable]:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise ValueError(f"{path}: line {error.lineno}: {error.msg}") from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also that it leaves the program
         raise ValueError(f"{path}: could not be imported: {_sentence(error)}") from error
     finally:
         sys.path[:] = search_path
@@ -77,7 +79,9 @@ class Functions(dict):
             return function(*arguments, **options)  # ours: a bug in it must be seen
         try:
             result = function(*arguments, **options)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # also that it leaves the program
             message = f"{name} raised {_sentence(error)}"
             forward = name.replace("_backward", "_forward")
             if forward != name and forward not in self:
@@ -116,5 +120,8 @@ def _sentence(error: BaseException) -> str:
         if not Path(frame.filename).is_relative_to(here)
     ]
     place = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except BaseException:  # a class of the learner's, whose words fail themselves
+        text = "its own message cannot be made"
     return f"{type(error).__name__}{': ' + text if text else ''}{place}"

@@ -10,9 +10,11 @@ import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 from core.runs.settings import DEFAULTS, MIN_COUNT, TRAINED_ON, find_checkpoint
+from core.support.schema import shown
 
 _MUCH_UNKNOWN = 0.2  # share of <UNK> above which there is a warning
 
@@ -326,7 +328,7 @@ def load_init(settings: dict, data: dict, extractor=None):
         return None
     from core.checkpoint import load_checkpoint
 
-    init = load_checkpoint(find_checkpoint(None, settings["init"]))
+    init = load_checkpoint(find_checkpoint("--init", settings["init"]))
     if init.model != settings["model"]:
         raise ValueError(f"--init {settings['init']}: is of {init.model}, not {settings['model']}")
     if init.encoder_state:
@@ -414,7 +416,7 @@ def fingerprint(data: dict, init: str | None = None) -> dict:
 
 
 def _digest_of(run: str) -> str:
-    return hashlib.sha256(find_checkpoint(None, run).read_bytes()).hexdigest()
+    return hashlib.sha256(find_checkpoint("--init", run).read_bytes()).hexdigest()
 
 
 def check_same_contents(last, settings: dict, data: dict) -> bool:
@@ -432,7 +434,8 @@ def check_same_contents(last, settings: dict, data: dict) -> bool:
         if name == "captions" or ours.get("shape") != theirs.get("shape"):
             return ours.get(name) == theirs.get(name)
         now, then = ours.get(name, 0), theirs.get(name, 0)
-        return np.allclose(now, then, rtol=0.01, atol=0.01 * np.std(then))
+        same_size = np.shape(now) == np.shape(then)
+        return same_size and np.allclose(now, then, rtol=0.01, atol=0.01 * np.std(then))
 
     if settings["init"] != last.settings.get("init") and (
         settings["init"] is None or _digest_of(settings["init"]) != last.data.get("init")
@@ -467,12 +470,23 @@ def check_same_data(checkpoint, data: dict) -> None:
 
 
 def _check_same_words(checkpoint, data: dict) -> None:
-    if data["idx_to_word"] != checkpoint.idx_to_word:
+    if difference := first_other_word(data["idx_to_word"], checkpoint.idx_to_word):
         raise ValueError(
             f"{data['source']['folder']}: has another vocabulary ({len(data['idx_to_word'])} words)"
-            f" than the checkpoint ({len(checkpoint.idx_to_word)} words); use the data it was "
-            "trained on"
+            f" than the checkpoint ({len(checkpoint.idx_to_word)} words): {difference}; use the "
+            "data it was trained on"
         )
+
+
+def first_other_word(ours: list[str], theirs: list[str]) -> str | None:
+    """The first word in which two vocabularies differ, in words; None when they are the same."""
+    for i, (one, other) in enumerate(zip_longest(ours, theirs)):
+        if one != other:
+            found, expected = (
+                "no more words" if word is None else shown(word) for word in (one, other)
+            )
+            return f"word {i} is {found}, expected {expected}"
+    return None
 
 
 def caption_scores(settings: dict, data: dict):

@@ -5,15 +5,21 @@ The counts of numbers were fitted to what NumPy allocates, and hold within a fac
 
 from __future__ import annotations
 
+import math
+
 from core.captioning_solver import EVALUATION_BATCH
+from core.parameter_shapes import parameter_shapes
 from core.support import processes
 from core.support.memory import available_memory
 
 
-def check_memory(settings: dict, config: dict, data: dict, model, device: str) -> None:
-    """Raises ValueError when a step with the longest captions needs more memory than there is."""
+def check_memory(settings: dict, config: dict, data: dict, extractor, device: str) -> None:
+    """Raises ValueError when a step with the longest captions needs more memory than there is.
+
+    It is asked before the model takes any. Inputs as for ``core.runs.building.run_model``.
+    """
     left = _left_on(device)
-    for split, (need, words) in memory_of_steps(settings, config, data, model).items():
+    for split, (need, words) in memory_of_steps(settings, config, data, extractor).items():
         if left is not None and need > left:
             raise ValueError(
                 f"{data['source']['folder']}: a batch of {split} captions of up to {words:,} words "
@@ -23,13 +29,16 @@ def check_memory(settings: dict, config: dict, data: dict, model, device: str) -
             )
 
 
-def memory_of_steps(settings: dict, config: dict, data: dict, model) -> dict:
+def memory_of_steps(settings: dict, config: dict, data: dict, extractor=None) -> dict:
     """For each split that is computed with, the bytes of its largest step, and its longest caption.
 
     Of one process of those that share a batch.
     """
     itemsize = 8 if settings["dtype"] == "float64" else 4
-    parameters = 3 * sum(each.size for each in model.params.values())  # gradients, Adam's moments
+    shapes = parameter_shapes(settings["model"], config, len(data["idx_to_word"]))
+    parameters = 4 * sum(map(math.prod, shapes.values()))  # with gradients, Adam's moments
+    if settings["finetune_encoder"]:
+        parameters += 4 * sum(each.numel() for each in extractor.network.parameters())
     batches = {"train": (settings["batch_size"], 1.0), "val": (EVALUATION_BATCH, 0.6)}
     if settings["engine"] == "torch":
         del batches["val"]  # it keeps nothing for gradients there

@@ -6,10 +6,12 @@ answers at once.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from core.runs.lock import LOCK_FILE, Lock, free_from_lock, is_torn
-from core.support.choices import MODEL_NAMES
+from core.support.declared import SETTINGS
+from core.support.schema import Entries, shown
 
 # Settings that a resumed run may change; what else it was started with stays. Where files lie is
 # no setting: ``core.runs.data`` compares what they hold.
@@ -104,7 +106,7 @@ def resolve_settings(options: dict, folder: Path, resume: bool) -> dict:
     """
     for name, word in (("data", "shapes"), ("init", None), ("weights", "download")):
         if options.get(name, word) not in (word, "random"):
-            options = options | {name: str(Path(options[name]).resolve())}
+            options = options | {name: os.path.realpath(options[name])}  # also of a loop of links
     if not resume:
         _refuse_options_of_other_models(options, options["model"])
         overfit = OVERFIT_DEFAULTS if options.get("num_samples") is not None else {}
@@ -125,13 +127,12 @@ def resolve_settings(options: dict, folder: Path, resume: bool) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no run to resume there; start it without --resume")
     settings = read_json(path)
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: does not hold the settings of a run; start another run")
-    settings = _BEFORE | settings
-    if others := sorted(settings.keys() ^ {"model", *DEFAULTS}):
+    if isinstance(settings, dict):
+        settings = _BEFORE | settings
+    if fault := Entries(SETTINGS, tuple(SETTINGS)).fault(settings):
         raise ValueError(
-            f"{path}: does not hold the settings of a run of this version, found more or less: "
-            f"{', '.join(others[:5])}; start another run"
+            f"{path}: does not hold the settings of a run of this version ({fault}); put that "
+            "right, or start another run"
         )
     _refuse_options_of_other_models(options, settings["model"])
     _check_engine_of_encoder(options, settings)
@@ -220,6 +221,11 @@ def check_engine_options(options: dict, engine: str) -> None:
 def check_same_settings(checkpoint, settings: dict, folder: Path) -> None:
     """Raises ValueError, by name, when config.json is not what a run's last.npz was made with."""
     for name, value in checkpoint.settings.items():
+        if name not in settings:
+            raise ValueError(
+                f"{folder / 'last.npz'}: was made with the setting {shown(name)}, which this "
+                "version does not know; go on with the version that wrote it"
+            )
         if name not in _MAY_CHANGE and settings[name] != value:
             raise ValueError(
                 f"{folder / 'config.json'}: has {name} {settings[name]}, "
@@ -254,7 +260,7 @@ def make_room(folder: Path, lock: Lock) -> Path | None:
 
     Returns where the earlier run is now, or None when there was none.
     """
-    folder, aside = folder.resolve(), None
+    folder, aside = Path(os.path.realpath(folder)), None
     if (folder / "config.json").is_file():
         number = 1
         while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
@@ -265,21 +271,34 @@ def make_room(folder: Path, lock: Lock) -> Path | None:
     return aside
 
 
-def find_checkpoint(model: str | None, checkpoint: str | None) -> Path:
-    """The .npz file meant by the name of a model (runs/MODEL) or by a run folder: its best epoch.
+def find_checkpoint(option: str, run: str | Path) -> Path:
+    """The .npz file meant by a run folder, its best epoch, or by the name of a file.
+
+    Inputs:
+    - option: which named it, for the message
+    - run: the folder or the file
 
     Raises FileNotFoundError when there is none.
     """
-    path = Path(checkpoint) if checkpoint else Path("runs") / str(model)
+    path = Path(run)
     if path.is_dir():
         if not (path / "best.npz").is_file():
             raise FileNotFoundError(
-                f"{path / 'best.npz'}: no such checkpoint; the run has not finished an epoch yet"
+                f"{option} {path}: {path / 'best.npz'} is no such checkpoint; either the run has "
+                "not finished an epoch yet, or this is no run folder"
             )
         return path / "best.npz"
+    if not path.is_file():
+        what = "is no file and no folder" if os.path.lexists(path) else "no such file or run folder"
+        raise FileNotFoundError(f"{option} {path}: {what}; train a model with training.py first")
+    return path
+
+
+def checkpoint_of_model(model: str) -> Path:
+    """The best epoch of the run in runs/MODEL; raises FileNotFoundError when there is none."""
+    path = Path("runs", model)
     if not path.exists():
         raise FileNotFoundError(
-            f"{path}: no trained model there; first run: "
-            f"python training.py --model {model or MODEL_NAMES[-1]}"
+            f"{path}: no trained model there; first run: python training.py --model {model}"
         )
-    return path
+    return find_checkpoint("--model", path)

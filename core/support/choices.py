@@ -29,3 +29,5 @@ ENCODERS = {
     "resnet152": _RESNET,
     "tiny_cnn": {"pooled": (128,), "grid": (8 * 8, 140)},
 }
+# All encoders: those of ``--encoder``, and the one of the embedded pictures.
+OUTPUTS = {"fixed_cnn": {"strips": (665,), "grid": (8 * 8, 47)}, **ENCODERS}

@@ -9,18 +9,19 @@ from __future__ import annotations
 import argparse
 import errno
 import io
-import math
 import os
 import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from core.support import interrupts
 from core.support.files import DATASETS, IS_CHECKOUT
+from core.support.schema import Number, Whole, plain, shown
 
 INPUT_ERRORS = (ValueError, OSError)
 _A_COPY = (
@@ -36,6 +37,13 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, **options):
         super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **options)
+
+    def parse_args(self, args=None, namespace=None):
+        for argument in sys.argv[1:] if args is None else args:
+            option, _, value = argument.partition("=")
+            if value == "--" and option.startswith("--"):  # argparse would drop it, and stumble
+                self.error(f"argument {option}: found '--', expected a value")
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message}; see {self.prog} --help")
@@ -154,51 +162,47 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
 
         fail(str(error if HOW_TO_INSTALL in str(error) else lacks_torch("what you asked for")))
     except MemoryError as error:
-        fail(f"not enough memory ({error}); use a smaller --batch_size or smaller widths")
+        fail(f"not enough memory: {error or 'end other programs, or take less at once'}")
     except KeyboardInterrupt:
         interrupts.ignore_from_now_on()
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def positive_int(text: str) -> int:
-    """Option type: a whole number of at least 1, and no absurd one."""
-    return _number(text, int, lambda value: 1 <= value <= 10**9, "a whole number of at least 1")
+def option_type(kind) -> Callable[[str], object]:
+    """The type of an option, of a description in ``core/support/schema.py``.
+
+    Text, names of files and words to choose from are what they are; numbers are read and checked.
+    """
+    kind = plain(kind)
+    read = {Whole: int, Number: float}.get(type(kind), str)
+
+    def parse(text: str):
+        try:
+            value = read(text)
+        except ValueError:  # no number at all
+            value = text
+        if kind.fault(value):
+            raise argparse.ArgumentTypeError(f"found {shown(text)}, expected {kind}")
+        return value
+
+    return parse
 
 
-def non_negative_int(text: str) -> int:
-    """Option type: a whole number of at least 0."""
-    return _number(text, int, lambda value: value >= 0, "a whole number of at least 0")
+positive_int = option_type(Whole(1))
+non_negative_int = option_type(Whole(0))
+positive_float = option_type(Number(0, beyond=True))
+non_negative_float = option_type(Number(0))
+fraction = option_type(Number(0, 1, beyond=True))
 
 
-def positive_float(text: str) -> float:
-    """Option type: a finite number above 0."""
-    return _number(text, float, lambda value: 0 < value < math.inf, "a number above 0")
-
-
-def non_negative_float(text: str) -> float:
-    """Option type: a finite number of at least 0."""
-    return _number(text, float, lambda value: 0 <= value < math.inf, "a number of at least 0")
-
-
-def fraction(text: str) -> float:
-    """Option type: a number above 0 and at most 1."""
-    return _number(text, float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
-
-
-def dropout_rate(text: str) -> float:
-    """Option type: a probability of dropping, at least 0 and below 1."""
-    return _number(text, float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
-
-
-def _number(text: str, kind: type, accepts: Callable, expected: str):
+@contextmanager
+def advice_on_memory(advice: str) -> Iterator[None]:
+    """A MemoryError of the block says what to do, by an option that the command has."""
     try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not accepts(value):  # NaN fails every comparison
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
-    return value
+        yield
+    except MemoryError as error:
+        raise MemoryError(f"{error or 'none is left'}; {advice}") from error
 
 
 def progress(items: Iterable | None, description: str, total: int | None = None, **options):

@@ -52,6 +52,7 @@ class TorchEngine:
         encoder_learning_rate: float | None = None,
     ):
         self.model, self.clip_norm, self.precision = model, clip_norm, precision
+        self.update_rule = update_rule
         self.optimizer = TorchOptimizer(model, update_rule, optim_config, encoder_learning_rate)
         self.processes = number_of_processes()
         self.loss_of = _LossOf(model)

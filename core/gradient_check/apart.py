@@ -1,0 +1,289 @@
+"""A learner's file, checked in a process of its own: what it does to that process ends there.
+
+The other process calls the functions and records what they return; this one judges it, by its own
+numbers and limits. A file that leaves the program, changes our limits or prints "all hold" changes
+nothing here. What comes back is JSON and plain numbers; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+import core
+from core.gradient_check.cases import CASES, Case
+from core.gradient_check.checking import Row, check_case
+from core.gradient_check.differences import eval_numerical_gradient
+from core.gradient_check.learner import KNOWN, ImplementationError, load_implementation
+
+PATIENCE = 30  # seconds for one call of a function, or for the import of the file
+_MOST_BYTES = 10**7  # of an array that is sent; those of the checks are far smaller
+_NUMBERS = "biufc"  # kinds of dtypes
+_CALL = {"call": True}
+
+
+def check_apart(
+    path: str | Path, cases: Sequence[Case], seed: int, to_stderr: bool = False
+) -> Iterator:
+    """Checks the functions of a file; yields the names that it defines, then the rows of each case.
+
+    Inputs:
+    - path: of the Python file
+    - cases: from ``core.gradient_check.cases``; those with none of its functions are left out
+    - seed: of the random inputs
+    - to_stderr: where its prints go, instead of to stdout
+
+    Raises FileNotFoundError when there is no such file, ValueError when it cannot be imported. What
+    a function does wrong becomes the ``problem`` of a row, also that it ends the process or does
+    not come back in ``PATIENCE`` seconds; cases that are not reached then have a row that says so.
+    """
+    messages = messages_of(path, seed, [case.name for case in cases], to_stderr)
+    try:
+        first = _next(messages, "while it was imported")
+        if "error" in first:
+            raise (
+                FileNotFoundError(first["error"])
+                if first.get("absent")
+                else ValueError(first["error"])
+            )
+        names = {str(name) for name in first["names"]}
+    except (ImplementationError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: could not be checked: {_reason(error)}") from error
+    yield names
+    ended = None
+    for case in cases:
+        if not names & set(case.functions):
+            continue
+        try:
+            if ended:
+                raise ImplementationError(f"was not checked, for the process had ended: {ended}")
+            ours = [name for name in case.functions if name in names]
+            found = _next(messages, f"in a call of {' or '.join(ours)}")
+            if found.get("case") != case.name:
+                raise ImplementationError("changes what checks it, which sent something else")
+        except ImplementationError as error:
+            yield [Row(case.name, "-", None, None, False, str(error))]
+            ended = ended or str(error)
+            continue
+        yield _judge(case, seed, found, names)
+
+
+def serve(path: str, seed: int, names: Sequence[str], send: Callable[[dict], None]) -> None:
+    """The part of the other process: sends what the file defines, then a record for each case."""
+    try:
+        functions = load_implementation(path)
+    except FileNotFoundError as error:
+        send({"error": str(error), "absent": True})
+        return
+    except ValueError as error:
+        send({"error": str(error)})
+        return
+    send({"names": sorted(functions)})
+    functions = {name: functions[name] for name in functions.keys() & KNOWN}
+    for case in (case for case in CASES if case.name in names):
+        if functions.keys() & set(case.functions):
+            send(_record(case, seed, functions, send))
+
+
+def _record(case: Case, seed: int, functions: dict, send: Callable) -> dict:
+    """What the functions return in the check of a case, and what was wrong with their doing so."""
+    record: dict = {"case": case.name, "numerical": []}
+
+    def run(functions, inputs, upstream):
+        send(_CALL)
+        outputs, gradients = case.run(functions, inputs, upstream)
+        if upstream is None:
+            record.setdefault("outputs", [_packed(value) for value in outputs])
+        else:
+            record.setdefault("gradients", [_packed(value) for value in gradients])
+        return outputs, gradients
+
+    def differences(objective, x):
+        record["numerical"].append(_packed(gradient := eval_numerical_gradient(objective, x)))
+        return gradient
+
+    rows = check_case(replace(case, run=run), rng_of(case, seed), functions, differences)
+    record["problem"] = next((row.problem for row in rows if row.quantity == "-"), None)
+    return record
+
+
+def _judge(case: Case, seed: int, record: dict, names: set[str]) -> list[Row]:
+    """The rows of a case by what was recorded: the same check, with the record for the calls."""
+    problem = record.get("problem")
+    missing = problem or "its numbers did not come back: does the file change what checks it?"
+    recorded = {key: record.get(key) for key in ("outputs", "gradients")}
+    numerical = list(record.get("numerical") or [])
+
+    def taken(key: str, count: int) -> list:
+        values, recorded[key] = recorded[key], None
+        if not isinstance(values, list) or len(values) != count:
+            raise ImplementationError(missing)
+        return [_unpacked(value) for value in values]
+
+    def run(functions, inputs, upstream):
+        if upstream is None:
+            return taken("outputs", len(case.outputs or ("loss",))), None
+        if recorded["gradients"] is None and problem is None:  # for the hints, of our functions
+            return case.run(functions, inputs, upstream)
+        return None, taken("gradients", len(case.differentiable))
+
+    def differences(_, x):
+        found = _unpacked(numerical.pop(0)) if numerical else None
+        if not isinstance(found, np.ndarray) or found.shape != x.shape or found.dtype.kind != "f":
+            raise ImplementationError(missing)
+        return found
+
+    known = dict.fromkeys(names & KNOWN)
+    rows = check_case(replace(case, run=run), rng_of(case, seed), known, differences)
+    if problem and all(row.quantity != "-" for row in rows):
+        rows.append(Row(case.name, "-", None, None, False, str(problem)))
+    return rows
+
+
+def rng_of(case: Case, seed: int) -> np.random.Generator:
+    """Each case draws from its own stream, so that ``--layer`` sees what the full table saw."""
+    return np.random.default_rng([seed, *case.name.encode()])
+
+
+# -- values as JSON ----------------------------------------------------------------------------
+
+
+def _packed(value) -> dict:
+    if isinstance(value, np.ndarray | np.generic | float):
+        array = np.asarray(value)
+        if array.dtype.kind in _NUMBERS:
+            packed = {"dtype": array.dtype.str, "shape": array.shape}
+            if array.nbytes <= _MOST_BYTES:
+                packed["numbers"] = base64.b64encode(array.tobytes()).decode()
+            return packed
+        return {"type": f"NumPy array of {array.dtype} values"}
+    return {"type": None if value is None else type(value).__name__}
+
+
+def _unpacked(packed):
+    """The value, or one of a type of the same name where it was no array of numbers."""
+    try:
+        if "dtype" not in packed:
+            name = packed["type"]
+            return None if name is None else type(str(name), (), {})()
+        dtype, shape = np.dtype(packed["dtype"]), tuple(map(int, packed["shape"]))
+        if dtype.kind not in _NUMBERS:
+            raise TypeError(dtype)
+        if "numbers" not in packed:
+            return np.broadcast_to(np.zeros((), dtype), shape)
+        return np.frombuffer(base64.b64decode(packed["numbers"]), dtype).reshape(shape).copy()
+    except (TypeError, ValueError, KeyError) as error:
+        raise ImplementationError("its numbers came back damaged") from error
+
+
+# -- the other process -------------------------------------------------------------------------
+
+
+def messages_of(
+    path: str | Path, seed: int, names: Sequence[str], to_stderr: bool
+) -> Iterator[dict | None]:
+    """What the other process sends; None when it says nothing for ``PATIENCE`` seconds.
+
+    At its end, how it ended: {"ended": exit code}. The process is stopped with the generator.
+    """
+    reading, writing = os.pipe()
+    root = str(Path(core.__file__).parents[1])
+    python_path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "core.gradient_check.apart", str(path), str(seed), *names]
+    sys.stdout.flush()
+    with open(reading, encoding="utf-8", errors="replace") as pipe:
+        # Its standard input is the pipe's other end, the one thing that every system hands on.
+        process = subprocess.Popen(
+            command,
+            stdin=writing,
+            stdout=2 if to_stderr else None,
+            env=os.environ | {"PYTHONPATH": python_path},
+        )
+        os.close(writing)
+        lines: queue.Queue = queue.Queue()
+
+        def read() -> None:
+            for line in pipe:
+                lines.put(line)
+            lines.put("")
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        try:
+            while line := lines.get(timeout=PATIENCE):
+                yield json.loads(line)
+            yield {"ended": process.wait(timeout=PATIENCE)}
+        except (queue.Empty, subprocess.TimeoutExpired):
+            yield None
+        except ValueError:  # no JSON: it wrote there itself
+            yield {}
+        finally:
+            process.kill()
+            process.wait()
+            reader.join(timeout=1)
+
+
+def _next(messages: Iterator[dict | None], when: str) -> dict:
+    """The next message that is no mere sign of life; what else it is becomes an error."""
+    for message in messages:
+        if message is None:
+            raise ImplementationError(f"took more than {PATIENCE} seconds {when}: an endless loop?")
+        if not isinstance(message, dict) or not message:
+            raise ImplementationError(f"wrote into what checks it {when}")
+        if "broken" in message:
+            raise ImplementationError(
+                f"changes what checks it, which broke by {message['broken']} {when}"
+            )
+        if "ended" in message:
+            code = message["ended"]
+            how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+            raise ImplementationError(f"ended the process ({how}) {when}; let it return instead")
+        if message != _CALL:
+            return message
+    raise ImplementationError(f"said no more {when}")
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ImplementationError) else "it changes what checks it"
+
+
+def _main() -> None:
+    path, seed, *names = sys.argv[1:]
+    sys.argv = [path]
+    pipe = os.fdopen(os.dup(0), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)  # for who asks for input
+    os.dup2(nothing, 0)
+    write, flush, dumps = pipe.write, pipe.flush, json.dumps
+
+    def send(message: dict) -> None:
+        try:
+            write(dumps(message) + "\n")
+            flush()
+        except BrokenPipeError:  # nobody waits for it any more
+            os._exit(1)
+
+    try:
+        serve(path, int(seed), names, send)
+    except KeyboardInterrupt:  # the other process says so
+        pass
+    except BaseException as error:  # ours, spoilt by the file, or one of its that is not caught
+        send({"broken": type(error).__name__})
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(0)  # whatever threads of the file still run
+
+
+if __name__ == "__main__":
+    _main()
