@@ -10,24 +10,25 @@ al., ECCV 2014). A download that breaks off is resumed by the next call.
 from __future__ import annotations
 
 import http.client
+import os
 import shlex
 import shutil
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 
-import h5py
-
 from core.coco_utils import CAPTIONS_FILE, DEFAULT_FOLDER, VOCABULARY_FILE
+from core.coco_utils.folder import VOCABULARY
+from core.coco_utils.tables import dataset_in, open_h5
 from core.support.command_line import ArgumentParser, progress, run_command
-from core.support.files import atomic_folder, read_json, require_free
+from core.support.files import atomic_folder, read_json, reading, require_free
 
 URL = "http://cs231n.stanford.edu/coco_captioning.zip"
 ARCHIVE_NAME = "coco_captioning.zip"
 _BLOCK = 2**20
 _TIMEOUT = 30  # seconds without an answer
+_MOST = 4 * 10**9  # bytes: the published archive has 1.0, unpacked 2.3
 # What the archive holds: the shape of each dataset in each HDF5 file.
 CONTENTS = {
     CAPTIONS_FILE: {
@@ -59,13 +60,21 @@ def download(url: str, archive: Path) -> None:
             if answer.status != 206:  # the server sends all of it again
                 start = 0
             length = answer.headers.get("Content-Length")
-            total = None if length is None else start + int(length)
+            total = start + int(length) if (length or "").isdecimal() else None
+            if total is not None and total > _MOST:
+                raise ValueError(
+                    f"{url}: announces {total / 1e9:,.1f} GB, expected at most {_MOST / 1e9:.1f}; "
+                    "is the address right?"
+                )
             require_space(archive.parent, 0 if total is None else total - start, url)
             with open(part, "ab" if start else "wb") as file:
+                limit = _MOST if total is None else total
                 bar = progress(None, "downloading", total, unit="B", unit_scale=True, initial=start)
                 while block := answer.read(_BLOCK):
                     file.write(block)
                     bar.update(len(block))
+                    if file.tell() > limit:
+                        break
                 bar.close()
     except urllib.error.HTTPError as error:
         if error.code != 416:  # 416: nothing is left to send, the part is whole
@@ -74,6 +83,11 @@ def download(url: str, archive: Path) -> None:
     except (OSError, http.client.HTTPException) as error:
         raise ValueError(_unreachable(url, error)) from error
     found = part.stat().st_size
+    if found > (_MOST if total is None else total):
+        part.unlink()
+        raise ValueError(
+            f"{url}: sends more than the archive has; is the address right? What came is removed"
+        )
     if total is not None and found != total:
         raise ValueError(
             f"{url}: {found:,} of {total:,} bytes came; run the same command again to go on"
@@ -104,25 +118,42 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises ValueError for a torn archive, for a path in it that leaves the folder, and for contents
     that are not those of the published archive.
     """
-    try:
-        with zipfile.ZipFile(archive) as zipped, atomic_folder(folder) as temporary:
-            members = [member for member in zipped.infolist() if not member.is_dir()]
-            needed = sum(member.file_size for member in members)
-            require_space(temporary, needed, f"unpacking {archive.name}")
-            names = {member.filename: _safe_name(archive, member.filename) for member in members}
-            with progress(None, "unpacking", needed, unit="B", unit_scale=True) as bar:
-                for member in members:
-                    target = temporary / names[member.filename]
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with zipped.open(member) as source, open(target, "wb") as file:
-                        while block := source.read(_BLOCK):
-                            file.write(block)
-                            bar.update(len(block))
+    with atomic_folder(folder) as temporary:
+        _unpack_into(archive, temporary)
+        try:
             verify(temporary)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise ValueError(
-            f"{archive}: is not a whole zip archive ({error}); remove it and fetch it again"
-        ) from error
+        except ValueError as error:
+            raise ValueError(
+                f"{archive}: {str(error).replace(f'{temporary}{os.sep}', '')}"
+            ) from error
+
+
+def _unpack_into(archive: Path, folder: Path) -> None:
+    mend = "remove it and fetch it again"
+    with reading(archive, "zip archive", mend), zipfile.ZipFile(archive) as zipped:
+        members = [member for member in zipped.infolist() if not member.is_dir()]
+        for member in members:
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(
+                    f"{archive}: {member.filename!r} is compressed in another way than the "
+                    "published archive; fetch that one"
+                )
+        needed = sum(member.file_size for member in members)
+        if needed > _MOST:
+            raise ValueError(
+                f"{archive}: unpacks to {needed / 1e9:,.1f} GB, expected at most "
+                f"{_MOST / 1e9:.1f}; is it the right archive?"
+            )
+        require_space(folder, needed, f"unpacking {archive.name}")
+        names = {member.filename: _safe_name(archive, member.filename) for member in members}
+        with progress(None, "unpacking", needed, unit="B", unit_scale=True) as bar:
+            for member in members:
+                target = folder / names[member.filename]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with zipped.open(member) as source, open(target, "wb") as file:
+                    while block := source.read(_BLOCK):
+                        file.write(block)
+                        bar.update(len(block))
 
 
 def _safe_name(archive: Path, name: str) -> str:
@@ -142,17 +173,12 @@ def verify(folder: Path) -> None:
         if not (folder / name).is_file():
             raise ValueError(f"{name}: is missing from the archive; is it the right one?")
     for name, datasets in CONTENTS.items():
-        try:
-            with h5py.File(folder / name, "r") as file:
-                shapes = {key: getattr(file[key], "shape", None) for key in file}
-        except OSError as error:
-            raise ValueError(f"{name}: is not a whole HDF5 file ({error})") from error
-        for key, shape in datasets.items():
-            if shapes.get(key) != shape:
-                raise ValueError(f"{name}: {key} is {shapes.get(key)}, expected {shape}")
-    vocabulary = read_json(folder / VOCABULARY_FILE)
-    listed = vocabulary.get("idx_to_word") if isinstance(vocabulary, dict) else None
-    words = len(listed) if isinstance(listed, list) else 0
+        with open_h5(folder / name) as file:
+            for key, shape in datasets.items():
+                found = dataset_in(folder / name, file, key).shape
+                if found != shape:
+                    raise ValueError(f"{name}: {key} is {found}, expected {shape}")
+    words = len(read_json(folder / VOCABULARY_FILE, VOCABULARY)["idx_to_word"])
     if words != _VOCABULARY_SIZE:
         raise ValueError(f"{VOCABULARY_FILE}: has {words} words, expected {_VOCABULARY_SIZE}")
 

@@ -68,7 +68,7 @@ _INFO = Entries(
     ("features",),
     others=True,
 )
-_VOCABULARY = Entries(
+VOCABULARY = Entries(
     {"idx_to_word": ListOf(Text()), "word_to_idx": Each(Whole())},
     ("idx_to_word", "word_to_idx"),
     others=True,
@@ -216,9 +216,7 @@ def _pictures_of(folder: Path, root: str | None, data: Mapping) -> dict:
     (``core.flickr8k`` leaves photos where they are) only a photo is shown whose hash was recorded:
     who wrote the hash had the photo. Without such a record no picture outside is looked for.
     """
-    hashes = {
-        split: [each[2] for each in photos] for split, photos in read_photos(folder).items()
-    }
+    hashes = {split: [each[2] for each in photos] for split, photos in read_photos(folder).items()}
     if root is None:
         return {"image_root": None, "hashes": hashes}
     below = Path(os.path.realpath(folder / root))
@@ -277,7 +275,7 @@ class _Anything:
 
 def _read_vocabulary(path: Path) -> dict:
     _require(path)
-    vocabulary = read_json(path, _VOCABULARY, _HOW_TO_MEND)
+    vocabulary = read_json(path, VOCABULARY, _HOW_TO_MEND)
     words, ids = vocabulary["idx_to_word"], vocabulary["word_to_idx"]
     try:
         "".join(words).encode()

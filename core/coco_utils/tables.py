@@ -63,7 +63,7 @@ def dataset_in(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
         written = dataset.id.get_num_chunks() == math.prod(-(-n // c) for n, c in chunks)
     else:
         end = (dataset.id.get_offset() or 0) + stored
-        written = stored == whole and end <= path.stat().st_size
+        written = stored >= whole and end <= path.stat().st_size
     if size and not written:
         raise ValueError(f"{path}: '{name}' was never written, or not to its end; {HOW_TO_MEND}")
     if whole > max(_SMALL, _MOST_INFLATED * stored):
@@ -94,7 +94,9 @@ def open_features(path: str | Path) -> Rows:
         if offset is None or not as_stored:
             return _ChunkedRows(path, dataset)
         if not hasattr(os, "preadv"):  # Windows, where nobody can cut a file that is mapped
-            return np.memmap(path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
+            return np.memmap(
+                path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape
+            )
         return _StoredRows(path, dataset, offset)
 
 
@@ -115,6 +117,9 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, rows) -> Array:
+        if isinstance(rows, tuple):
+            first, *others = rows
+            return self[first][(slice(None),) * np.ndim(self._numbers[first]) + tuple(others)]
         numbers = self._numbers[rows]
         found = self._read(np.ravel(numbers))
         self._require_unchanged()
@@ -122,6 +127,12 @@ class Rows:
 
     def __array__(self, dtype=None, copy=None) -> Array:
         return np.asarray(self[:], dtype=dtype)
+
+    def __getattr__(self, name: str):
+        """Whatever else an array has, of all rows."""
+        if name.startswith("_") or not hasattr(np.ndarray, name):
+            raise AttributeError(f"a table of features has no {name!r}")
+        return getattr(self[:], name)
 
     def _state(self) -> tuple[int, int]:
         found = os.stat(self.path)

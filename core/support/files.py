@@ -102,6 +102,8 @@ def reading(path: str | Path, what: str, mend: str) -> Iterator[None]:
                 f"{path}: cannot be read ({os.strerror(number)}); may you read it, is the disk "
                 "sound?"
             ) from error
+        if isinstance(error, OSError) and number not in (None, errno.EINVAL):
+            raise  # of the system, as a full disk
         words = " ".join(str(error).split())[:200]
         reason = f"{type(error).__name__}: {words}" if words else type(error).__name__
         raise ValueError(f"{path}: is not a whole {what} ({reason}); {mend}") from error
@@ -112,7 +114,7 @@ def require_below(path: str | Path, what: str, name: str) -> None:
     parts = re.split(r"[/\\]", name)
     if not parts[0] or ".." in parts or Path(name).drive or "\0" in name:
         raise ValueError(
-            f"{path}: {what} is {ascii(name[:80])}, which leaves its folder; expected a path below "
+            f"{path}: {what} is {name[:80]!a}, which leaves its folder; expected a path below "
             "it: is the data from a source that you trust?"
         )
 
