@@ -104,7 +104,7 @@ def extract(
     processes.wait_for_all()
     todo = range(processes.rank(), len(files), processes.number_of_processes())
     parts = {i: paths[i * _PART : (i + 1) * _PART] for i in todo}
-    made = _Parts({kind: e.shape for kind, e in extractors.items()}, dtypes)
+    made = Parts({kind: e.shape for kind, e in extractors.items()}, dtypes)
     old = {i: made.changed_since(parts[i], files[i]) for i in todo if files[i].exists()}
     if others := sum(map(len, old.values())):
         again = sum(len(parts[i]) for i, of_part in old.items() if of_part)
@@ -143,7 +143,7 @@ def _contents(folder: Path, marker: Path):
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """Reads the files of parts, and knows what must be in them."""
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -232,7 +232,7 @@ def _extract_part(paths: Sequence[Path], extractors, file: Path, dtypes, bar) ->
         )
 
 
-def _join(files: Sequence[Path], made: _Parts) -> Extracted:
+def _join(files: Sequence[Path], made: Parts) -> Extracted:
     kept: list[int] = []
     skipped: list[str] = []
     stamps, hashes = [np.empty((0, 4), np.int64)], [np.empty(0, "S64")]
