@@ -16,15 +16,38 @@ from pathlib import Path
 
 import numpy as np
 
-from core.scenes import COLOURS, KINDS, RADII, Shape, draw_scene, relations, render
+from core.scenes import COLOURS, IMAGE_SIZE, KINDS, RADII, Shape, draw_scene, relations, render
 from core.support.command_line import ArgumentParser, non_negative_int, progress, run_command
 from core.support.files import DATASETS, read_json, require_free, try_out
+from core.support.schema import Each, Entries, ListOf, Number, OneOf
 
 Array = np.ndarray
 
 VERSION = 2  # of what is drawn and said: raised when a seed gives other data than before
 SPLIT_SIZES = {"train": 8000, "val": 300, "test": 300}
 CAPTIONS_PER_IMAGE = 5
+SCENES_FILE = "scenes.json"
+_DRAW_AGAIN = "remove the folder and run python -m core.shapes again"
+_SCENES = Each(
+    ListOf(
+        Entries(
+            {
+                "shapes": ListOf(
+                    Entries(
+                        {
+                            "kind": OneOf(KINDS),
+                            "colour": OneOf(list(COLOURS)),
+                            "size": OneOf(list(RADII)),
+                        },
+                        ("kind", "colour", "size"),
+                    )
+                ),
+                "boxes": ListOf(ListOf(Number(0, IMAGE_SIZE), length=4)),
+            },
+            ("shapes", "boxes"),
+        )
+    )
+)
 DEFAULT_FOLDER = DATASETS / "shapes"
 
 PLACES = {  # (row, column) of the picture cut in three by three
@@ -183,7 +206,7 @@ def prepare_shapes(
     folder = Path(folder)
     marker = folder / DATASET_FILE
     about = {"name": "shapes", "version": VERSION, "seed": seed, "sizes": dict(sizes)}
-    there = read_json(marker) if marker.exists() else {}
+    there = read_json(marker, Entries({}, others=True), _DRAW_AGAIN) if marker.exists() else {}
     if about.items() <= there.items():
         return folder
     if there.get("name") == "shapes":
@@ -235,7 +258,7 @@ def prepare_shapes(
             extractors,
             image_root=".",
             about=about,
-            extra={"scenes.json": {split: list(map(_as_json, scenes[split])) for split in scenes}},
+            extra={SCENES_FILE: {split: list(map(_as_json, scenes[split])) for split in scenes}},
             pictures={
                 url: picture
                 for split in scenes
@@ -291,13 +314,31 @@ def _as_json(scene: Sequence[Shape]) -> dict:
 
 
 def load_scenes(folder: str | Path, split: str) -> list[tuple[Shape, ...]]:
-    """The scenes of a split, as ``prepare_shapes`` drew them (to a hundredth of a pixel)."""
+    """The scenes of a split, as ``prepare_shapes`` drew them (to a hundredth of a pixel).
+
+    Raises FileNotFoundError, or ValueError for a damaged file.
+    """
     scenes = []
-    for picture in read_json(Path(folder) / "scenes.json")[split]:
+    file = Path(folder) / SCENES_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; {_DRAW_AGAIN}")
+    pictures = read_json(file, _SCENES, _DRAW_AGAIN)
+    if split not in pictures:
+        raise ValueError(f"{file}: has no scenes of {split}; {_DRAW_AGAIN}")
+    for number, picture in enumerate(pictures[split]):
         shapes = []
-        for words, (left, top, right, bottom) in zip(
-            picture["shapes"], picture["boxes"], strict=True
-        ):
+        words_of, boxes = picture["shapes"], picture["boxes"]
+        if len(words_of) != len(boxes) or not words_of:
+            raise ValueError(
+                f"{file}: {split} entry {number} has {len(words_of)} shapes and {len(boxes)} "
+                f"boxes, expected a box a shape; {_DRAW_AGAIN}"
+            )
+        for words, (left, top, right, bottom) in zip(words_of, boxes, strict=True):
+            if not (left < right and top < bottom):
+                raise ValueError(
+                    f"{file}: {split} entry {number} has a box that ends before it begins; "
+                    f"{_DRAW_AGAIN}"
+                )
             centre = (left + right) / 2, (top + bottom) / 2
             shapes.append(Shape(**words, x=centre[0], y=centre[1], radius=(right - left) / 2))
         scenes.append(tuple(shapes))

@@ -10,27 +10,27 @@ al., ECCV 2014). A download that breaks off is resumed by the next call.
 from __future__ import annotations
 
 import http.client
+import os
 import shlex
 import shutil
 import time
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 
-import h5py
-
 from core.coco_utils import CAPTIONS_FILE, DEFAULT_FOLDER, VOCABULARY_FILE
+from core.coco_utils.folder import VOCABULARY
+from core.coco_utils.tables import dataset_in, open_h5
 from core.support.command_line import ArgumentParser, progress, run_command
-from core.support.files import atomic_folder, read_json, require_free, try_out
+from core.support.files import atomic_folder, read_json, reading, require_free, try_out
 
 URL = "http://cs231n.stanford.edu/coco_captioning.zip"
 ARCHIVE_NAME = "coco_captioning.zip"
 _BLOCK = 2**20
 _TIMEOUT = 30  # seconds without an answer
 _SLOWEST = 1000  # bytes a second, on average: such a download takes 12 days
-_LARGEST = 2 * 10**9  # bytes; the archive has 1.04e9
+_LARGEST = 4 * 10**9  # bytes: the published archive has 1.0e9, unpacked 2.3e9
 # What the archive holds: the shape of each dataset in each HDF5 file.
 CONTENTS = {
     CAPTIONS_FILE: {
@@ -62,7 +62,7 @@ def download(url: str, archive: Path) -> None:
             if answer.status != 206:  # the server sends all of it again
                 start = 0
             length = answer.headers.get("Content-Length")
-            total = None if length is None else start + int(length)
+            total = start + int(length) if (length or "").isdecimal() else None
             if total is not None and total > _LARGEST:
                 raise ValueError(_too_large(url, f"announces {total:,} bytes"))
             require_space(archive.parent, 0 if total is None else total - start, url)
@@ -123,31 +123,42 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises ValueError for a torn archive, for a path in it that leaves the folder, and for contents
     that are not those of the published archive.
     """
-    try:
-        with zipfile.ZipFile(archive) as zipped, atomic_folder(folder) as temporary:
-            members = [member for member in zipped.infolist() if not member.is_dir()]
-            for member in members:
-                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise ValueError(
-                        f"{archive}: {member.filename!r} is compressed in another way than the "
-                        "published archive; fetch that one"
-                    )
-            needed = sum(member.file_size for member in members)
-            require_space(temporary, needed, f"unpacking {archive.name}")
-            names = {member.filename: _safe_name(archive, member.filename) for member in members}
-            with progress(None, "unpacking", needed, unit="B", unit_scale=True) as bar:
-                for member in members:
-                    target = temporary / names[member.filename]
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with zipped.open(member) as source, open(target, "wb") as file:
-                        while block := source.read(_BLOCK):
-                            file.write(block)
-                            bar.update(len(block))
+    with atomic_folder(folder) as temporary:
+        _unpack_into(archive, temporary)
+        try:
             verify(temporary)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise ValueError(
-            f"{archive}: is not a whole zip archive ({error}); remove it and fetch it again"
-        ) from error
+        except ValueError as error:
+            raise ValueError(
+                f"{archive}: {str(error).replace(f'{temporary}{os.sep}', '')}"
+            ) from error
+
+
+def _unpack_into(archive: Path, folder: Path) -> None:
+    mend = "remove it and fetch it again"
+    with reading(archive, "zip archive", mend), zipfile.ZipFile(archive) as zipped:
+        members = [member for member in zipped.infolist() if not member.is_dir()]
+        for member in members:
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(
+                    f"{archive}: {member.filename!r} is compressed in another way than the "
+                    "published archive; fetch that one"
+                )
+        needed = sum(member.file_size for member in members)
+        if needed > _LARGEST:
+            raise ValueError(
+                f"{archive}: unpacks to {needed / 1e9:,.1f} GB, expected at most "
+                f"{_LARGEST / 1e9:.1f}; is it the right archive?"
+            )
+        require_space(folder, needed, f"unpacking {archive.name}")
+        names = {member.filename: _safe_name(archive, member.filename) for member in members}
+        with progress(None, "unpacking", needed, unit="B", unit_scale=True) as bar:
+            for member in members:
+                target = folder / names[member.filename]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with zipped.open(member) as source, open(target, "wb") as file:
+                    while block := source.read(_BLOCK):
+                        file.write(block)
+                        bar.update(len(block))
 
 
 def _safe_name(archive: Path, name: str) -> str:
@@ -167,17 +178,12 @@ def verify(folder: Path) -> None:
         if not (folder / name).is_file():
             raise ValueError(f"{name}: is missing from the archive; is it the right one?")
     for name, datasets in CONTENTS.items():
-        try:
-            with h5py.File(folder / name, "r") as file:
-                shapes = {key: getattr(file[key], "shape", None) for key in file}
-        except OSError as error:
-            raise ValueError(f"{name}: is not a whole HDF5 file ({error})") from error
-        for key, shape in datasets.items():
-            if shapes.get(key) != shape:
-                raise ValueError(f"{name}: {key} is {shapes.get(key)}, expected {shape}")
-    vocabulary = read_json(folder / VOCABULARY_FILE)
-    listed = vocabulary.get("idx_to_word") if isinstance(vocabulary, dict) else None
-    words = len(listed) if isinstance(listed, list) else 0
+        with open_h5(folder / name) as file:
+            for key, shape in datasets.items():
+                found = dataset_in(folder / name, file, key).shape
+                if found != shape:
+                    raise ValueError(f"{name}: {key} is {found}, expected {shape}")
+    words = len(read_json(folder / VOCABULARY_FILE, VOCABULARY)["idx_to_word"])
     if words != _VOCABULARY_SIZE:
         raise ValueError(f"{VOCABULARY_FILE}: has {words} words, expected {_VOCABULARY_SIZE}")
 

@@ -355,7 +355,7 @@ DAMAGE = {
     "vocabulary of another kind": (
         lambda f: (f / VOCABULARY_FILE).write_text("[1, 2]"),
         VOCABULARY_FILE,
-        "mirror",
+        "expected an object",
     ),
     "no key": (
         lambda f: rewrite_key(f / FEATURES, "features", "other"),
@@ -494,7 +494,7 @@ DAMAGE = {
     "ids that are no whole numbers": (
         lambda f: rewrite_vocabulary(f, list, float),
         VOCABULARY_FILE,
-        "mirror",
+        "expected a whole number",
     ),
     "floating-point ids": (
         lambda f: rewrite(f / CAPTIONS_FILE, "train_captions", lambda v: v + 0.5),
@@ -522,12 +522,12 @@ DAMAGE = {
     "description of another kind": (
         lambda f: (f / "dataset.json").write_text('{"features": {"pooled": "x"}}'),
         "dataset.json",
-        "names no",
+        "features 'pooled' is 'x', expected an object",
     ),
     "empty description": (
         lambda f: (f / "dataset.json").write_text("{}"),
         "dataset.json",
-        "names no",
+        "has no features",
     ),
 }
 

@@ -213,10 +213,10 @@ WRONG = {
     "a number as caption": (karpathy(entry("a.jpg", "train", 3)), "expected a text 'raw'"),
     "no sentences": ('{"images": [{"filename": "a.jpg", "sentences": null}]}', "expected a list"),
     "no name": (karpathy(entry(None, "train", "a dog")), "None as the name of a photo"),
-    "a list as name": (karpathy(entry(["a"], "train", "a dog")), "['a'] as the name"),
+    "a list as name": (karpathy(entry(["a"], "train", "a dog")), "a list of 1 as the name"),
     "true as name": (karpathy(entry(True, "train", "a dog")), "True as the name"),
     "an unknown split": (karpathy(entry("a.jpg", "trian", "a dog")), "'trian', expected one of"),
-    "a list as split": (karpathy(entry("a.jpg", ["x"], "a dog")), "['x'], expected one of"),
+    "a list as split": (karpathy(entry("a.jpg", ["x"], "a dog")), "a list of 1, expected one of"),
     "two splits": (
         karpathy(entry("a.jpg", "train", "a dog"), entry("a.jpg", "test", "a cat")),
         "a.jpg is in the test split and in the train split too",
@@ -253,7 +253,7 @@ WRONG = {
     "a list of COCO": ('[{"annotations": 1, "caption": "x"}]', "expected one object"),
     "an id that is a list": (
         '{"annotations": [{"image_id": [1], "caption": "x"}]}',
-        "[1] as image id",
+        "a list of 1 as image id",
     ),
     "a mapping to a number": ('{"a.jpg": 3}', "3 as caption"),
     "a row without caption": ("image,caption,id\na.jpg,a dog,1\nb.jpg\n", "line 3 has no caption"),

@@ -15,7 +15,9 @@ preprocessing, PCA) and the folder of the pictures.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,10 +27,19 @@ import numpy as np
 from PIL import Image
 
 from core.coco_utils.tables import HOW_TO_MEND as _HOW_TO_MEND
-from core.coco_utils.tables import Blocks, open_features, open_h5, write_features
+from core.coco_utils.tables import Blocks, dataset_in, open_features, open_h5, write_features
 from core.coco_utils.words import SPECIAL_WORDS, encode_captions
 from core.support.command_line import progress
-from core.support.files import DATASETS, atomic_folder, read_json, read_text, write_json, write_text
+from core.support.files import (
+    DATASETS,
+    atomic_folder,
+    read_json,
+    read_text,
+    require_below,
+    write_json,
+    write_text,
+)
+from core.support.schema import Each, Entries, ListOf, Optional, Text, Whole, shown
 
 Array = np.ndarray
 
@@ -36,6 +47,34 @@ SPLITS = ("train", "val", "test")
 CAPTIONS_FILE = "coco2014_captions.h5"
 VOCABULARY_FILE = "coco2014_vocab.json"
 DATASET_FILE = "dataset.json"
+PHOTOS_FILE = "photos.json"  # what the photos were when they were looked at
+_EXTRACTOR = Entries(
+    {
+        "encoder": Text(),
+        "output": Text(),
+        "preprocessing": Entries({}, others=True),
+        "weights": Optional(Text(name=True)),
+        "sha256": Optional(Text()),
+        "grid": Optional(Whole(1)),
+        "arrays": Text(name=True),
+    },
+    ("encoder", "output", "preprocessing"),
+    others=True,
+)
+_INFO = Entries(
+    {
+        "features": Each(Each(Text(name=True))),
+        "extractors": Each(_EXTRACTOR),
+        "image_root": Optional(Text(name=True)),
+    },
+    ("features",),
+    others=True,
+)
+VOCABULARY = Entries(
+    {"idx_to_word": ListOf(Text()), "word_to_idx": Each(Whole())},
+    ("idx_to_word", "word_to_idx"),
+    others=True,
+)
 _CHECKED_WHOLE, _CHECKED_AT_ONCE = 2**30, 2**24  # bytes of features
 _NULL, _START, _END = range(3)
 _MOST_CUT = 0.05  # share of captions without <END> that a published archive may have
@@ -129,14 +168,13 @@ def load_coco_data(
         data["train_captions"] = data["train_captions"][keep]
         data["train_image_idxs"] = data["train_image_idxs"][keep]
 
-    root = info.get("image_root")
     extractor = info.get("extractors", {}).get(features)
     arrays = {}
     if extractor and extractor.get("arrays"):
         arrays = _read_arrays(folder / extractor["arrays"])
     data["source"] = {
         "folder": folder,
-        "image_root": None if root is None else (folder / root).resolve(),
+        **_pictures_of(folder, info.get("image_root"), data),
         "extractor": extractor,
         "arrays": arrays,
     }
@@ -159,38 +197,95 @@ def _read_info(folder: Path, pca_features: bool) -> dict:
         )
     path = folder / DATASET_FILE
     if path.exists():
-        info = read_json(path)
-        features = info.get("features") if isinstance(info, dict) else None
-        if not isinstance(features, dict) or not all(
-            isinstance(files, dict) and all(isinstance(name, str) for name in files.values())
-            for files in features.values()
-        ):
-            raise ValueError(f"{path}: names no feature files; {_HOW_TO_MEND}")
-        extractors = info.get("extractors", {})
-        if not isinstance(extractors, dict) or not all(
-            isinstance(extractor, dict) and isinstance(extractor.get("arrays", ""), str)
-            for extractor in extractors.values()
-        ):
-            raise ValueError(f"{path}: 'extractors' describes none; {_HOW_TO_MEND}")
-        if not isinstance(info.get("image_root"), str | None):
-            raise ValueError(f"{path}: 'image_root' is no path; {_HOW_TO_MEND}")
+        _require(path)
+        info = read_json(path, _INFO, _HOW_TO_MEND)
+        for files in info["features"].values():
+            for split, name in files.items():
+                require_below(path, f"the file of {split} features", name)
+        for extractor in info.get("extractors", {}).values():
+            require_below(path, "the file of a projection", extractor.get("arrays", "."))
         return info
     ending = "_pca.h5" if pca_features else ".h5"
     names = {split: f"{split}2014_vgg16_fc7{ending}" for split in SPLITS}
     return {"features": {"pooled": names}}
 
 
+def _pictures_of(folder: Path, root: str | None, data: Mapping) -> dict:
+    """Where the pictures are, and what they were when they were looked at.
+
+    A folder that somebody passes on might name a file of yours, whose picture would land in a page
+    that you pass on. So paths lead below the folder of the pictures. And outside of the data folder
+    (``core.flickr8k`` leaves photos where they are) only a photo is shown whose hash was recorded:
+    who wrote the hash had the photo. Without such a record no picture outside is looked for.
+    """
+    hashes = {split: [each[2] for each in photos] for split, photos in read_photos(folder).items()}
+    if root is None:
+        return {"image_root": None, "hashes": hashes}
+    below = Path(os.path.realpath(folder / root))
+    splits = [split for split in SPLITS if f"{split}_urls" in data]
+    for split in splits:
+        for number, url in enumerate(data[f"{split}_urls"], 1):
+            require_below(folder / f"{split}2014_urls.txt", f"picture {number}", str(url))
+        if split in hashes and len(hashes[split]) != len(data[f"{split}_urls"]):
+            raise ValueError(
+                f"{folder / PHOTOS_FILE}: records {len(hashes[split]):,} photos of {split}, but "
+                f"there are {len(data[f'{split}_urls']):,}; {_HOW_TO_MEND}"
+            )
+    if not _inside(below, folder) and not all(split in hashes for split in splits):
+        warnings.warn(
+            f"{folder / DATASET_FILE}: image_root {shown(root)} is outside of the folder, and no "
+            f"{PHOTOS_FILE} tells which photos are meant; no picture is read there: prepare the "
+            "folder again, or bring the pictures into it",
+            stacklevel=3,
+        )
+        return {"image_root": None, "hashes": hashes}
+    return {"image_root": below, "hashes": hashes}
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    """Whether a file or folder, all links followed, is in a folder."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def read_photos(folder: Path) -> dict[str, list[list]]:
+    """What the photos of a data folder were when they were looked at; empty without a record.
+
+    Returns for each split a list of [size, time of the last writing in ns, SHA-256] of each photo.
+
+    Raises ValueError when the file is damaged.
+    """
+    path = folder / PHOTOS_FILE
+    if not path.is_file():
+        return {}
+    splits = read_json(path, Each(ListOf(ListOf(_Anything(), length=3))), _HOW_TO_MEND)
+    for split, photos in splits.items():
+        for number, (size, written, known) in enumerate(photos):
+            if type(size) is not int or type(written) is not int or not isinstance(known, str):
+                raise ValueError(
+                    f"{path}: {shown(split)} entry {number} is not size, time and hash of a photo; "
+                    f"{_HOW_TO_MEND}"
+                )
+    return splits
+
+
+class _Anything:
+    """A description that everything fits."""
+
+    def fault(self, value) -> None:
+        return None
+
+
 def _read_vocabulary(path: Path) -> dict:
     _require(path)
-    vocabulary = read_json(path)
+    vocabulary = read_json(path, VOCABULARY, _HOW_TO_MEND)
+    words, ids = vocabulary["idx_to_word"], vocabulary["word_to_idx"]
     try:
-        words, ids = vocabulary["idx_to_word"], vocabulary["word_to_idx"]
-        consistent = len(words) == len(ids) and all(
-            type(ids[word]) is int and ids[word] == i for i, word in enumerate(words)
-        )
-    except (TypeError, KeyError):
-        consistent = False
-    if not consistent:
+        "".join(words).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{path}: a word holds half of a character ({error.reason}); {_HOW_TO_MEND}"
+        ) from error
+    if len(words) != len(ids) or any(ids.get(word) != i for i, word in enumerate(words)):
         raise ValueError(
             f"{path}: idx_to_word and word_to_idx do not mirror each other; {_HOW_TO_MEND}"
         )
@@ -212,7 +307,11 @@ def _read_captions(path: Path, words: Sequence[str], published: bool) -> dict[st
                 continue
             if len(present) < 2:
                 raise ValueError(f"{path}: has no {' or no '.join(set(names) - set(present))}")
-            captions, idxs = (np.asarray(file[name]) for name in names)
+            tables = [dataset_in(path, file, name) for name in names]
+            for name, table in zip(names, tables, strict=True):
+                if not np.issubdtype(table.dtype, np.integer):
+                    raise ValueError(f"{path}: {name} holds {table.dtype}, expected integers")
+            captions, idxs = map(np.asarray, tables)
             fit = captions.ndim == 2 and idxs.shape == captions.shape[:1]
             if not fit or captions.shape[1] < 2:
                 raise ValueError(
@@ -224,9 +323,6 @@ def _read_captions(path: Path, words: Sequence[str], published: bool) -> dict[st
                     f"{path}: {names[0]} holds no captions; {_HOW_TO_MEND}, with captions of "
                     f"{split} or without that split"
                 )
-            for name, values in zip(names, (captions, idxs), strict=True):
-                if not np.issubdtype(values.dtype, np.integer):
-                    raise ValueError(f"{path}: {name} holds {values.dtype}, expected integers")
             _check_captions(f"{path}: {names[0]}", captions, words, published)
             arrays[names[0]], arrays[names[1]] = captions, idxs
     return arrays
@@ -296,6 +392,7 @@ def _check_features(path: Path, features: Array) -> None:
     row = features[0].nbytes
     rows = max(1, _CHECKED_AT_ONCE // row)
     step = rows * max(1, len(features) * row // _CHECKED_WHOLE)
+    zero, checked, first = 0, 0, None
     for start in range(0, len(features), step):
         chunk = np.asarray(features[start : start + rows])
         if not np.isfinite(chunk).all():
@@ -303,6 +400,18 @@ def _check_features(path: Path, features: Array) -> None:
             raise ValueError(
                 f"{path}: features of image {row} hold NaN or infinity; {_HOW_TO_MEND}"
             )
+        empty = ~chunk.reshape(len(chunk), -1).any(axis=1)
+        zero, checked = zero + int(empty.sum()), checked + len(chunk)
+        if first is None and empty.any():
+            first = start + int(empty.argmax())
+    if zero == checked:
+        raise ValueError(f"{path}: all features are 0, as if never written; {_HOW_TO_MEND}")
+    if zero:
+        warnings.warn(
+            f"{path}: the features of {zero:,} of {checked:,} images are all 0, image {first} the "
+            "first; was the file written to its end?",
+            stacklevel=3,
+        )
 
 
 def _read_urls(path: Path) -> Array:
@@ -313,9 +422,19 @@ def _read_urls(path: Path) -> Array:
 
 def _read_arrays(path: Path) -> dict[str, Array]:
     with open_h5(path) as file:
-        arrays = {name: np.asarray(file[name]) for name in file}
-    if arrays.keys() != {"pca_mean", "pca_components"}:
-        raise ValueError(f"{path}: is no projection; {_HOW_TO_MEND}")
+        if set(file) != {"pca_mean", "pca_components"}:
+            raise ValueError(f"{path}: is no projection; {_HOW_TO_MEND}")
+        arrays = {name: np.asarray(dataset_in(path, file, name)) for name in file}
+        mean, components = arrays["pca_mean"], arrays["pca_components"]
+        floats = all(array.dtype.kind == "f" for array in arrays.values())
+        if not floats or components.ndim != 2 or mean.shape != components.shape[:1]:
+            raise ValueError(
+                f"{path}: pca_mean is {mean.dtype} {mean.shape}, pca_components "
+                f"{components.dtype} {components.shape}, expected numbers (D,) and (D, K); "
+                f"{_HOW_TO_MEND}"
+            )
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError(f"{path}: holds NaN or infinity; {_HOW_TO_MEND}")
     return arrays
 
 
@@ -405,12 +524,24 @@ def save_coco_data(
 
 
 def image_path(data: Mapping, split: str, image_idx: int) -> Path | None:
-    """The picture of an image on this machine, or None when there is no such file."""
-    root = data["source"]["image_root"]
-    if root is None:
+    """The picture of an image on this machine, or None when there is no such file.
+
+    One outside of a prepared folder is given only when it is the photo that was looked at.
+    """
+    source = data["source"]
+    if source["image_root"] is None:
         return None
-    path = root / str(data[f"{split}_urls"][image_idx])
-    return path if path.is_file() else None
+    path = source["image_root"] / str(data[f"{split}_urls"][image_idx])
+    if not path.is_file():
+        return None
+    hashes = source.get("hashes")  # None: a photo folder as it is
+    if hashes is None or _inside(path, source["folder"]):
+        return path
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+    return path if split in hashes and found == hashes[split][image_idx] else None
 
 
 def picture_paths(data: Mapping, split: str) -> list[Path]:

@@ -13,8 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,7 @@ from core.support.command_line import (
 from core.support.files import (
     atomic_file,
     read_json,
+    reading,
     remove_folder,
     require_free,
     sweep,
@@ -48,6 +51,7 @@ Array = np.ndarray
 
 _PART = 128  # photos
 _BATCH = 32
+_MOST_TEXT = 2**24  # bytes, of the reasons why photos cannot be read
 
 
 @dataclass(frozen=True)
@@ -98,10 +102,11 @@ def extract(
     files = [folder / f"{start:08}.npz" for start in range(0, len(paths), _PART)]
     if processes.rank() == 0:
         marker = folder / "contents.json"
-        if not marker.exists():
+        there = _contents(folder, marker)
+        if there is None:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(marker, contents)
-        elif read_json(marker) != contents:
+        elif there != contents:
             raise ValueError(
                 f"{folder}: holds the beginning of another extraction (other photos, encoder or "
                 "weights); finish that one with the same command, or remove the folder"
@@ -109,7 +114,8 @@ def extract(
     processes.wait_for_all()
     todo = range(processes.rank(), len(files), processes.number_of_processes())
     parts = {i: paths[i * _PART : (i + 1) * _PART] for i in todo}
-    old = {i: _changed_since(parts[i], files[i]) for i in todo if files[i].exists()}
+    made = Parts({kind: e.shape for kind, e in extractors.items()}, dtypes)
+    old = {i: made.changed_since(parts[i], files[i]) for i in todo if files[i].exists()}
     if others := sum(map(len, old.values())):
         again = sum(len(parts[i]) for i, of_part in old.items() if of_part)
         warnings.warn(
@@ -124,14 +130,82 @@ def extract(
             else:
                 _extract_part(part, extractors, files[i], dtypes, bar)
     processes.wait_for_all()
-    return _join(files, extractors, dtypes) if processes.rank() == 0 else None
+    return _join(files, made) if processes.rank() == 0 else None
 
 
-def _changed_since(paths: Sequence[Path], file: Path) -> list[int]:
-    """The photos of a part, by number, that are not what they were when its file was written."""
-    with np.load(file) as part:
-        if "hashes" not in part:
-            return list(range(len(paths)))  # of an earlier version, which did not know them
+def _contents(folder: Path, marker: Path):
+    """What the parts in a folder are of; None when there are none, or when that is lost.
+
+    After a power cut a file may be empty that was written before.
+    """
+    if not os.path.lexists(marker):
+        return None
+    try:
+        return read_json(marker)
+    except (ValueError, OSError):
+        warnings.warn(
+            f"{marker}: is damaged, so nobody knows what the features beside it are of; they are "
+            "made again",
+            stacklevel=3,
+        )
+        shutil.rmtree(folder)
+        return None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Reads the files of parts, and knows what must be in them."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping
+
+    def read(self, file: Path, count: int = _PART) -> dict[str, Array]:
+        """The arrays of a file of at most ``count`` photos, each as it was written.
+
+        Raises ValueError for a damaged file.
+        """
+        mend = "remove it, and start the same command again"
+        most = sum(math.prod(shape) * 8 for shape in self.shapes.values()) * _PART + _MOST_TEXT
+        with reading(file, "part of an extraction", mend), zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > most:
+                raise ValueError("it is larger than a part can be")
+            with np.load(file, allow_pickle=False) as part:
+                found = {name: part[name] for name in part.files}
+            kept, photos = found["kept"], len(found["stamps"])
+            expected = {
+                "kept": (kept.shape[:1], "i"),
+                "skipped": ((photos - len(kept),), "U"),
+                "stamps": ((photos, 4), "i"),
+                "hashes": ((photos,), "S"),
+            }
+            if len(kept):
+                expected |= {k: ((len(kept), *shape), "f") for k, shape in self.shapes.items()}
+            for name, (shape, letter) in expected.items():
+                array = found[name]
+                if array.shape != shape or array.dtype.kind != letter:
+                    raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {shape}")
+                if name in self.dtypes and array.dtype != self.dtypes[name]:
+                    raise ValueError(f"{name} is {array.dtype}, expected {self.dtypes[name]}")
+            if (
+                photos > count
+                or not np.isin(kept, np.arange(photos)).all()
+                or len(np.unique(kept)) < len(kept)
+            ):
+                raise ValueError("kept numbers other photos than there are")
+            return found
+
+    def changed_since(self, paths: Sequence[Path], file: Path) -> list[int]:
+        """The photos of a part, by number, that are not what they were when its file was written.
+
+        All of them when the file is damaged, or of a version that did not know the hashes.
+        """
+        try:
+            part = self.read(file)
+            if len(part["stamps"]) != len(paths):
+                raise ValueError(f"{file}: is of {len(part['stamps'])} photos, not {len(paths)}")
+        except (ValueError, OSError) as error:
+            warnings.warn(f"{error}; its {len(paths):,} photos are looked at again", stacklevel=4)
+            return list(range(len(paths)))
         return changed(paths, part["stamps"], part["hashes"])
 
 
@@ -168,28 +242,28 @@ def _extract_part(paths: Sequence[Path], extractors, file: Path, dtypes, bar) ->
         )
 
 
-def _join(files: Sequence[Path], extractors: Mapping, dtypes: Mapping) -> Extracted:
+def _join(files: Sequence[Path], made: Parts) -> Extracted:
     kept: list[int] = []
     skipped: list[str] = []
     stamps, hashes = [np.empty((0, 4), np.int64)], [np.empty(0, "S64")]
     for i, file in enumerate(files):
-        with np.load(file) as part:
-            kept += (part["kept"] + i * _PART).tolist()
-            skipped += part["skipped"].tolist()
-            stamps.append(part["stamps"])
-            hashes.append(part["hashes"])
+        part = made.read(file)
+        kept += (part["kept"] + i * _PART).tolist()
+        skipped += part["skipped"].tolist()
+        stamps.append(part["stamps"])
+        hashes.append(part["hashes"])
 
     def blocks(kind: str) -> Iterator[Array]:
         for file in files:
-            with np.load(file) as part:
-                if kind in part:
-                    yield part[kind]
+            part = made.read(file)
+            if kind in part:
+                yield part[kind]
 
     def table(kind: str) -> Blocks:
-        shape = len(kept), *extractors[kind].shape
-        return Blocks(shape, np.dtype(dtypes[kind]), lambda: blocks(kind))
+        shape = len(kept), *made.shapes[kind]
+        return Blocks(shape, np.dtype(made.dtypes[kind]), lambda: blocks(kind))
 
-    features = {kind: table(kind) for kind in extractors}
+    features = {kind: table(kind) for kind in made.shapes}
     return Extracted(kept, skipped, features, np.concatenate(stamps), np.concatenate(hashes))
 
 

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from core.coco_utils.folder import PHOTOS_FILE, read_photos
 from core.image_utils import load_image
 from core.support import processes
 from core.support.command_line import progress
-from core.support.files import read_json
+from core.support.schema import shown
 
 Array = np.ndarray
 
-PHOTOS_FILE = "photos.json"  # of a data folder: what its photos were when they were looked at
 _MOST_UNREADABLE = 0.01
 _NAMED = 3  # of the photos that are left out
 _SMALL = 256  # pixels a side; a JPEG is read whole all the same, and in less time
@@ -140,7 +140,7 @@ def stamp(path: Path) -> tuple[int, int, int, int]:
     """
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return -1, 0, 0, time.time_ns()
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, time.time_ns()
 
@@ -149,7 +149,7 @@ def read_hashed(path: Path) -> tuple[bytes | None, str]:
     """The bytes of a file and their SHA-256; None and no text when there are none to be read."""
     try:
         content = path.read_bytes() if path.is_file() else None  # to read a pipe may take for ever
-    except OSError:
+    except (OSError, ValueError):
         content = None
     if content is None:
         return None, ""
@@ -189,22 +189,21 @@ def say_changed(folder: Path, root: Path | None, urls: Mapping[str, Sequence[str
 
     Raises ValueError when that file is damaged.
     """
-    file = folder / PHOTOS_FILE
-    if root is None or not file.is_file():
+    if root is None or not (photos := read_photos(folder)):
         return
-    made, others, total = os.stat(file).st_mtime_ns, [], 0
-    try:
-        for split, known in read_json(file).items():
-            for url, (*seen, known_hash) in zip(urls[split], known, strict=True):
-                size, written, last, _ = stamp(root / str(url))
-                total += 1
-                same = size < 0 or ([size, written] == seen and last < made)
-                if not same and read_hashed(root / str(url))[1] != known_hash:
-                    others.append(str(url))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{file}: does not say what its photos were ({error!r}); prepare the folder again"
-        ) from error
+    made, others, total = os.stat(folder / PHOTOS_FILE).st_mtime_ns, [], 0
+    for split, known in photos.items():
+        if len(known) != len(urls.get(split, ())):
+            raise ValueError(
+                f"{folder / PHOTOS_FILE}: records {len(known):,} photos of {shown(split)}, but "
+                f"there are {len(urls.get(split, ())):,}; prepare the folder again"
+            )
+        for url, (*seen, known_hash) in zip(urls[split], known, strict=True):
+            size, written, last, _ = stamp(root / str(url))
+            total += 1
+            same = size < 0 or ([size, written] == seen and last < made)
+            if not same and read_hashed(root / str(url))[1] != known_hash:
+                others.append(str(url))
     if others and processes.rank() == 0:
         warnings.warn(
             f"{folder}: {len(others):,} of its {total:,} photos have changed since they were "

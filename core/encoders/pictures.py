@@ -15,17 +15,17 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from core.coco_utils.tables import Blocks, open_features, write_features
+from core.coco_utils.tables import Blocks, dataset_in, open_features, open_h5, write_features
 from core.encoders import Extractor, prepare_pictures
 from core.encoders.extract import Extracted, digest, extract, require_space
 from core.encoders.photos import changed, find_unreadable, refuse_unreadable
 from core.image_utils import load_image
 from core.support import processes
 from core.support.command_line import progress
-from core.support.files import atomic_file, read_json, remove_folder, write_json
+from core.support.files import atomic_file, parse_json, read_json, remove_folder, write_json
+from core.support.schema import ListOf, Whole
 
 try:
     import fcntl
@@ -197,17 +197,29 @@ class _Kept:
 
     def known(self) -> tuple[Array, Array] | None:
         """The stamps and hashes; None when there is no file, or it is torn, or older than these."""
-        try:
-            with h5py.File(self.file) as file:
-                return file["stamps"][:], file["hashes"][:]
-        except (OSError, KeyError):
-            return None
+        content = self._content()
+        return content and content[:2]
 
     def unreadable(self) -> dict[int, str]:
-        if self.known() is None:
-            return {}
-        with h5py.File(self.file) as file:
-            return dict(json.loads(file["unreadable"][()]))
+        content = self._content()
+        return content[2] if content else {}
+
+    def _content(self) -> tuple[Array, Array, dict[int, str]] | None:
+        """Stamps, hashes and reasons; None for a file that is not there, or not whole."""
+        count = len(self.paths)
+        try:
+            if self.table().shape != (count, *self.extractor.shape):
+                return None
+            with open_h5(self.file) as file:
+                names = "stamps", "hashes", "unreadable"
+                stamps, hashes, text = (dataset_in(self.file, file, name)[()] for name in names)
+            rows = parse_json(self.file, text.decode())
+            unreadable = {i: str(reason) for i, reason in rows if type(i) is int and 0 <= i < count}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
+        of_all = stamps.shape == (count, 4) and hashes.shape == (count,)
+        fits = of_all and stamps.dtype.kind == "i" and hashes.dtype.kind == "S"
+        return (stamps, hashes, unreadable) if fits and len(unreadable) == len(rows) else None
 
     def table(self) -> Array:
         return open_features(self.file)
@@ -215,15 +227,19 @@ class _Kept:
     def plan(self, todo: list[int]) -> None:
         """Lets all processes know what is to be looked at; drops parts of other plans."""
         marker = self.parts / "todo.json"
-        if not todo or not marker.exists() or read_json(marker) != todo:
+        if not todo or self.planned() != todo:
             remove_folder(self.parts)
         if todo:
             self.parts.mkdir(parents=True, exist_ok=True)
             write_json(marker, todo)
 
     def planned(self) -> list[int]:
-        marker = self.parts / "todo.json"
-        return read_json(marker) if marker.exists() else []
+        """What is to be looked at; nothing when it is not there, or damaged, as by a power cut."""
+        try:
+            todo = read_json(self.parts / "todo.json", ListOf(Whole(0, len(self.paths) - 1)))
+        except (OSError, ValueError):
+            return []
+        return todo
 
     def look(self, todo: list[int]) -> None:
         """Looks at those pictures, as one of the processes; the first puts them into the file."""

@@ -99,7 +99,7 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
         splits = _random_splits(root, sorted(captions), seed, account)
     folder = Path(os.path.commonpath([root / Path(place).parent for place in places.values()]))
     start = len(folder.relative_to(root).as_posix()) + 1 if folder != root else 0
-    path = {name: places[name][start:] if name in places else name for name in captions}
+    path = {name: places[name][start:] if name in places else _below(name) for name in captions}
     kept = {s: [path[n] for n in splits[s] if n in captions] for s in SPLITS if s in splits}
     for split, paths in kept.items():
         if not paths:
@@ -338,6 +338,16 @@ def _random_splits(
 # ---------------------------------------------------------------------------------------------
 # Photos
 # ---------------------------------------------------------------------------------------------
+
+
+def _below(name: str) -> str:
+    """The name of a photo that is not there; one that leads out of the folder as one in it.
+
+    A photo elsewhere that a caption file merely names is not read.
+    """
+    plain = name.replace("\\", "/")
+    leaves = plain.startswith("/") or ".." in plain.split("/") or Path(name).drive
+    return f"not below --root/{plain.replace('..', '_').strip('/')}" if leaves else name
 
 
 def _in_one_spelling(name: str) -> str:

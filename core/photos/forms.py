@@ -10,7 +10,6 @@ import ast
 import codecs
 import csv
 import io
-import mmap
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from core.support.files import parse_json, require_file
+from core.support.schema import Text, shown
 
 FORMS = (
     "CSV with the header image,caption (or tabs, semicolons, pipes), name.jpg#0<TAB>caption, "
@@ -112,10 +112,11 @@ def form_of(path: Path) -> str | None:
         return None
     lines = _beginning(path)
     if lines[0].lstrip()[:1] in ("{", "["):
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-            content = raw if _encoding(raw) != "utf-16" else decoded(path).encode()
-            found = (f for f, keys in _KEYS.items() if all(re.search(k, content) for k in keys))
-            return next(found, None)
+        content = path.read_bytes()
+        if _encoding(content) == "utf-16":
+            content = decoded(path).encode(errors="backslashreplace")
+        found = (f for f, keys in _KEYS.items() if all(re.search(k, content) for k in keys))
+        return next(found, None)
     if any(_TOKEN.match(line) for line in lines):
         return _TOKENS
     layout = _layout(lines)
@@ -144,11 +145,17 @@ def _gathered(path: Path, form: str, rows: Iterator[Row], notes: list[str]) -> C
         if isinstance(name, int | float) and not isinstance(name, bool):
             numbers, name = numbers + 1, str(name)
         if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"{path}: {where} has {name!r} as the name of a photo, expected text")
+            raise ValueError(
+                f"{path}: {where} has {shown(name)} as the name of a photo, expected text"
+            )
         name = name.strip()
+        if fault := Text(name=True).fault(name):
+            raise ValueError(f"{path}: {where}: the name of a photo {fault}; mend it")
         for caption in captions:
             if not isinstance(caption, str):
-                raise ValueError(f"{path}: {where} ({name}) has {caption!r} as caption, not text")
+                raise ValueError(
+                    f"{path}: {where} ({name}) has {shown(caption)} as caption, not text"
+                )
         texts = [_BREAKS.sub(" ", caption).strip() for caption in captions]
         found.captions.setdefault(name, []).extend(texts)
         if image is not None:
@@ -159,7 +166,7 @@ def _gathered(path: Path, form: str, rows: Iterator[Row], notes: list[str]) -> C
         known = split_in(split) if isinstance(split, str) else None
         if known is None:
             raise ValueError(
-                f"{path}: {where} ({name}) is in the split {split!r}, expected one of "
+                f"{path}: {where} ({name}) is in the split {shown(split)}, expected one of "
                 f"{', '.join(_SPLITS)}"
             )
         if owner.setdefault(name, known) != known:
@@ -384,8 +391,8 @@ def _several(cell: str) -> list[str]:
     if cell.lstrip().startswith("[") and cell.rstrip().endswith("]"):
         try:
             texts = ast.literal_eval(cell.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return [cell]
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return [cell]  # it only looks like a list
         if texts and all(isinstance(text, str) for text in texts):
             return texts
     return [cell]
@@ -406,10 +413,12 @@ def _object(path: Path) -> dict:
 def _objects(path: Path, items, name: str) -> Iterator[tuple[str, dict]]:
     """(place, object) for each of a list of objects."""
     if not isinstance(items, list):
-        raise ValueError(f"{path}: {name} is {str(items)[:40]!r}, expected a list")
+        raise ValueError(f"{path}: {name} is {shown(items)}, expected a list")
     for number, item in enumerate(items, 1):
         if not isinstance(item, dict):
-            raise ValueError(f"{path}: {name}, number {number}: is {item!r}, expected an object")
+            raise ValueError(
+                f"{path}: {name}, number {number}: is {shown(item)}, expected an object"
+            )
         yield f"{name}, number {number}", item
 
 
@@ -475,7 +484,9 @@ def _read_coco(path: Path, notes: list[str]) -> Iterator[Row]:
 
 def _id(path: Path, where: str, value) -> str:
     if not isinstance(value, int | str) or isinstance(value, bool):
-        raise ValueError(f"{path}: {where} has {value!r} as image id, expected a number or text")
+        raise ValueError(
+            f"{path}: {where} has {shown(value)} as image id, expected a number or text"
+        )
     return str(value)
 
 
@@ -492,7 +503,7 @@ def _read_rows(path: Path, notes: list[str]) -> Iterator[Row]:
     for where, row in rows:
         columns = _columns(list(row)) if isinstance(row, dict) else None
         if columns is None:
-            raise ValueError(f"{path}: {where} names no photo with a caption: {str(row)[:80]}")
+            raise ValueError(f"{path}: {where} names no photo with a caption: it is {shown(row)}")
         name, captions, split = columns
         values = [row[key] for key in captions]
         texts = [text for v in values for text in (v if isinstance(v, list) else [v])]

@@ -261,9 +261,56 @@ def read_text(path: str | Path) -> str:
         raise ValueError(f"{path}: is not text in UTF-8 ({error}); convert it first") from error
 
 
-def read_json(path: str | Path):
-    """Reads a JSON file; raises ValueError that names it: torn, no JSON, or with a key twice."""
-    return parse_json(path, read_text(path))
+@contextmanager
+def reading(path: str | Path, what: str, mend: str) -> Iterator[None]:
+    """Whatever a reader of a damaged file raises becomes a ValueError of one line.
+
+    It names the file, what was found and ``mend``, what to do. Errors that begin with the file's
+    name say so already and pass, as does a file that is missing; a file that may not be read, or a
+    disk that fails, is an OSError.
+    """
+    try:
+        yield
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # libraries raise whatever they stumble over
+        if str(error).startswith(f"{path}:"):
+            raise
+        number = getattr(error, "errno", None)
+        if number in (errno.EACCES, errno.EPERM, errno.EIO):
+            raise OSError(
+                f"{path}: cannot be read ({os.strerror(number)}); may you read it, is the disk "
+                "sound?"
+            ) from error
+        if isinstance(error, OSError) and number not in (None, errno.EINVAL):
+            raise  # of the system, as a full disk
+        words = " ".join(str(error).split())[:200]
+        reason = f"{type(error).__name__}: {words}" if words else type(error).__name__
+        raise ValueError(f"{path}: is not a whole {what} ({reason}); {mend}") from error
+
+
+def require_below(path: str | Path, what: str, name: str) -> None:
+    """Raises ValueError unless ``name``, which a file says, stays in that file's folder."""
+    parts = re.split(r"[/\\]", name)
+    if not parts[0] or ".." in parts or Path(name).drive or "\0" in name:
+        raise ValueError(
+            f"{path}: {what} is {name[:80]!a}, which leaves its folder; expected a path below "
+            "it: is the data from a source that you trust?"
+        )
+
+
+def read_json(path: str | Path, kind=None, mend: str = "write it again"):
+    """Reads a JSON file.
+
+    - kind: what it must hold, of ``core.support.schema``; None: anything
+    - mend: what to do when it does not
+
+    Raises ValueError that names it: torn, no JSON, with a key twice, or of another kind.
+    """
+    value = parse_json(path, read_text(path))
+    if kind is not None and (fault := kind.fault(value)):
+        raise ValueError(f"{path}: {fault}; {mend}")
+    return value
 
 
 def parse_json(path: str | Path, text: str, where: str = ""):
@@ -283,7 +330,9 @@ def parse_json(path: str | Path, text: str, where: str = ""):
 
     try:
         return json.loads(text, object_pairs_hook=each_key_once)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of 5,000 digits, too
+        if str(error).startswith(f"{path}:"):
+            raise
         raise ValueError(
             f"{path}: {where}is not valid JSON ({error}); is the file complete?"
         ) from error
