@@ -10,8 +10,9 @@ INSTALL := $(RUN) -m pip install --disable-pip-version-check -c constraints.txt
 BASE := $(VENV)/.base
 ALL := $(VENV)/.all
 LESSONS := $(VENV)/.lessons
+SITE := $(VENV)/.site
 
-.PHONY: help setup demo test lessons lessons-make lessons-check lint format check bench \
+.PHONY: help setup demo test lessons lessons-make lessons-check lint format check bench site \
 	reproduce clean
 
 help:
@@ -20,6 +21,7 @@ help:
 	@echo "make lessons open the notebooks in JupyterLab"
 	@echo "make lessons-check   execute all notebooks anew and compare (lessons-make writes them)"
 	@echo "make check   check every hand-written gradient"
+	@echo "make site    build the lessons as web pages: site/index.html"
 	@echo "make bench   measure speed beside PyTorch and write docs/speed.md"
 	@echo "make reproduce DATA=PHOTOS WEIGHTS=FILE   train on Flickr8k and write docs/results.md"
 	@echo "make lint    check style and formatting (make format mends what it can)"
@@ -44,6 +46,10 @@ $(LESSONS): $(BASE)
 	$(INSTALL) --quiet -e '.[lessons]'
 	@touch $@
 
+$(SITE): $(BASE)
+	$(INSTALL) --quiet -e '.[site]'
+	@touch $@
+
 demo: $(BASE)
 	$(RUN) training.py --model lstm --num_samples 50 --out runs/demo
 	$(RUN) inference.py --checkpoint runs/demo --split train --figure runs/demo/captions.png
@@ -62,6 +68,9 @@ lessons-make: $(ALL)
 lessons-check: $(ALL)
 	$(RUN) -m core.shapes
 	$(RUN) notebooks/build.py check
+
+site: $(SITE)
+	$(RUN) -m sphinx -q -c docs/site . site
 
 check: $(ALL)
 	$(RUN) -m core.gradient_check
@@ -82,4 +91,4 @@ format: $(ALL)
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) runs datasets/shapes
+	rm -rf $(VENV) runs site datasets/shapes
