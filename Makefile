@@ -10,9 +10,10 @@ INSTALL = $(RUN) .ci/install.py -c constraints.txt
 BASE := $(VENV)/.base
 ALL := $(VENV)/.all
 LESSONS := $(VENV)/.lessons
+SITE := $(VENV)/.site
 
 .PHONY: help setup demo test test-slow test-lowest lessons lessons-make lessons-check lint format \
-	check bench reproduce clean
+	check bench site reproduce clean
 
 help:
 	@echo "make demo    train a hand-written LSTM on embedded data and show its captions"
@@ -20,6 +21,7 @@ help:
 	@echo "make lessons open the notebooks in JupyterLab"
 	@echo "make lessons-check   execute all notebooks anew and compare (lessons-make writes them)"
 	@echo "make check   check every hand-written gradient"
+	@echo "make site    build the lessons as web pages: site/index.html"
 	@echo "make bench   measure speed beside PyTorch and write docs/speed.md"
 	@echo "make reproduce DATA=PHOTOS WEIGHTS=FILE   train on Flickr8k and write docs/results.md"
 	@echo "make lint    check style and formatting (make format mends what it can)"
@@ -68,6 +70,10 @@ $(LESSONS): $(BASE)
 	$(INSTALL) -e '.[lessons]'
 	@touch $@
 
+$(SITE): $(BASE)
+	$(INSTALL) -e '.[site]'
+	@touch $@
+
 demo: $(BASE)
 	$(RUN) training.py --model lstm --num_samples 50 --out runs/demo
 	$(RUN) inference.py --checkpoint runs/demo --split train --figure runs/demo/captions.png
@@ -101,6 +107,9 @@ lessons-check: $(ALL)
 	$(RUN) -m core.shapes
 	$(RUN) notebooks/build.py check
 
+site: $(SITE)
+	$(RUN) -m sphinx -q -c docs/site . site
+
 check: $(ALL)
 	$(RUN) -m core.gradient_check
 
@@ -120,4 +129,4 @@ format: $(ALL)
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-lowest runs datasets/shapes
+	rm -rf $(VENV) .venv-lowest runs site datasets/shapes

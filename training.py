@@ -274,7 +274,7 @@ def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu")
     best, select = solver.history[solver.best_epoch - 1], solver.best.select
     say(
         f"best epoch {best['epoch']} by {select}: {best[select]:.4f}"
-        f"{' nats a token' if select in LOSSES else ''}; loss curve in {folder / 'loss.png'}"
+        f"{' nats per token' if select in LOSSES else ''}; loss curve in {folder / 'loss.png'}"
     )
     there = [split for split in ("val", "test") if f"{split}_captions" in data]
     split = there[0] if there and settings["num_samples"] is None else "train"

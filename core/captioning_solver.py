@@ -182,9 +182,9 @@ class CaptioningSolver:
     - print_every: steps between updates of the figures beside the bar
 
     After and during training:
-    - loss_history: the loss of each step, as ``model.loss`` returns it (nats a caption)
+    - loss_history: the loss of each step, as ``model.loss`` returns it (nats per caption)
     - history: a row for each epoch: epoch, train_loss (what is minimised, a penalty included) and
-      val_loss (cross-entropy alone) in nats a token, their perplexities, learning_rate,
+      val_loss (cross-entropy alone) in nats per token, their perplexities, learning_rate,
       tokens_per_second, seconds
     - epoch, best_epoch: number of epochs done, and which of them is the best so far
 
@@ -306,7 +306,7 @@ class CaptioningSolver:
         return losses | self.best.scores_of(self.model) | self.source.figures()
 
     def evaluate(self, split: str) -> float:
-        """The loss of a split in nats a token, without dropout.
+        """The loss of a split in nats per token, without dropout.
 
         On at most as many captions as are trained on, so that looking costs no more than training.
         """

@@ -275,7 +275,7 @@ def as_markdown(results: dict[str, dict[str, dict]], options) -> str:
             lines += [f"## {split}", "", *_table(columns, rows), ""]
     effects = {name: found for name, found in results["val"].items() if PARTS[name].effect}
     if effects:
-        columns = ("changed", "loss, nats a token", "seconds an epoch", "BLEU-4", "CIDEr-D")
+        columns = ("changed", "loss, nats per token", "seconds an epoch", "BLEU-4", "CIDEr-D")
         rows = [_row_of_effect(name, *found.values(), out) for name, found in effects.items()]
         lines += [_EFFECTS, *_table(columns, rows), ""]
     anyones = Namespace(**vars(options) | {"data": "PHOTOS", "weights": "FILE"})

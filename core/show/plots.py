@@ -49,7 +49,7 @@ def plot_losses(history: Sequence[dict], path: str | Path) -> None:
             ha="right" if best > len(epochs) / 2 else "left",
             color=colour,
         )
-    axes.set(xlabel="epoch", ylabel="loss (nats a token)", ylim=(0, None))
+    axes.set(xlabel="epoch", ylabel="loss (nats per token)", ylim=(0, None))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -68,7 +68,7 @@ def plot_runs(runs: Mapping[str, Sequence[dict]], path: str | Path) -> None:
     for axes, (column, label) in zip(
         figure.subplots(1, 3),
         (
-            ("val_loss", "validation loss (nats a token)"),
+            ("val_loss", "validation loss (nats per token)"),
             ("BLEU-4", "BLEU-4 while training"),
             ("CIDEr-D", "CIDEr-D while training"),
         ),

@@ -36,7 +36,7 @@ class TrainingProgress:
         self.bar.update()
         if len(self.solver.loss_history) % self.solver.print_every == 0:
             self.bar.set_postfix_str(
-                f"epoch {self.solver.epoch + 1}, loss {loss:.3f} nats a token, "
+                f"epoch {self.solver.epoch + 1}, loss {loss:.3f} nats per token, "
                 f"{tokens_per_second:,.0f} tokens/s"
             )
 
@@ -51,7 +51,7 @@ class TrainingProgress:
         for split in ("train", "val"):
             if row[f"{split}_loss"] is not None:
                 loss, perplexity = row[f"{split}_loss"], row[f"{split}_perplexity"]
-                parts.append(f"{split} {loss:.4f} nats a token (perplexity {perplexity:,.2f})")
+                parts.append(f"{split} {loss:.4f} nats per token (perplexity {perplexity:,.2f})")
         trained, held_out = (len(solver.data.get(f"{s}_captions", ())) for s in ("train", "val"))
         if held_out > trained:  # see CaptioningSolver.evaluate
             parts[-1] += f" on {trained:,} of {held_out:,} captions"

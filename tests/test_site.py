@@ -1,0 +1,82 @@
+"""The site of the lessons: `make site`, where Sphinx and what it needs are installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from chromium import PROGRAM, Chromium
+
+ROOT = Path(__file__).resolve().parent.parent
+# The Python that has them, where that is not the one of the tests.
+PYTHON = os.environ.get("SITE_PYTHON", sys.executable)
+_CHECK = "import sphinx, myst_nb, sphinx_book_theme, latex2mathml"
+pytestmark = pytest.mark.skipif(
+    subprocess.run([PYTHON, "-c", _CHECK], capture_output=True).returncode != 0,
+    reason="the extra 'site' is not installed",
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The pages; a site that was built already is taken from SITE."""
+    if "SITE" in os.environ:
+        return Path(os.environ["SITE"])
+    folder = tmp_path_factory.mktemp("site")
+    command = [PYTHON, "-m", "sphinx", "-q", "-c", "docs/site", ".", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def pages_of(site: Path) -> dict[Path, str]:
+    found = [p for p in sorted(site.rglob("*.html")) if "_static" not in p.parts]
+    return {p: p.read_text(encoding="utf-8") for p in found}
+
+
+def test_every_lesson_has_a_page(site):
+    for notebook in (ROOT / "notebooks").rglob("*.ipynb"):
+        if ".ipynb_checkpoints" not in notebook.parts:
+            assert (site / notebook.relative_to(ROOT).with_suffix(".html")).is_file()
+
+
+def test_no_page_fetches_from_the_network(site):
+    fetched = re.compile(
+        r"<(?:script|img|iframe|source)[^>]*\ssrc=\"(?:https?:)?//[^\"]*\""
+        r"|<link(?![^>]*canonical)[^>]*\shref=\"(?:https?:)?//[^\"]*\""
+    )
+    for path, text in pages_of(site).items():
+        assert not fetched.findall(text), path
+    for style in site.rglob("*.css"):
+        text = style.read_text(encoding="utf-8")
+        assert not re.findall(r"url\([\"']?(?:https?:)?//|@import[^;]*//", text), style
+
+
+def test_links_lead_to_pages_and_places(site):
+    pages = pages_of(site)
+    broken = []
+    for path, text in pages.items():
+        for link in re.findall(r"<(?:a|img|link)[^>]*\s(?:href|src)=\"([^\"]+)\"", text):
+            if re.match(r"[a-z]+:|//", link):
+                continue
+            name, _, place = unquote(link).partition("#")
+            target = (path.parent / name.partition("?")[0]).resolve() if name else path
+            ids = pages.get(target)
+            if not target.exists() or (place and ids and f'id="{place}"' not in ids):
+                broken.append(f"{path.relative_to(site)}: {link}")
+    assert not broken, broken[:20]
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no Chromium")
+def test_pages_load_without_an_error_on_wide_and_narrow_screens(site, tmp_path):
+    with Chromium(tmp_path) as browser:
+        for path in pages_of(site):
+            browser.open(path, width=390)
+            assert not browser.problems, f"{path}: {browser.problems}"
+            wide = browser.run("document.documentElement.scrollWidth")
+            assert wide <= 390, f"{path} is {wide} pixels wide on a phone"
