@@ -58,7 +58,7 @@ _EXTRACTOR = Entries(
         "grid": Optional(Whole(1)),
         "arrays": Text(name=True),
     },
-    ("encoder", "output", "preprocessing"),
+    ("encoder",),
     others=True,
 )
 _INFO = Entries(
