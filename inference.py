@@ -113,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
         text = f"{owner}: {text}" + ("" if default is None else f" (default: {default})")
         parser.add_argument(f"--{name}", type=kind, help=text, metavar=metavar)
 
-    beams, temperature = option_type(Whole(1, 10_000)), option_type(Number(1e-9, 1e9))
+    beams, temperature = option_type(Whole(1, 1_000)), option_type(Number(1e-9, 1e9))
     decoder_option("beam", "beam_size", beams, "beginnings kept for an image", "K")
     decoder_option("beam", "length_penalty", option_type(Number(0, 10)), "score / words ** A", "A")
     decoder_option("beam", "n_best", positive_int, "show the best K captions", "K")

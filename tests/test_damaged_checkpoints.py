@@ -405,7 +405,7 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_built(refuses, tiny_fol
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--beam_size", "1000000000"], ("--beam_size", "at most 10,000")),
+        (["--beam_size", "1000000000"], ("--beam_size", "at most 1,000")),
         (["--length_penalty", "1e308"], ("--length_penalty", "at most 10")),
         (["--max_length", "1000000000"], ("--max_length", "at most 10,000")),
         (["--temperature", "1e-320"], ("--temperature", "at least 1e-09")),
