@@ -120,7 +120,12 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         sys.stdout, sys.stderr = _unbreakable(sys.stdout), _unbreakable(sys.stderr)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            code = main() or 0
+            try:
+                code = main() or 0
+            except Exception as error:
+                if interrupts.came():
+                    raise KeyboardInterrupt from error
+                raise
         _check_printed()
         interrupts.ignore_from_now_on()
         sys.exit(code)
