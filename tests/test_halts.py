@@ -122,6 +122,11 @@ ENDS = {
         130,
         "interrupted\n",
     ),
+    "where another error is made of it": (
+        "\n    try: raise_signal(2)\n    except KeyboardInterrupt: raise ImportError('numpy')",
+        130,
+        "interrupted\n",
+    ),
     "after the work": ("import atexit; atexit.register(raise_signal, 2)", 0, ""),
     "after an error": (
         "import atexit; atexit.register(raise_signal, 2); raise ValueError('x: no such thing')",

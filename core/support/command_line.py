@@ -149,7 +149,12 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
                 warnings.warn(_A_COPY, stacklevel=1)
             if sys.platform == "darwin":  # Apple's products raise flags for finite numbers
                 warnings.filterwarnings("ignore", ".* encountered in matmul", RuntimeWarning)
-            code = main() or 0
+            try:
+                code = main() or 0
+            except Exception as error:
+                if interrupts.came():
+                    raise KeyboardInterrupt from error
+                raise
         _check_printed()
         interrupts.ignore_from_now_on()
         sys.exit(code)

@@ -6,9 +6,10 @@ too. Programs of others that import ``core`` keep their own ways.
 
 from __future__ import annotations
 
-# No more than these: while they load, Ctrl-C is still Python's.
+# No more than these, which are loaded already: meanwhile, Ctrl-C is still Python's. The module
+# ``signal`` is this one with enumerations, which take a millisecond.
+import _signal as signal
 import os
-import signal
 import sys
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -58,6 +59,11 @@ def raise_from_now_on() -> None:
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, _raise)
         sys.unraisablehook = _not_lost
+
+
+def came() -> bool:
+    """Whether there was a first: modules in C make other errors of it, as NumPy does."""
+    return signal.getsignal(signal.SIGINT) is _end
 
 
 def ignore_from_now_on() -> None:
