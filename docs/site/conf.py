@@ -6,6 +6,7 @@ extensions = ["myst_nb"]
 html_theme = "sphinx_book_theme"
 html_title = project
 html_theme_options = {"use_download_button": False, "navigation_with_keys": False}
+html_context = {"default_mode": "auto"}  # light or dark, as the system is
 html_show_sphinx = False
 html_copy_source = html_show_sourcelink = False
 html_static_path = ["_static"]
