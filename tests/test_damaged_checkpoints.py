@@ -442,7 +442,7 @@ def test_a_full_disk_names_the_file(tmp_path, whole, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match=r"c\.npz: cannot be written \(No space left"):
+    with pytest.raises(OSError, match=r"c\.npz: could not be written \(No space left"):
         save_checkpoint(tmp_path / "c.npz", whole)
 
 

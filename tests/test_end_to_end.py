@@ -235,7 +235,7 @@ def test_states_go_back_and_forth(batch):
     before = fingerprint(fresh.encoder)
     fresh.params = decoder
     assert fingerprint(fresh.encoder) == before, "without its parameters the encoder stays"
-    with pytest.raises(ValueError, match=r"encoder: conv5\.0\.weight has shape None"):
+    with pytest.raises(ValueError, match=r"encoder: conv5\.0\.weight .*has shape None"):
         fresh.params = {k: x for k, x in model.params.items() if "conv5.0.weight" not in k}
 
 

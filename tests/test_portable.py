@@ -76,7 +76,7 @@ def busy(times: int):
     def replace(source, target):
         tries.append(source)
         if len(tries) <= times:
-            raise PermissionError(13, "Access is denied")
+            raise PermissionError(13, "Access is denied", str(target))
         shutil.move(source, target)
 
     replace.tries = tries

@@ -101,6 +101,8 @@ def _record(case: Case, seed: int, functions: dict, send: Callable) -> dict:
     record: dict = {"case": case.name, "numerical": []}
 
     def run(functions, inputs, upstream):
+        if not functions:  # ours, to compare with where PyTorch is absent
+            return case.run(functions, inputs, upstream)
         send(_CALL)
         outputs, gradients = case.run(functions, inputs, upstream)
         if upstream is None:
@@ -132,6 +134,8 @@ def _judge(case: Case, seed: int, record: dict, names: set[str]) -> list[Row]:
         return [_unpacked(value) for value in values]
 
     def run(functions, inputs, upstream):
+        if not functions:  # ours, to compare with where PyTorch is absent
+            return case.run(functions, inputs, upstream)
         if upstream is None:
             return taken("outputs", len(case.outputs or ("loss",))), None
         if recorded["gradients"] is None and problem is None:  # for the hints, of our functions

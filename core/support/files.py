@@ -143,7 +143,7 @@ def named(path: Path, temporary: Path | None = None) -> Iterator[None]:
             and not isinstance(error, UnicodeError)
         ):
             raise type(error)(text.replace(str(temporary), str(path))) from error
-        if number is None:
+        if number is None or str(path) in text:
             raise
         failed = OSError(
             f"{path}: could not be written ({os.strerror(number)}); make room there, or choose "
