@@ -22,6 +22,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from benchmarks import damage_checkpoints
 from core.support.command_line import INPUT_ERRORS, ArgumentParser, non_negative_int, positive_int
 
 RIGHT, ACCEPTED, TRACEBACK = "right line", "accepted", "traceback"
@@ -183,6 +184,8 @@ KINDS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], None]]] = {
     "references": (written("references.json", json.dumps(_REFERENCES)), read_references),
     "candidates": (written("candidates.json", json.dumps(_RESULTS)), read_candidates),
 }
+# name -> (make(generator, folder) -> a damaged file, read(file))
+CHECKPOINTS = {name: (make, read) for name, make, read in damage_checkpoints.kinds()}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -279,11 +282,15 @@ def tried(kind: str, seed: int, folder: Path) -> tuple[str, str]:
 
     The same seed damages in the same way.
     """
-    make, read = KINDS[kind]
-    rng = np.random.default_rng([sorted(KINDS).index(kind), seed])
-    path = make(folder)
-    way = WAYS[rng.integers(len(WAYS))]
-    path.write_bytes(way(path.read_bytes(), rng))
+    if kind in CHECKPOINTS:  # which are damaged in ways of their own, while they are made
+        way, read = CHECKPOINTS[kind]
+        path = way(np.random.default_rng([len(KINDS), seed]), folder)
+    else:
+        make, read = KINDS[kind]
+        rng = np.random.default_rng([sorted(KINDS).index(kind), seed])
+        path = make(folder)
+        way = WAYS[rng.integers(len(WAYS))]
+        path.write_bytes(way(path.read_bytes(), rng))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -301,9 +308,10 @@ def main() -> int:
     parser = ArgumentParser(prog="python -m benchmarks.damage", description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=positive_int, default=3000, help="damaged files in all")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="the first of the seeds")
-    parser.add_argument("--kind", choices=KINDS, help="only this kind of file")
+    kinds = [*KINDS, *CHECKPOINTS]
+    parser.add_argument("--kind", choices=kinds, help="only this kind of file")
     options = parser.parse_args()
-    kinds = [options.kind] if options.kind else list(KINDS)
+    kinds = [options.kind] if options.kind else kinds
     found = {kind: Counter() for kind in kinds}
     for i in range(options.count):
         kind = kinds[i % len(kinds)]

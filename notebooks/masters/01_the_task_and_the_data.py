@@ -677,7 +677,7 @@ assert curves[-1][0] > curves[-1][2] + 0.1  # one shape is easier to have seen t
 # figure is uncertain by $\sqrt{0.75 \cdot 0.25 / 300}$, 2.5 percentage points. And pictures of shapes are not
 # photos: there, neighbours that fit are rarer.
 #
-# The second yardstick is for the *loss*, which these lessons give in nats a token: the mean of $-\ln p$ of the
+# The second yardstick is for the *loss*, which these lessons give in nats per token: the mean of $-\ln p$ of the
 # right next word. What does a model reach that never looks at the picture, and only counts?
 
 
@@ -712,7 +712,7 @@ for name in ("rnn", "lstm", "attention"):
     _, history = lessons.load_trained(name)
     losses[f"{name}, trained"] = min(row["val_loss"] for row in history)
 for name, loss in losses.items():
-    print(f"{name:<28}{loss:.2f} nats a token")
+    print(f"{name:<28}{loss:.2f} nats per token")
 assert all(worse > better for worse, better in pairwise(losses.values()))
 
 # %% [markdown]
@@ -1027,7 +1027,7 @@ confirm(
 # * Captions become rows of ids: framed, looked up, padded. One row serves twice, shifted by one: what is read,
 #   what must be said. Padding must never count.
 # * Have a yardstick that needs no learning before you train: here 75 % true captions by copying the nearest
-#   picture's, and 1.28 nats a token by counting pairs of words.
+#   picture's, and 1.28 nats per token by counting pairs of words.
 # * Most of the variance is not most of the meaning; true is not complete; a score says nothing without the
 #   number of references.
 # * Hold out what the rows have in common. Everything that is counted or fitted, is counted and fitted on train

@@ -667,9 +667,9 @@ for name, parameter in params.items():
 # %%
 batch = captions[:500]
 tokens = np.count_nonzero(split(batch)[2]) / len(batch)
-print(f"log V = log {V} = {np.log(V):.2f} nats a token")
+print(f"log V = log {V} = {np.log(V):.2f} nats per token")
 print(f"{tokens:.2f} tokens a caption: its words, and <END>\n")
-print(f"{'scale of the weights':>20}{'nats a caption':>16}{'nats a token':>14}")
+print(f"{'scale of the weights':>20}{'nats a caption':>16}{'nats per token':>14}")
 first = {}
 for scale in (0.01, 0.1, 1, 3):
     loss, _ = bigram_loss(new_params(16, scale), batch)
@@ -737,7 +737,7 @@ assert np.isclose(values["padded"], values["place"][0] / 2)
 def train(width, steps, rate, batch_size=100, seed=0, unit="caption", **options):
     """Gradient descent, at a tenth of the rate in the last third: params, losses."""
     params, rng = new_params(width), np.random.default_rng(seed)
-    losses = []  # nats a token, whatever is minimised
+    losses = []  # nats per token, whatever is minimised
     for step in range(steps):
         batch = captions[rng.integers(len(captions), size=batch_size)]
         if options:
@@ -767,14 +767,14 @@ for (name, (_, losses)), style in zip(runs.items(), ("-", "-", "-", ":"), strict
     plt.plot(losses, style, label=name, linewidth=3 if style == ":" else 1.5)
 plt.gca().set(
     xlabel="step",
-    ylabel="nats a token",
+    ylabel="nats per token",
     title="What is minimised differs by a factor, and so does each step",
 )
 plt.legend()
 plt.show()
 ends = {name: losses[-20:].mean() for name, (_, losses) in runs.items()}
 for name, loss in ends.items():
-    print(f"{name:<20} ends at {loss:.2f} nats a token")
+    print(f"{name:<20} ends at {loss:.2f} nats per token")
 assert ends["a place, rate 0.3"] > ends["a caption, rate 0.3"] + 0.5
 assert np.allclose(runs["a caption, rate 0.3"][1], runs["a place, rate 4.8"][1])
 
@@ -785,7 +785,7 @@ assert np.allclose(runs["a caption, rate 0.3"][1], runs["a place, rate 4.8"][1])
 #
 # Why is a sum over time minimised here? It is $-\log$ of the probability of the caption, which is what was
 # derived. And each word pulls with the same weight $1/N$, in whatever company it comes; in a mean over the tokens
-# of a batch it pulls less when its neighbours are long. For reading, nats a token are better, since they do not
+# of a batch it pulls less when its neighbours are long. For reading, nats per token are better, since they do not
 # depend on the length. Their exponential is the **perplexity**: a model with a perplexity of 3.6 is as uncertain
 # as one that chooses among 3.6 words with equal chances. Take the exponential of the mean, at the end; a mean of
 # perplexities is something else.
@@ -829,10 +829,10 @@ def conditional_entropy(captions, k):
 
 
 entropy = {k: conditional_entropy(captions, k) for k in (0, 1, 2, 3)}
-print(f"all words alike      {np.log(V):.3f} nats a token, perplexity {V}")
+print(f"all words alike      {np.log(V):.3f} nats per token, perplexity {V}")
 for k, value in entropy.items():
     print(
-        f"last {k} words known   {value:.3f} nats a token, perplexity {np.exp(value):.2f}"
+        f"last {k} words known   {value:.3f} nats per token, perplexity {np.exp(value):.2f}"
     )
 
 words, targets, mask = split(captions)
@@ -853,7 +853,7 @@ for height, name, colour in (
 ):
     plt.axhline(height, color=colour, linestyle="--", label=f"{name}, {height:.2f}")
 plt.gca().set(
-    xlabel="step", ylabel="nats a token", ylim=(1, 4), title="The bigram captioner"
+    xlabel="step", ylabel="nats per token", ylim=(1, 4), title="The bigram captioner"
 )
 plt.legend()
 plt.show()
@@ -927,7 +927,7 @@ axes.margins(0.2, 0.15)
 plt.show()
 
 loss_flat = nats_a_token(flat, captions)
-print(f"W = 2: {loss_flat:.3f} nats a token; W = 16: {loss:.3f}; floor: {entropy[1]:.3f}")
+print(f"W = 2: {loss_flat:.3f} nats per token; W = 16: {loss:.3f}; floor: {entropy[1]:.3f}")
 colours = flat["W_embed"][[data["word_to_idx"][word] for word in groups["colours"].split()]]
 spread = np.linalg.norm(colours - colours.mean(axis=0), axis=1).max()
 distance = np.linalg.norm(centres["colours"] - centres["kinds"])
@@ -1038,14 +1038,14 @@ for name, losses in results.items():
 plt.axhline(entropy[1], color="#D55E00", linestyle="--", label="floor")
 plt.gca().set(
     xlabel="step",
-    ylabel="nats a token",
+    ylabel="nats per token",
     title="It learns, with a fraction of its gradient",
 )
 plt.legend()
 plt.show()
 after = {name: float(losses[-50:].mean()) for name, losses in results.items()}
 for name, loss in after.items():
-    print(f"{name:<20} ends at {loss:.2f} nats a token")
+    print(f"{name:<20} ends at {loss:.2f} nats per token")
 assert length < 0.15 and after["dW[x] += dout"] < 1.6
 
 # %% [markdown]
@@ -1217,7 +1217,7 @@ confirm(
 #   `dW[x] += dout` is no sum.
 # * Softmax and cross-entropy belong together: subtract the largest score, never take the logarithm of a
 #   probability that you computed, and the gradient is $p - \text{onehot}(y)$, at most 1 in size.
-# * A loss needs its unit: nats a token, over words that count. Conventions differ by factors (16 here), in the
+# * A loss needs its unit: nats per token, over words that count. Conventions differ by factors (16 here), in the
 #   gradient too. The first loss is $\log V$; the best is an entropy of the data.
 # * A wrong gradient may well train. Check it.
 #

@@ -798,7 +798,9 @@ for name, options in (("not clipped", {}), ("clipped at 5", {"clip_norm": 5.0}))
     right_axes.plot(solver.loss_history, label=name)
     final[name] = solver.evaluate("train")
     longest = max(solver.engine.norms)
-    print(f"{name:<13} longest gradient {longest:6.0f}, end {final[name]:.1f} nats a token")
+    print(
+        f"{name:<13} longest gradient {longest:6.0f}, end {final[name]:.1f} nats per token"
+    )
 left_axes.set(xlabel="step", ylabel="length, before clipping", title="The gradient")
 right_axes.set(xlabel="step", ylabel="nats a caption", title="The loss")
 right_axes.legend()
@@ -985,7 +987,7 @@ for (rule, rates), style in zip(sweep.items(), ("-", "-", "-", "-", ":"), strict
     )
 left_axes.set(
     xlabel="learning rate",
-    ylabel="nats a token, after 60 steps",
+    ylabel="nats per token, after 60 steps",
     ylim=(0.8, 4),
     title="The sweep",
 )
@@ -996,7 +998,7 @@ for axes in (left_axes, right_axes):
     axes.legend(fontsize=8)
 plt.show()
 for rule, rate in best.items():
-    print(f"{rule:<13} best rate {rate:<6g} {found[rule, rate]:.2f} nats a token")
+    print(f"{rule:<13} best rate {rate:<6g} {found[rule, rate]:.2f} nats per token")
 assert (
     min(found["adam", best["adam"]], found["rmsprop", best["rmsprop"]])
     < found["sgd", best["sgd"]]

@@ -399,7 +399,7 @@ assert forgetful < 25
 trained, history = lessons.load_trained("rnn")
 data = lessons.embedded_data("rnn")
 losses = [f"{row['val_loss']:.2f}" for row in history]
-print("validation loss after each epoch:", ", ".join(losses), "nats a token")
+print("validation loss after each epoch:", ", ".join(losses), "nats per token")
 lessons.show_captions(trained, data, "val", range(6))
 
 # %% [markdown]

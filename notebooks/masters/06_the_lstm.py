@@ -833,7 +833,9 @@ kept_params = dict(model.params)
 model.params |= {name: swapped(model.params[name]) for name in ("Wx", "Wh", "b")}
 after = model.evaluate(features, captions) * len(captions) / tokens
 model.params = kept_params
-print(f"held-out captions: {before:.2f} nats a token, with the blocks swapped {after:.1f}")
+print(
+    f"held-out captions: {before:.2f} nats per token, with the blocks swapped {after:.1f}"
+)
 print(f"as unsure as among {np.exp(before):.1f} words; swapped, among {np.exp(after):.0f}")
 assert after > 3 * before
 
@@ -891,7 +893,7 @@ for name in ("rnn", "lstm"):
         [any(place in caption for place in PLACES) for caption in said]
     )
 
-print(f"{'':<6}{'nats a token':>14}{'true captions':>15}", end="")
+print(f"{'':<6}{'nats per token':>14}{'true captions':>15}", end="")
 print(f"{'1 shape':>10}{'2 shapes':>10}{'3 shapes':>10}")
 for name in true:
     by_shapes = "".join(f"{true[name][shapes == k].mean():10.0%}" for k in (1, 2, 3))
@@ -932,7 +934,7 @@ assert true["lstm"][single & ~with_place["lstm"]].mean() > 0.9
 # It dares more. The RNN names the shape and stops; the LSTM says where it is in half of the cases, and there it
 # is often wrong. Where it does not speak of a place it is as good. A share of true captions rewards silence:
 # remember that when you compare captioners by any single number ([lesson 13](13_is_it_any_good.ipynb)). The loss,
-# in nats a token on the same captions for both, cannot be had by saying less.
+# in nats per token on the same captions for both, cannot be had by saying less.
 #
 # Why the place? Both models read one vector for the whole picture, and all that they will ever say of it has to
 # be in the 128 numbers of the first state before the first word is out. A wider state holds more (the README's

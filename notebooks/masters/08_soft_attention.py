@@ -723,7 +723,7 @@ for name, kind in (
         models[name], subset, epochs=5, batch_size=24, lr_decay=0.75, clip_norm=5.0,
         optim_config={"learning_rate": 6e-3},
     )  # fmt: skip
-    print(f"{name:<20}validation loss {solver.history[-1]['val_loss']:.2f} nats a token")
+    print(f"{name:<20}validation loss {solver.history[-1]['val_loss']:.2f} nats per token")
 assert not models["the state asks"].params["W_query"][64:].any()
 
 # %% [markdown]

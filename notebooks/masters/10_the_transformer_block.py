@@ -1112,7 +1112,7 @@ assert right >= 48
 trained, history = lessons.load_trained("transformer")
 data = lessons.embedded_data("transformer")
 every_other = [f"{row['val_loss']:.2f}" for row in history[::2]]
-print("validation loss after every second epoch:", ", ".join(every_other), "nats a token")
+print("validation loss after every second epoch:", ", ".join(every_other), "nats per token")
 lessons.show_captions(trained, data, "val", [0, 1, 4])
 
 # %%

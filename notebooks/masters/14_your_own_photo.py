@@ -262,7 +262,10 @@ for split, label in (("train", "training"), ("val", "held-out")):
         label=label,
     )
 plt.gca().set(
-    xlabel="epoch", ylabel="loss (nats a token)", ylim=(0, None), title="LSTM on the folder"
+    xlabel="epoch",
+    ylabel="loss (nats per token)",
+    ylim=(0, None),
+    title="LSTM on the folder",
 )
 plt.legend()
 plt.show()
