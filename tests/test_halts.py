@@ -175,6 +175,19 @@ def test_what_a_killed_process_was_writing_is_swept(tmp_path, what, write):
     assert names(tmp_path) == {"another.txt"}
 
 
+def test_what_was_killed_while_it_tried_a_place_is_swept_by_the_next_that_tries_it(tmp_path):
+    """Of a run folder nothing else is written beside it."""
+    code = (
+        "import os, signal, pathlib; from core.support.files import try_out; "
+        "pathlib.Path.unlink = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+        "try_out('--out', 'run')"
+    )
+    assert python("-c", code, cwd=tmp_path).wait() == -signal.SIGKILL
+    assert len(names(tmp_path)) == 1
+    try_out("--out", tmp_path / "run")
+    assert names(tmp_path) == set()
+
+
 def test_only_what_nobody_writes_is_swept(tmp_path):
     dead, machine = ended_process(), re.escape(socket.gethostname())
     ours = [f".data.{dead}.part", f".a.{dead}.part.json"]  # of an earlier version

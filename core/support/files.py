@@ -179,6 +179,7 @@ def try_out(option: str, path: str | Path) -> None:
     """
     path = Path(path)
     made: list[Path] = []
+    sweep(path)  # a process that was killed here, too, left what it tried
     try:
         for folder in reversed(path.parents):
             if not folder.exists():
