@@ -20,7 +20,7 @@ Array = np.ndarray
 
 def floats(*arrays) -> list[Array]:
     """Floating-point arrays as they are; whole numbers, which could wrap round, as float64."""
-    arrays = [np.asarray(array) for array in arrays]
+    arrays = [np.asanyarray(array) for array in arrays]
     if wrong := [str(array.dtype) for array in arrays if array.dtype.kind not in "fiub"]:
         raise ValueError(f"found an array of {wrong[0]}, expected real numbers")
     return [x if x.dtype.kind == "f" else x.astype(np.float64) for x in arrays]
