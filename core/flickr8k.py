@@ -18,7 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from core.coco_utils.words import SPECIAL_WORDS, build_vocabulary, encode_captions, plain_words
+from core.coco_utils.words import (
+    MANY_UNKNOWN,
+    SPECIAL_WORDS,
+    build_vocabulary,
+    encode_captions,
+    plain_words,
+)
 from core.encoders.extract import (
     add_encoder_options,
     extract,
@@ -46,7 +52,6 @@ Array = np.ndarray
 # How features are stored. A grid is a hundred times as large as a vector; its 11 bits of precision
 # are enough for an encoder's outputs, and the models compute in their own dtype.
 _DTYPES = {"pooled": np.dtype(np.float32), "grid": np.dtype(np.float16)}
-_MANY_UNKNOWN = 0.2
 tokenize = plain_words  # its earlier name, which code of others calls
 
 
@@ -229,9 +234,9 @@ def prepare_photos(
         extra={PHOTOS_FILE: {split: of_split.photos for split, of_split in found.items()}},
     )
     remove_folder(parts)
-    if share_unknown > _MANY_UNKNOWN:
+    if share_unknown > MANY_UNKNOWN:
         warnings.warn(
-            f"{unknown}; above {_MANY_UNKNOWN:.0%} a model learns to say <UNK>; give a lower "
+            f"{unknown}; above {MANY_UNKNOWN:.0%} a model learns to say <UNK>; give a lower "
             "number, and set words apart by blanks where a language does not",
             stacklevel=2,
         )

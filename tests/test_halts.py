@@ -68,35 +68,32 @@ sys.meta_path.insert(0, Stop())
 """
 
 
-@pytest.mark.parametrize(
-    "module", ["core.support.choices", "numpy", "h5py", "core.captioning_solver"]
-)
-def test_while_modules_are_loaded(tmp_path, tiny_folder, module):
-    (tmp_path / "sitecustomize.py").write_text(STOPPED.format(module=module))
-    command = [sys.executable, ROOT / "training.py", "--model", "rnn", "--data", tiny_folder]
-    done = subprocess.run(
-        [*command, "--out", "run"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+def stopped_while_it_loads(module, folder, *words) -> subprocess.CompletedProcess:
+    """A command that gets Ctrl-C when it imports that module."""
+    (folder / "sitecustomize.py").write_text(STOPPED.format(module=module))
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
         capture_output=True,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+@pytest.mark.parametrize(
+    "module", ["core.support.choices", "numpy", "h5py", "core.captioning_solver"]
+)
+def test_while_modules_are_loaded(tmp_path, tiny_folder, module):
+    options = ("--model", "rnn", "--data", tiny_folder, "--out", "run")
+    done = stopped_while_it_loads(module, tmp_path, ROOT / "training.py", *options)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("command", ["core.metrics", "core.shapes", "core.gradient_check"])
 def test_while_the_modules_of_a_package_are_loaded(tmp_path, command):
-    (tmp_path / "sitecustomize.py").write_text(STOPPED.format(module="numpy"))
-    done = subprocess.run(
-        [sys.executable, "-m", command],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    done = stopped_while_it_loads("numpy", tmp_path, "-m", command)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 

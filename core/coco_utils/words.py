@@ -11,6 +11,7 @@ import numpy as np
 Array = np.ndarray
 
 SPECIAL_WORDS = ("<NULL>", "<START>", "<END>", "<UNK>")
+MANY_UNKNOWN = 0.2  # share of <UNK> among the words of captions above which there is a warning
 
 # ---------------------------------------------------------------------------------------------
 # Captions as words

@@ -16,8 +16,6 @@ from pathlib import Path
 from core.runs.settings import DEFAULTS, MIN_COUNT, TRAINED_ON, find_checkpoint
 from core.support.schema import shown
 
-_MUCH_UNKNOWN = 0.2  # share of <UNK> above which there is a warning
-
 
 def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
     """The data of a run: the embedded data (made when absent) or a folder; samples taken.
@@ -55,6 +53,7 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
 def _fit_to_train_on(data: dict, max_words: int) -> dict:
     """The data without captions that are too long; what is wrong with the others is said."""
     from core.coco_utils import SPLITS, share_of_unknown, without_long_captions
+    from core.coco_utils.words import MANY_UNKNOWN
 
     folder = data["source"]["folder"]
     splits = [split for split in SPLITS if f"{split}_captions" in data]
@@ -68,7 +67,7 @@ def _fit_to_train_on(data: dict, max_words: int) -> dict:
         data = without_long_captions(data, max_words)
     _refuse_without_words(data)
     for split in splits:
-        if (share := share_of_unknown(data, split)) > _MUCH_UNKNOWN:
+        if (share := share_of_unknown(data, split)) > MANY_UNKNOWN:
             warnings.warn(
                 f"{folder}: {share:.0%} of the words of the {split} captions are <UNK>, which the "
                 "vocabulary does not have; with a smaller --min_count it has more of the training "
