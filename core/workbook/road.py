@@ -26,6 +26,11 @@ class Chapter(NamedTuple):
     models: tuple[str, ...]
     functions: tuple[str, ...]
 
+    @property
+    def number(self) -> int:
+        """Of the lesson."""
+        return int(self.lesson.partition("_")[0])
+
 
 def _pairs(*names: str) -> tuple[str, ...]:
     return tuple(f"{name}_{way}" for name in names for way in ("forward", "backward"))
