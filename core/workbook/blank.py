@@ -497,8 +497,8 @@ def doubly_stochastic_loss(weights: Array, mask: Array, strength: float):
 
 
 # == heads
-# Letters: N batch, T queries, S keys and values, E model width, h heads (no hidden state), d = E / h
-# width of a head.
+# Letters: N batch, T queries, S keys and values, E model width, h heads (no hidden state),
+# d = E / h width of a head.
 
 
 def scaled_dot_product_attention_forward(q: Array, k: Array, v: Array, mask: Array | None = None):

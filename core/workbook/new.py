@@ -42,8 +42,8 @@ _HEAD = """\
 #     python training.py --model {model} --engine plain --num_samples 50 --impl {file}
 #
 # - A forward returns its outputs and a cache: whatever your backward needs.
-# - A backward takes the gradient of the loss with respect to each output, then the cache. It returns
-#   one gradient per array argument of the forward, in that order; the gradient of w is dw.
+# - A backward takes the gradient of the loss with respect to each output, then the cache. It
+#   returns one gradient per array argument of the forward, in that order; that of w is dw.
 # - No function writes into what it is given. float32 in, float32 out; the same for float64.
 # - Functions of your own (a sigmoid, a softmax) may be anywhere in this file; use NumPy alone.
 """
@@ -75,7 +75,6 @@ def workbook(path: str | Path, chapters: Sequence[Chapter] = ROAD) -> str:
     """The text of the file."""
     _, *parts = re.split(r"^# == (\w+)\n", _BLANK.read_text(encoding="utf-8"), flags=re.MULTILINE)
     texts = dict(zip(parts[::2], parts[1::2], strict=True))
-    model = next((m for chapter in reversed(chapters) for m in chapter.models), "rnn")
     written = {chapter.name for chapter in chapters}
     ours = sorted(
         {
@@ -85,7 +84,7 @@ def workbook(path: str | Path, chapters: Sequence[Chapter] = ROAD) -> str:
             if of not in written
         }
     )
-    text = _HEAD.format(file=quoted(path), model="rnn" if len(chapters) == len(ROAD) else model)
+    text = _HEAD.format(file=quoted(path), model=chapters[0].models[0])
     text += "\nfrom __future__ import annotations\n\nimport numpy as np\n"
     if ours:
         text += "\n# Of chapters that are not in this file: ours.\n" + "\n".join(ours) + "\n"
