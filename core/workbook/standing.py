@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from core.gradient_check.cases import CASES, Case
 from core.gradient_check.checking import Row
 from core.gradient_check.source import Source
-from core.workbook.road import FUNCTIONS, ROAD, Chapter
+from core.workbook.road import ROAD, Chapter
 
 # A function's: right, wrong, with no code yet, not in the file, and not yet checked.
 HOLDS, WRONG, EMPTY, ABSENT, WAITING = "holds", "wrong", "empty", "absent", "waiting"
@@ -39,7 +39,7 @@ class Standing:
         wrong = next((row for rows in mine for row in rows if not row.passed), None)
         if wrong is not None:
             return WRONG, wrong
-        return (HOLDS if all(mine) else WAITING), None
+        return (HOLDS if mine and all(mine) else WAITING), None
 
     def chapters(self) -> list[Chapter]:
         """Those of which there is anything in the file."""
