@@ -7,7 +7,7 @@ from pathlib import Path
 from core.gradient_check.apart import check_apart
 from core.gradient_check.diagnosis import HINTS
 from core.gradient_check.referee import ABSENT
-from core.gradient_check.source import Source, read_source
+from core.gradient_check.source import read_source
 from core.support.command_line import quoted
 from core.support.files import require_file
 from core.workbook.page import Page
@@ -25,7 +25,8 @@ def check(path: str, hint: int = 1) -> int:
     has no function of the road.
     """
     page = Page()
-    source = source_of(path)
+    require_there(path)
+    source = read_source(path)
     cases = cases_of(FUNCTIONS)
     checked = check_apart(path, cases, SEED)
     standing = Standing(source, next(checked))
@@ -42,14 +43,13 @@ def check(path: str, hint: int = 1) -> int:
     return 0 if standing.holds() else 1
 
 
-def source_of(path: str) -> Source:
-    """The text of the file; raises FileNotFoundError or ValueError when it is none of Python's."""
+def require_there(path: str) -> None:
+    """Raises FileNotFoundError or ValueError when there is no file at ``path``."""
     if not Path(path).exists():
         raise FileNotFoundError(
             f"{path}: no such file; write it with: python -m core.workbook new {quoted(path)}"
         )
     require_file(path)
-    return read_source(path)
 
 
 def require_road(path: str, standing: Standing) -> None:

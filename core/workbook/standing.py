@@ -14,7 +14,6 @@ from core.workbook.road import ROAD, Chapter
 HOLDS, WRONG, EMPTY, ABSENT, WAITING = "holds", "wrong", "empty", "absent", "waiting"
 
 
-
 @dataclass
 class Standing:
     """What is known of a file.

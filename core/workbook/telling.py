@@ -13,6 +13,7 @@ from core.workbook.standing import ABSENT, EMPTY, HOLDS, WAITING, WRONG, Standin
 from core.workbook.worth import WORTH
 
 _SHOWN = ((HOLDS, "✓", "green"), (WRONG, "✗", "red"), (WAITING, "→", "yellow"), (EMPTY, "·", "dim"))
+_PRINTS = 5  # lines of what a file prints that are shown
 
 
 def tell_count(page: Page, path: str | Path, standing: Standing) -> None:
@@ -70,8 +71,6 @@ def tell_function(
         page.say(f"{name}, {place}", "red", "✗")
         quantity = "" if row.quantity == "-" else f"{row.quantity} "
         page.say(f"{quantity}{row.problem}", indent=2)
-        for line in hints(name, row.quantity, hint):
-            _tell_line(page, line)
     else:
         words = {
             EMPTY: "is empty",
@@ -80,8 +79,17 @@ def tell_function(
         }
         page.say(f"{name} {words[status]}, {place}", "yellow", "→")
         tell_lesson(page, name)
-        for line in _help_to_begin(name)[: hint - 1]:
-            _tell_line(page, line)
+    for level in range(2, hint + 1):
+        for line in lines_of_hint(standing, name, level):
+            tell_line(page, line)
+
+
+def lines_of_hint(standing: Standing, name: str, hint: int) -> list[str]:
+    """What the second or the third hint adds to what is said of a function anyway."""
+    status, row = standing.of(name)
+    if row is not None:
+        return hints(name, row.quantity, hint)[len(hints(name, row.quantity, hint - 1)) :]
+    return [] if status == HOLDS else [_help_to_begin(name)[hint - 2]]
 
 
 def tell_lesson(page: Page, name: str) -> None:
@@ -104,7 +112,15 @@ def tell_solution(page: Page, name: str) -> None:
     page.code(inspect.getsource(our_function(name)).splitlines())
 
 
-def _tell_line(page: Page, line: str) -> None:
+def tell_prints(page: Page, path: str | Path, lines: list[str]) -> None:
+    """What the file printed while it was checked, the beginning of it."""
+    more = f", {_PRINTS} of {len(lines):,} lines" if len(lines) > _PRINTS else ""
+    page.say(f"{path} printed{more}:", "dim")
+    page.code([line[:200] for line in lines[:_PRINTS]])
+
+
+def tell_line(page: Page, line: str) -> None:
+    """A line of a hint: words, or code where it is indented."""
     if line.startswith("    "):
         page.code([line.strip()])
     else:
