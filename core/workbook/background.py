@@ -6,28 +6,37 @@ import json
 import queue
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from core.gradient_check.apart import check_apart, read_messages, start
-from core.gradient_check.cases import Case
+from core.gradient_check.apart import check_apart, read_messages, rng_of, start
+from core.gradient_check.cases import CASES, Case
+from core.gradient_check.checking import check_case
 from core.support.files import write_text
-from core.workbook.checking import SEED
+
+SEED = 0
+_PAUSE = 0.02  # seconds
+_ENDS = "done", "error"
 
 
 class Background:
     """The checks of one file; a context, at whose end nothing of it is left.
 
-    Only what the last ``check`` finds is heard of.
+    Only what the last ``check`` finds is heard of. ``ahead``: whether another one will follow, for
+    which all is made ready beforehand.
     """
 
-    def __init__(self, path: str):
-        self.path = path
+    def __init__(self, path: str, ahead: bool = False):
+        self.path, self.ahead = path, ahead
         self.folder = tempfile.TemporaryDirectory(prefix="workbook-", ignore_cleanup_errors=True)
         self.queue: queue.Queue = queue.Queue()
         self.number = 0
         self.child: _Child | None = None
-        self.next: _Child | None = self._start()
+        self.next: _Child | None = None
+        if ahead:
+            self.next = self._start()
+            threading.Thread(target=_warm_up, daemon=True).start()
 
     def __enter__(self) -> Background:
         return self
@@ -56,10 +65,10 @@ class Background:
             self.child = None
 
     def events(self) -> Iterator[tuple[str, object]]:
-        """What was found since the last call.
+        """What was found since the last call: kinds and values.
 
-        ("names", those that the file defines), ("rows", (case, its rows)), ("prints", lines),
-        ("error", why the file cannot be imported); at the end ("done", None), unless in an error.
+        "names", those that the file defines; "rows", a case and its rows; "prints", lines; at the
+        end "error", why the file cannot be checked, or "done".
         """
         while True:
             try:
@@ -68,9 +77,18 @@ class Background:
                 return
             if number != self.number:
                 continue
-            if kind in ("done", "error"):  # not before: it would slow down what is waited for
+            if self.ahead and kind in _ENDS:  # not before: it would slow down what is waited for
                 self.next = self._start()
             yield kind, value
+
+    def events_to_the_end(self) -> Iterator[tuple[str, object]]:
+        """All of them; waits for those that are still to come."""
+        while True:
+            for kind, value in self.events():
+                yield kind, value
+                if kind in _ENDS:
+                    return
+            time.sleep(_PAUSE)
 
     def _run(self, number: int, child: _Child, cases: Sequence[Case]) -> None:
         def put(kind: str, value=None) -> None:
@@ -92,6 +110,11 @@ class Background:
         if lines := child.prints():
             put("prints", lines)
         put(*ending)
+
+
+def _warm_up() -> None:
+    """PyTorch's first gradient takes half a second, for which nobody must wait."""
+    check_case(CASES[0], rng_of(CASES[0], SEED), {})
 
 
 class _Child:

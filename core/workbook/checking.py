@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.gradient_check.apart import check_apart
 from core.gradient_check.diagnosis import HINTS
 from core.gradient_check.referee import ABSENT
 from core.gradient_check.source import read_source
 from core.support.command_line import quoted
 from core.support.files import require_file
+from core.workbook.background import Background
 from core.workbook.page import Page
 from core.workbook.road import FUNCTIONS, ROAD
 from core.workbook.standing import WRONG, Standing, cases_of
-from core.workbook.telling import tell_function, tell_road
-
-SEED = 0
+from core.workbook.telling import tell_function, tell_prints, tell_road
 
 
 def check(path: str, hint: int = 1) -> int:
@@ -26,16 +24,23 @@ def check(path: str, hint: int = 1) -> int:
     """
     page = Page()
     require_there(path)
-    source = read_source(path)
-    cases = cases_of(FUNCTIONS)
-    checked = check_apart(path, cases, SEED)
-    standing = Standing(source, next(checked))
-    require_road(path, standing)
-    for case in cases:
-        if standing.names & set(case.functions):
-            page.passing_by(f"checking {case.name} ...")
-            standing.rows[case.name] = next(checked)
+    standing, printed = Standing(read_source(path), set()), []
+    with Background(path) as background:
+        background.check(cases_of(FUNCTIONS))
+        for kind, value in background.events_to_the_end():
+            if kind == "names":
+                standing.names = value
+                require_road(path, standing)
+            elif kind == "rows":
+                case, standing.rows[case.name] = value
+                page.passing_by(f"checked {case.name} ...")
+            elif kind == "prints":
+                printed = value
+            elif kind == "error":
+                raise value
     page.clear()
+    if printed:
+        tell_prints(page, path, printed)
     tell_road(page, path, standing)
     tell_what_next(page, path, standing, standing.next(), hint)
     if standing.all_with(WRONG) and hint < HINTS[-1]:

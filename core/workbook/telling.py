@@ -12,7 +12,13 @@ from core.workbook.road import ROAD, chapter_of
 from core.workbook.standing import ABSENT, EMPTY, HOLDS, WAITING, WRONG, Standing
 from core.workbook.worth import WORTH
 
-_SHOWN = ((HOLDS, "✓", "green"), (WRONG, "✗", "red"), (WAITING, "→", "yellow"), (EMPTY, "·", "dim"))
+_SHOWN = {
+    HOLDS: ("✓", "green", "right"),
+    WRONG: ("✗", "red", "wrong"),
+    WAITING: ("→", "yellow", "waits for another"),
+    EMPTY: ("·", "dim", "empty"),
+    ABSENT: ("·", "dim", "not in the file"),
+}
 _PRINTS = 5  # lines of what a file prints that are shown
 
 
@@ -34,23 +40,20 @@ def tell_road(page: Page, path: str | Path, standing: Standing) -> None:
     page.say()
     chapters = standing.chapters()
     for chapter in chapters:
-        by_status = {status: [] for status, *_ in _SHOWN}
+        by_status = {status: [] for status in _SHOWN}
         for name in chapter.functions:
-            status, _ = standing.of(name)
-            said = f"{name} (not in the file)" if status == ABSENT else name
-            by_status[EMPTY if status == ABSENT else status].append(said)
+            by_status[standing.of(name)[0]].append(name)
         title, count = f"Lesson {chapter.number}: {chapter.title}", len(chapter.functions)
         if len(by_status[HOLDS]) == count:
             page.say(f"{title}: all {count} hold", "green", "✓")
-        elif len(by_status[EMPTY]) == count:
+        elif len(by_status[EMPTY] + by_status[ABSENT]) == count:
             page.say(f"{title}: {count} empty", "dim", "·")
         else:
             mark, colour = ("✗", "red") if by_status[WRONG] else ("→", "yellow")
             page.say(f"{title}: {len(by_status[HOLDS])} of {count} hold", colour, mark)
-            for status, mark, colour in _SHOWN:
+            for status, (mark, colour, word) in _SHOWN.items():
                 if names := by_status[status]:
-                    word = "waits for another: " if status == WAITING else f"{status}: "
-                    page.say(word + ", ".join(names), colour, mark, indent=4)
+                    page.say(f"{word}: {', '.join(names)}", colour, mark, indent=4)
     if left_out := [chapter for chapter in ROAD if chapter not in chapters]:
         page.say(
             f"left out of this file: {', '.join(chapter.title for chapter in left_out)}; it has "
