@@ -256,7 +256,8 @@ def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu",
     if own:
         settings["impl"] = own.record(last)
         if last and own.sha256 != last.settings["impl"]["sha256"]:
-            say(f"{own.path.name} X")
+            epoch = last.training["epoch"]
+            say(f"{own.path.name} has changed: after epoch {epoch} its functions of now go on")
     start = last or load_init(settings, data, extractor)
     config = last.config if last else model_config(settings, data)
     check_memory(settings, config, data, extractor, device)
