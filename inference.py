@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import os
 import warnings
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -646,8 +645,13 @@ def main() -> None:
 
         device = choose_device(options.device or "auto")
     checkpoints = [checkpoint, *ensemble_checkpoints(options, checkpoint)]
-    own = functions_of_learner(options, checkpoints) if options.impl else None
-    with own.in_place() if own else nullcontext():
+    if not options.impl:
+        caption(options, path, checkpoints, device)
+        return
+    from core.runs.in_place import in_place
+
+    own = functions_of_learner(options, checkpoints)
+    with in_place(own):
         caption(options, path, checkpoints, device, own)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 from core.runs.building import model_config, run_model, run_solver, threads_of_run
@@ -180,12 +180,15 @@ def main() -> None:
             raise ValueError(
                 f"--engine {engine}: is one process; leave torchrun out, or take torch"
             )
-        with ExitStack() as stack:
-            lock = stack.enter_context(locked(folder, resume))
-            own = functions_of_learner(settings) if settings["impl"] else None
-            stack.enter_context(advice_on_memory(_LESS))
-            stack.enter_context(own.in_place() if own else nullcontext())
-            train(settings, folder, resume, lock, own=own)
+        with locked(folder, resume) as lock, advice_on_memory(_LESS):
+            if not settings["impl"]:
+                train(settings, folder, resume, lock)
+                return
+            from core.runs.in_place import in_place
+
+            own = functions_of_learner(settings)
+            with in_place(own):
+                train(settings, folder, resume, lock, own=own)
         return
 
     from core.support import processes
@@ -277,6 +280,10 @@ def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu",
     if last:
         restore(solver, last, folder / "last.npz")
         say(f"resumed after epoch {solver.epoch}")
+    if own:
+        from core.runs.in_place import try_out
+
+        try_out(solver)
     processes.wait_for_all()  # until all have read what was there
     if first:
         if last:

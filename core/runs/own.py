@@ -1,44 +1,30 @@
-"""``--impl FILE.py``: a learner's functions in the place of ours, all over the plain engine.
+"""``--impl FILE.py``: which functions of a run are the learner's, and which of them are wrong.
 
-The global names of ``core`` that are our function become the learner's while a run lasts; the rest
-stays ours. Whatever a function of theirs does wrong becomes one line that names it.
+``core/runs/in_place.py`` puts them in the place of ours.
 """
 
 from __future__ import annotations
 
 import ast
-import copy
 import difflib
 import hashlib
 import inspect
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from core import decoding, optim
+from core import attention_layers, decoding, layers, optim, rnn_layers, transformer_layers
 from core.gradient_check.apart import check_apart
 from core.gradient_check.cases import CASES
-from core.gradient_check.learner import (
-    Functions,
-    ImplementationError,
-    load_implementation,
-    malformed,
-)
-from core.layers import affine_forward, log_softmax
-from core.models import captioning_transformer
+from core.gradient_check.learner import Functions, load_implementation
 from core.support.command_line import progress, quoted
 from core.workbook.road import FUNCTIONS
 
-Array = np.ndarray
-
 _SECONDS = 10  # that the check before a training may take
-_WAYS = ("forward", "backward")
+WAYS = ("forward", "backward")
 # What a model calls to learn, and to say a caption; and what our composite layers call.
 _LEARNS = {
     "rnn": "affine word_embedding dropout rnn temporal_affine temporal_softmax_loss",
@@ -62,17 +48,6 @@ _CALLS = {
     "decoder_block": "multi_head_attention feed_forward",
     "multi_head_attention": "scaled_dot_product_attention",
 }
-# The options that need an argument which a learner's function may lack.
-_OPTIONS = {"smoothing": "--label_smoothing", "norm_first": "--post_norm", "p": "--dropout"}
-_OPTIONS |= dict.fromkeys(("dropout", "rng", "train"), "--dropout")
-
-
-@dataclass
-class _Cache:
-    """What a forward keeps for its backward, and what the gradients must look like, by name."""
-
-    kept: object
-    gradients: dict
 
 
 class Own:
@@ -113,16 +88,12 @@ class Own:
         self.functions = Functions({n: f for n, f in known.items() if n not in left_out})
         self.ignored = sorted(found.keys() - known.keys())
         self.used = self._used(models, others)
-        self.not_finite: str | None = None  # the first function that made such numbers
-        self._inside: set[str] = set()
-        self._outputs: dict[tuple, tuple] = {}
-        self._cast: set[str] = set()
 
     # -- what is whose ------------------------------------------------------------------------
 
     def _used(self, models: Sequence[str], others: Sequence[str]) -> list[str]:
         """The functions that a run calls, theirs or ours, in the order of the road."""
-        ways, calls = (_WAYS, _LEARNS) if self.training else (_WAYS[:1], _SAYS)
+        ways, calls = (WAYS, _LEARNS) if self.training else (WAYS[:1], _SAYS)
         called, waiting = set(others), [name for model in models for name in calls[model].split()]
         while waiting:
             name = waiting.pop()
@@ -162,12 +133,12 @@ class Own:
             lines.append(f"ignored, no known name: {', '.join(meant)}")
         helpers = [n for n in self.ignored if n not in guesses and not n.startswith("_")]
         if helpers:
-            lines.append(f"not put in the place of ours, no known name: {_some(helpers)}")
+            lines.append(f"not taken, no function under a known name: {_some(helpers)}")
         return lines
 
     def record(self, last) -> dict:
         """What a checkpoint says of the file; ``last``: the checkpoint that a run goes on from."""
-        now = {name for name in self.used if name in self.functions}
+        now = self.functions.keys() & set(self.used)
         before = last.settings["impl"] if last else {}
         yours = now & set(before.get("functions", now))
         changed = list(before.get("changed_after", []))
@@ -188,7 +159,7 @@ class Own:
 
         ``variants``: of the cases that check an option ('gelu', ...), those that this run needs.
         """
-        theirs = {name for name in self.used if name in self.functions}
+        theirs = self.functions.keys() & set(self.used)
         cases = [
             case
             for case in CASES
@@ -199,6 +170,8 @@ class Own:
                 if case.name.endswith(f"_{v}")
             )
         ]
+        if not cases:
+            return
         started, checked = time.monotonic(), check_apart(self.path, cases, 0, to_stderr=True)
         try:
             next(checked)
@@ -219,253 +192,22 @@ class Own:
     def _warning(self, case, row) -> str:
         name = case.functions[-1 if row.quantity in _gradients(case) else 0]
         problem = row.problem if row.quantity == "-" else f"{name}, {row.quantity} {row.problem}"
-        return f"{self.path.name}: {problem}; it is used all the same, see {self._command(name)}"
+        return f"{self.path.name}: {problem}; it is used all the same, see {self.command(name)}"
 
-    def _command(self, name: str) -> str:
+    def command(self, name: str) -> str:
         case = next((case.name for case in CASES if name in case.functions), name)
         return f"python -m core.gradient_check --impl {quoted(self.path)} --layer {case}"
 
-    # -- in the place of ours -----------------------------------------------------------------
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Our functions are theirs inside of the block.
-
-        A ValueError says which function was the first to make numbers that are not finite.
-        """
-        ours = {name: Functions()[name] if name not in _ELSEWHERE else _ELSEWHERE[name]
-                for name in FUNCTIONS}  # fmt: skip
-        changes = [(ours[n], self._in_the_place_of(n, ours)) for n in FUNCTIONS]
-        changes = [(old, new) for old, new in changes if old is not new]
-        numbers = {rule: optim.numbers_of(rule, {}) for rule in optim.RULES}
-        # Those of the rules of ours: what a learner's remembers could pass for numbers.
-        changes.append((optim.numbers_of, lambda rule, config: numbers[rule] | dict(config)))
-        _swap(changes)
-        try:
-            with _blocks_in_place():
-                yield
-        except ValueError as error:
-            if self.not_finite is None:
-                raise
-            raise ValueError(
-                f"{error}; the first to return numbers that are not finite, for finite ones, was "
-                f"{self.not_finite} of {self.path.name} (line {self._line(self.not_finite)}); "
-                f"check it: {self._command(self.not_finite)}"
-            ) from error
-        finally:
-            _swap([(new, old) for old, new in changes])
-
-    def _in_the_place_of(self, name: str, ours: Mapping[str, Callable]) -> Callable:
-        pair, _, way = name.rpartition("_")
-        if way in _WAYS:
-            backward = f"{pair}_backward" in self.functions
-            if way == "forward" and (backward or name in self.functions):
-                return self._forward(name, ours[name])
-            return self._backward(name, ours[name]) if name in self.functions else ours[name]
-        if name not in self.functions:
-            return ours[name]
-        if name in optim.RULES:
-            return self._rule(name, ours[name])
-        if name in ("greedy", "beam_search"):
-            return self._decoder(name, ours[name])
-        return self._function(name, ours[name])
-
-    def _forward(self, name: str, ours: Callable) -> Callable:
-        """Keeps with the cache, whoever's it is, what the gradients must look like."""
-
-        def forward(*arguments, **options):
-            if name in self._inside:  # theirs calls ours
-                return ours(*arguments, **options)
-            given = inspect.signature(ours).bind(*arguments, **options).arguments
-            gradients = {f"d{key}": _like(value) for key, value in given.items()}
-            gradients = {key: like for key, like in gradients.items() if like}
-            call = self._compared if name in self.functions else lambda _, f, a, o: f(*a, **o)
-            *outputs, cache = call(name, ours, arguments, options)
-            return *outputs, _Cache(cache, gradients)
-
-        return forward
-
-    def _backward(self, name: str, ours: Callable) -> Callable:
-        def backward(*arguments):
-            if name in self._inside:
-                return ours(*arguments)
-            *upstream, cache = arguments
-            count = len(cache.gradients)
-            returns = count if count > 1 else None
-            found = self._call(name, *upstream, cache.kept, returns=returns)
-            found = [found] if count == 1 else found
-            pairs = zip(cache.gradients.items(), found, strict=True)
-            found = [self._fitting(name, what, like, got) for (what, like), got in pairs]
-            self._note_finite(name, found, upstream)
-            return found[0] if count == 1 else tuple(found)
-
-        return backward
-
-    def _function(self, name: str, ours: Callable) -> Callable:
-        def function(*arguments, **options):
-            if name in self._inside:
-                return ours(*arguments, **options)
-            return self._compared(name, ours, arguments, options)
-
-        return function
-
-    def _rule(self, name: str, ours: Callable) -> Callable:
-        def rule(w, dw, config=None):
-            if name in self._inside:
-                return ours(w, dw, config)
-            next_w, config = self._call(name, w, dw, config, returns=2)
-            next_w = self._fitting(name, "next_w", _like(w), next_w)
-            self._note_finite(name, [next_w], [w, dw])
-            return next_w, self._config(name, config, w.shape)
-
-        return rule
-
-    def _config(self, name: str, config, shape: tuple) -> dict:
-        """What a rule remembers, as a checkpoint can keep it."""
-        if not isinstance(config, dict):
-            raise self._error(name, f"{name} returned no dict for config")
-        plain = {k: v.item() if np.ndim(v) == 0 and hasattr(v, "item") else v
-                 for k, v in config.items()}  # fmt: skip
-        for key, value in plain.items():
-            fits = isinstance(value, int | float) and not isinstance(value, bool)
-            fits = fits or (isinstance(value, Array) and value.shape == shape)
-            if not (fits and isinstance(key, str) and key.isidentifier()):
-                raise self._error(
-                    name,
-                    f"{name} keeps {key!r} in config, a {type(value).__name__}; a checkpoint keeps "
-                    "numbers, and arrays of the shape of w",
-                )
-        return plain
-
-    def _decoder(self, name: str, ours: Callable) -> Callable:
-        def decoder(*arguments, **options):
-            if name in self._inside:
-                return ours(*arguments, **options)
-            given = inspect.signature(ours).bind(*arguments, **options)
-            given.apply_defaults()
-            model, features, length = (
-                given.arguments[k] for k in ("model", "features", "max_length")
-            )
-            arguments, options = self._arguments(name, ours, arguments, options)
-            best = [given.arguments["n_best"]] if "n_best" in given.arguments else []
-            found = self._call(name, *arguments, returns=2 if best else None, **options)
-            ids, *scores = found if best else [found]
-            shape = len(features), *best, length
-            ids, vocabulary = np.asarray(ids), getattr(model, "word_to_idx", None)
-            if ids.dtype.kind not in "iu" or ids.shape != shape:
-                found = f"{ids.dtype} numbers of shape {ids.shape}"
-                raise self._error(name, f"{name} returned {found}, expected word ids {shape}")
-            if vocabulary and ids.size and not 0 <= ids.min() <= ids.max() < len(vocabulary):
-                raise self._error(name, f"{name} returned ids outside of the vocabulary")
-            like = shape[:2], np.dtype(np.float64)
-            return (ids, self._fitting(name, "scores", like, scores[0])) if best else ids
-
-        return decoder
-
-    # -- one call -----------------------------------------------------------------------------
-
-    def _compared(self, name: str, ours: Callable, arguments: tuple, options: dict):
-        """A call of theirs whose outputs must look like those of ours."""
-        given = [*arguments, *options.values()]
-        key = name, *(np.shape(value) for value in given if isinstance(value, Array))
-        if key not in self._outputs:  # ours once, and without its draws
-            copied = [copy.deepcopy(v) if isinstance(v, np.random.Generator) else v
-                      for v in arguments]  # fmt: skip
-            expected = ours(*copied, **options)
-            self._outputs[key] = expected if isinstance(expected, tuple) else (expected,)
-            has_cache = name.endswith("_forward")
-            likes = self._outputs[key][: -1 if has_cache else None]
-            self._outputs[key] = has_cache, [_like(value) for value in likes]
-        has_cache, likes = self._outputs[key]
-        taken, more = self._arguments(name, ours, arguments, options)
-        count = len(likes) + has_cache
-        found = self._call(name, *taken, returns=count if count > 1 else None, **more)
-        found = list(found) if count > 1 else [found]
-        names = next((c.outputs for c in CASES if c.functions[0] == name), ()) or ("loss", "dx")
-        for i, like in enumerate(likes):
-            if like:
-                what = names[i] if i < len(names) else f"output {i + 1}"
-                found[i] = self._fitting(name, what, like, found[i])
-        self._note_finite(name, found[: len(likes)], given)
-        return tuple(found) if count > 1 else found[0]
-
-    def _arguments(self, name: str, ours: Callable, arguments: tuple, options: dict):
-        """The arguments of a call for a function that may lack those that have a default.
-
-        Raises ValueError when it lacks one that matters.
-        """
-        given = inspect.signature(ours).bind(*arguments, **options)
-        try:
-            theirs = inspect.signature(self.functions[name]).parameters
-        except (TypeError, ValueError):  # of no Python function
-            return arguments, options
-        any_name = any(p.kind is p.VAR_KEYWORD for p in theirs.values())
-        by_place = [n for n, p in theirs.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
-        known, required, more = inspect.signature(ours).parameters, [], {}
-        for place, (key, parameter) in enumerate(known.items()):
-            if parameter.default is parameter.empty:
-                required.append(given.arguments[key])
-                continue
-            value = given.arguments.get(key, parameter.default)
-            their = key if key in theirs or any_name else None
-            if their is None and place < len(by_place) and by_place[place] not in known:
-                their = by_place[place]  # under another name
-            if their is None:
-                if key in given.arguments and _matters(key, value, parameter, given.arguments):
-                    raise self._lacks(name, key)
-            elif key in given.arguments or theirs[their].default is parameter.empty:
-                more[their] = value
-        return required, more
-
-    def _lacks(self, name: str, key: str) -> ValueError:
-        option = _OPTIONS.get(key, f"--{key}")
-        way = "give it one" if key == "mask" else f"give it one, or leave {option} out"
-        needs = "the Transformer" if key == "mask" else option
-        return ValueError(
-            f"{self.path}, line {self._line(name)}: {name} has no argument {key}, which {needs} "
-            f"needs; {way}"
-        )
-
-    def _call(self, name: str, *arguments, returns: int | None, **options):
-        self._inside.add(name)
-        try:
-            return self.functions.call(name, *arguments, returns=returns, **options)
-        except ImplementationError as error:
-            raise self._error(name, str(error)) from error
-        finally:
-            self._inside.discard(name)
-
-    def _fitting(self, name: str, what: str, like, got):
-        """What was returned, in the dtype that was expected; ValueError for another shape."""
-        if isinstance(like, dict):
-            if not isinstance(got, Mapping) or (missing := like.keys() - got.keys()):
-                found = f"nothing of {min(missing)}" if isinstance(got, Mapping) else "no dict"
-                raise self._error(name, f"{name} returned {found} for {what}")
-            return {k: self._fitting(name, f"{what}[{k!r}]", v, got[k]) for k, v in like.items()}
-        shape, dtype = like
-        if fault := malformed(got, shape):
-            raise self._error(name, f"{name} returned {fault} for {what}")
-        if shape == () or np.asarray(got).dtype == dtype:
-            return got
-        if name not in self._cast and name != "positional_encoding":
-            self._cast.add(name)
-            found = f"{np.asarray(got).dtype} numbers for {dtype} ones"
-            warnings.warn(
-                f"{self.path.name}: {name} returned {found}; taken as those", stacklevel=2
-            )
-        return np.asarray(got).astype(dtype)
-
-    def _note_finite(self, name: str, found: list, given) -> None:
-        if self.not_finite is None and not all(map(_finite, found)) and all(map(_finite, given)):
-            self.not_finite = name
-
-    def _error(self, name: str, message: str) -> ValueError:
-        place = "" if "(line " in message else f", line {self._line(name)}"
-        return ValueError(f"{self.path}{place}: {message}; check it: {self._command(name)}")
-
-    def _line(self, name: str) -> int:
+    def line_of(self, name: str) -> int:
+        """The line of the file, or of another that it imports, in which a function begins."""
         code = getattr(inspect.unwrap(self.functions[name]), "__code__", None)
         return code.co_firstlineno if code else 1
+
+
+def our_function(name: str) -> Callable:
+    """The function of ``core`` under a name of the road."""
+    modules = layers, rnn_layers, attention_layers, transformer_layers, optim, decoding
+    return next(getattr(module, name) for module in modules if hasattr(module, name))
 
 
 def of_training(settings: Mapping) -> Own:
@@ -492,65 +234,6 @@ def of_captioning(path: str, checkpoints: Sequence, decode: str) -> Own:
     return Own(path, [each.model for each in checkpoints], others, training=False)
 
 
-def _swap(changes: list[tuple]) -> None:
-    """Puts the second of each pair wherever a module of ``core`` or a table of it has the first."""
-    places = [vars(m) for n, m in list(sys.modules.items()) if n == "core" or n.startswith("core.")]
-    new = {id(old): by for old, by in changes}
-    for place in [*places, optim.RULES]:
-        for name, value in list(place.items()):
-            if id(value) in new:
-                place[name] = new[id(value)]
-
-
-_ELSEWHERE = {
-    **optim.RULES,
-    "clip_gradient_norm": optim.clip_gradient_norm,
-    "greedy": decoding.greedy,
-    "beam_search": decoding.beam_search,
-}
-
-
-class _WholePrefix:
-    """How a Transformer says a word by reading all words before it again, through its blocks.
-
-    Ours keeps keys and values, which a block of a learner's knows nothing of.
-    """
-
-    def begin(self, features):
-        features = self._checked_features(features)
-        return features, np.empty((len(features), 0), np.int64)
-
-    def step(self, state, tokens):
-        features, words = state
-        words = np.concatenate([words, tokens[:, None]], axis=1)
-        if words.shape[1] > self.max_length:
-            raise ValueError(f"the model has {self.max_length} positions, and all are taken")
-        h, _, _ = self._forward(features, words, None, None)
-        scores, _ = affine_forward(h[:, -1], *self._vocabulary())
-        return log_softmax(scores), (features, words)
-
-    def select(self, state, rows):
-        return tuple(each[rows] for each in state)
-
-
-@contextmanager
-def _blocks_in_place() -> Iterator[None]:
-    """The Transformer with the blocks that have been put in the place of ours."""
-    theirs = {name: vars(_WholePrefix)[name] for name in ("begin", "step", "select")}
-    for way in _WAYS:
-        block = vars(captioning_transformer)[f"decoder_block_{way}"]
-        theirs[f"block_{way}"] = staticmethod(block)
-    model = captioning_transformer.CaptioningTransformer
-    ours = {name: vars(model)[name] for name in theirs}
-    for name, method in theirs.items():
-        setattr(model, name, method)
-    try:
-        yield
-    finally:
-        for name, method in ours.items():
-            setattr(model, name, method)
-
-
 def _is_function(node: ast.stmt) -> bool:
     return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 
@@ -570,28 +253,6 @@ def _is_empty(node: ast.FunctionDef) -> bool:
 def _lacks_backward(name: str, known: Mapping, empty: list[str]) -> bool:
     backward = f"{name.removesuffix('_forward')}_backward"
     return name.endswith("_forward") and (backward not in known or backward in empty)
-
-
-def _like(value):
-    """Shape and dtype of an array of floating-point numbers, or those of a dict; else None."""
-    if isinstance(value, Mapping):
-        return {key: _like(each) for key, each in value.items()}
-    is_array = isinstance(value, Array | np.floating) and value.dtype.kind == "f"
-    return (value.shape, value.dtype) if is_array else None
-
-
-def _finite(value) -> bool:
-    if isinstance(value, Mapping):
-        return all(map(_finite, value.values()))
-    numbers = isinstance(value, Array | np.floating | float)
-    return not numbers or bool(np.isfinite(value).all())
-
-
-def _matters(key: str, value, parameter: inspect.Parameter, given: Mapping) -> bool:
-    """Whether an argument that a function of theirs lacks is more than its default."""
-    if key in ("rng", "train") and not given.get("dropout", given.get("p")):
-        return False
-    return not (value is parameter.default or (np.ndim(value) == 0 and value == parameter.default))
 
 
 def _gradients(case) -> set[str]:
