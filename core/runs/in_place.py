@@ -208,7 +208,7 @@ class _Calls:
     def _compared(self, name: str, ours: Callable, arguments: tuple, options: dict):
         """A call of theirs whose outputs must look like those of ours."""
         given = [*arguments, *options.values()]
-        key = name, *(value.shape for value in given if isinstance(value, Array))
+        key = name, *(getattr(value, "shape", value) for value in given if _is_size(value))
         if key not in self._outputs:
             draws = np.random.Generator  # which are theirs to make
             copies = (copy.deepcopy(v) if isinstance(v, draws) else v for v in arguments)
@@ -221,7 +221,7 @@ class _Calls:
         taken, more = self._arguments(name, ours, arguments, options)
         found = self._call(name, *taken, returns=len(likes), **more)
         case = next((case for case in CASES if case.functions[0] == name), None)
-        names = (case and case.outputs) or ("loss", "dx")
+        names = (case and case.outputs) or (("loss", "dx") if len(likes) > 1 else ("out",))
         for i, like in enumerate(likes):
             if like:
                 what = names[i] if i < len(names) else f"output {i + 1}"
@@ -349,6 +349,11 @@ def _blocks_in_place() -> Iterator[None]:
     finally:
         for name, method in ours.items():
             setattr(model, name, method)
+
+
+def _is_size(value) -> bool:
+    """Whether the shapes of what is returned may depend on it."""
+    return isinstance(value, Array | int)
 
 
 def _like(value):
