@@ -167,6 +167,10 @@ BACKWARD = "def lstm_backward(dh, cache):\n"
     ("text", "says"),
     [
         (BACKWARD + "    return 1 / 0", ["lstm_backward raised ZeroDivisionError", "line 2 of"]),
+        (
+            "import numpy as np\n" + BACKWARD + "    return np.stack([])",
+            ["lstm_backward raised ValueError: need at least one", "(line 3 of my_layers.py)"],
+        ),
         (BACKWARD + "    raise SystemExit", ["lstm_backward raised SystemExit", "line 2 of"]),
         (BACKWARD + "    dx = 0", ["line 1: lstm_backward returned None", "--layer lstm"]),
         (BACKWARD + "    return dh, dh", ["lstm_backward returned 2 values, expected 5"]),

@@ -116,11 +116,12 @@ def malformed(got, shape: tuple) -> str | None:
 
 def _sentence(error: BaseException) -> str:
     """The error with its line of the learner's file, on one line."""
-    here = Path(__file__).parents[1]  # core
+    # core, NumPy and Python itself, whose lines a learner did not write
+    others = Path(__file__).parents[1], Path(np.__file__).parent, Path(traceback.__file__).parent
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not Path(frame.filename).is_relative_to(here)
+        if not any(Path(frame.filename).is_relative_to(other) for other in others)
     ]
     place = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
     try:
