@@ -84,10 +84,11 @@ def test_what_is_counted_is_what_is_called(train, command, model):
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_a_learners_functions_train_as_ours_do(train, command, tiny_folder, model):
-    code, _, error = train(SOLUTIONS.read_text(encoding="utf-8"), model=model)
+    dropout = ("--dropout", 0.2)  # whose draws are theirs alone
+    code, _, error = train(SOLUTIONS.read_text(encoding="utf-8"), *dropout, model=model)
     assert code == 0, error
     assert "my_layers" not in error
-    options = ("--data", tiny_folder, "--out", "ours", "--engine", "plain", *TINY)
+    options = ("--data", tiny_folder, "--out", "ours", "--engine", "plain", *TINY, *dropout)
     code, _, _ = command("training.py", "--model", model, *options)
     theirs, ours = (load_checkpoint(f"{run}/best.npz") for run in ("run", "ours"))
     for name, w in theirs.params.items():
@@ -320,6 +321,25 @@ def test_going_on_gives_the_uninterrupted_run(train, command):
     assert again.settings["impl"]["changed_after"] == []
     for name, w in whole.params.items():
         np.testing.assert_array_equal(w, again.params[name])
+
+
+def test_a_rule_may_remember_what_it_likes(train, command):
+    code, _, error = train(
+        "import numpy as np\n"
+        "def adam(w, dw, config):\n"
+        "    config['steps'] = np.float32(config.get('steps', 0.0)) + np.float32(1)\n"
+        "    config['mean'] = 0.9 * config.get('mean', 0 * w) + 0.1 * dw\n"
+        "    return w - config['learning_rate'] * np.sign(config['mean']), config\n"
+    )
+    assert code == 0, error
+    assert load_checkpoint("run/last.npz").optimizer["b"]["steps"] == 1
+    code, _, error = command("training.py", "--resume", "--out", "run", "--num_epochs", 2)
+    assert code == 0, error
+    config = load_checkpoint("run/last.npz").optimizer["b"]
+    assert config["steps"] == 2
+    assert config["mean"].shape == (32,)
+    assert "m" not in config
+    assert config["beta1"] == 0.9  # ours, to choose from
 
 
 def test_a_changed_file_goes_on_and_is_said(train, command, refuses):

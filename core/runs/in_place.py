@@ -23,6 +23,7 @@ from core.gradient_check.learner import ImplementationError, malformed
 from core.layers import affine_forward, log_softmax
 from core.models import captioning_transformer
 from core.runs.own import WAYS, Own, our_function
+from core.support.schema import Number
 from core.workbook.road import FUNCTIONS
 
 Array = np.ndarray
@@ -174,11 +175,11 @@ class _Calls:
         kept = {}
         for key, value in config.items():
             value = value.item() if isinstance(value, np.generic) else value
-            fits = isinstance(value, int | float) and not isinstance(value, bool)
+            fits = Number().fault(value) is None
             fits = fits or (isinstance(value, Array) and value.shape == shape)
             if not (fits and isinstance(key, str) and key.isidentifier()):
                 found = f"{key!r} in config, a {type(value).__name__}"
-                way = "a checkpoint keeps numbers, and arrays of the shape of w"
+                way = "a checkpoint keeps finite numbers, and arrays of the shape of w"
                 raise self._error(name, f"{name} keeps {found}; {way}")
             kept[key] = value
         return kept
