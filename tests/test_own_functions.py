@@ -327,7 +327,7 @@ def test_a_rule_may_remember_what_it_likes(train, command):
     code, _, error = train(
         "import numpy as np\n"
         "def adam(w, dw, config):\n"
-        "    config['steps'] = np.float32(config.get('steps', 0.0)) + np.float32(1)\n"
+        "    config['steps'] = config.get('steps', 0.0) + 1\n"
         "    config['mean'] = 0.9 * config.get('mean', 0 * w) + 0.1 * dw\n"
         "    return w - config['learning_rate'] * np.sign(config['mean']), config\n"
     )
