@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import WORDS
 
-from core import layers, optim
+from core import decoding, layers, optim
 from core.checkpoint import load_checkpoint
-from core.models import captioning_transformer
+from core.gradient_check.learner import Functions
+from core.models import build_model, captioning_transformer
+from core.runs.in_place import in_place
 from core.runs.own import Own
 from core.runs.saving import Saving
 from core.support.choices import MODEL_NAMES
@@ -449,3 +452,39 @@ def test_a_wrong_function_trains_after_a_warning(command, tiny_folder):
     [warning] = error.splitlines()
     assert warning.startswith("training.py: warning: my_layers.py: temporal_affine_forward")
     assert warning.endswith("my_layers.py --layer temporal_affine")
+
+
+# -- any mixture -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_any_one_of_theirs_and_all_but_one_compute_the_same(model):
+    own = Own(SOLUTIONS, [model], [], training=True)
+    everything = dict(own.functions)
+    rng = np.random.default_rng(0)
+    sizes = {"input_dim": 5, "wordvec_dim": 4, "hidden_dim": 6, "dtype": "float64", "dropout": 0.2}
+    if model == "transformer":
+        sizes |= {"num_heads": 2, "positions": "sinusoidal", "activation": "gelu"}
+    params = build_model(model, sizes, WORDS, rng=rng).params
+    features = rng.standard_normal((3, 4, 5) if model in ("attention", "transformer") else (3, 5))
+    captions = np.array([[1, 4, 5, 2], [1, 6, 2, 0], [1, 7, 7, 2]])
+
+    def computed():
+        built = build_model(model, sizes, WORDS, params, rng=np.random.default_rng(1))
+        loss, grads = built.loss(features, captions)
+        return {"loss": loss, **grads, "said": decoding.beam_search(built, features, 2, 4)[1]}
+
+    ours = computed()
+    names = {name.removesuffix("_forward").removesuffix("_backward") for name in everything}
+    for name in sorted(names):
+        one = {n: f for n, f in everything.items() if n in (name, *_pair(name))}
+        others = {n: f for n, f in everything.items() if n not in one}
+        for own.functions in (Functions(one), Functions(others)):
+            with in_place(own):
+                theirs = computed()
+            for quantity, expected in ours.items():
+                np.testing.assert_allclose(theirs[quantity], expected, atol=1e-12, err_msg=name)
+
+
+def _pair(name: str) -> tuple[str, str]:
+    return f"{name}_forward", f"{name}_backward"
