@@ -488,3 +488,25 @@ def test_any_one_of_theirs_and_all_but_one_compute_the_same(model):
 
 def _pair(name: str) -> tuple[str, str]:
     return f"{name}_forward", f"{name}_backward"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_fifty_captions_are_said_back_by_a_learners_functions(command, shapes_folder, model):
+    options = ("--model", model, "--engine", "plain", "--num_samples", 50, "--impl", SOLUTIONS)
+    code, _, error = command("training.py", *options, "--out", "run")
+    assert code == 0, error
+    say = ("inference.py", "--checkpoint", "run", "--split", "train")
+    code, out, error = command(*say, "--impl", SOLUTIONS)
+    assert code == 0, error
+    assert "said back word for word: 50 of 50 (100%)" in out
+    assert out.splitlines()[-1] == (
+        "every function was yours, in learning and in saying it back: solutions.py"
+    )
+    code, out, error = command(*say, "--impl", SOLUTIONS, "--decode", "sample")
+    assert "ours: sample\n" in out.splitlines(True)[0]
+    code, out, error = command(*say)
+    assert out.splitlines()[-1].endswith(
+        "functions of solutions.py, all of them yours: with --impl your functions say the captions "
+        "as well"
+    )
