@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -31,6 +32,8 @@ Array = np.ndarray
 # What an argument that a learner's function lacks belongs to, where that has another name.
 _OPTIONS = {"smoothing": "label_smoothing", "norm_first": "post_norm"}
 _OPTIONS |= dict.fromkeys(("dropout", "rng", "train"), "dropout")
+
+_signature = cache(inspect.signature)
 
 
 @contextmanager
@@ -138,7 +141,7 @@ class _Calls:
         """Whoever's it is: with the cache goes what the gradients must look like."""
 
         def forward(*arguments, **options):
-            given = inspect.signature(ours).bind(*arguments, **options).arguments
+            given = _signature(ours).bind(*arguments, **options).arguments
             likes = {f"d{key}": like for key, value in given.items() if (like := _like(value))}
             if name in self.functions:
                 *outputs, cache = self._compared(name, ours, arguments, options)
@@ -186,7 +189,7 @@ class _Calls:
 
     def _decoder(self, name: str, ours: Callable) -> Callable:
         def decoder(*arguments, **options):
-            given = inspect.signature(ours).bind(*arguments, **options)
+            given = _signature(ours).bind(*arguments, **options)
             given.apply_defaults()
             given = given.arguments
             model, best = given["model"], [given["n_best"]] if "n_best" in given else []
@@ -236,11 +239,11 @@ class _Calls:
         Raises ValueError when it lacks one that matters.
         """
         try:
-            theirs = inspect.signature(self.functions[name]).parameters
+            theirs = _signature(self.functions[name]).parameters
         except (TypeError, ValueError):  # of no Python function
             return arguments, options
-        given = inspect.signature(ours).bind(*arguments, **options).arguments
-        known, required, more = inspect.signature(ours).parameters, [], {}
+        given = _signature(ours).bind(*arguments, **options).arguments
+        known, required, more = _signature(ours).parameters, [], {}
         takes_any = any(p.kind is p.VAR_KEYWORD for p in theirs.values())
         places = [n for n, p in theirs.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
         for place, (key, parameter) in enumerate(known.items()):
