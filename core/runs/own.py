@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import hashlib
 import inspect
@@ -20,6 +19,7 @@ from core import attention_layers, decoding, layers, optim, rnn_layers, transfor
 from core.gradient_check.apart import check_apart
 from core.gradient_check.cases import CASES
 from core.gradient_check.learner import Functions, load_implementation
+from core.gradient_check.source import parse_source
 from core.support.command_line import progress, quoted
 from core.workbook.road import FUNCTIONS
 
@@ -72,20 +72,15 @@ class Own:
         source = self.path.read_bytes()
         self.sha256 = hashlib.sha256(source).hexdigest()
         known = {name: found[name] for name in FUNCTIONS if name in found}
-        if not known:
+        empty = parse_source(path, source).empty
+        self.empty = [name for name in FUNCTIONS if name in empty]
+        if not known and not self.empty:
             raise ValueError(
                 f"--impl {path}: defines no function under a known name, expected names such as "
                 f"{', '.join(FUNCTIONS[:3])}; python -m core.workbook new FILE.py writes them all"
             )
-        written = {node.name: node for node in ast.parse(source).body if _is_function(node)}
-        self.empty = [name for name in known if name in written and _is_empty(written[name])]
-        self.halves = [
-            name
-            for name in known
-            if training and name not in self.empty and _lacks_backward(name, known, self.empty)
-        ]
-        left_out = {*self.empty, *self.halves}
-        self.functions = Functions({n: f for n, f in known.items() if n not in left_out})
+        self.halves = [name for name in known if training and _lacks_backward(name, known)]
+        self.functions = Functions({n: f for n, f in known.items() if n not in self.halves})
         self.ignored = sorted(found.keys() - known.keys())
         self.used = self._used(models, others)
 
@@ -234,25 +229,8 @@ def of_captioning(path: str, checkpoints: Sequence, decode: str) -> Own:
     return Own(path, [each.model for each in checkpoints], others, training=False)
 
 
-def _is_function(node: ast.stmt) -> bool:
-    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-
-
-def _is_empty(node: ast.FunctionDef) -> bool:
-    """Whether a function is not written yet: it raises NotImplementedError, or does nothing."""
-    for line in node.body:
-        if isinstance(line, ast.Raise) and "NotImplementedError" in ast.unparse(line):
-            return True
-        if not isinstance(line, ast.Pass) and not (
-            isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
-        ):
-            return False
-    return True
-
-
-def _lacks_backward(name: str, known: Mapping, empty: list[str]) -> bool:
-    backward = f"{name.removesuffix('_forward')}_backward"
-    return name.endswith("_forward") and (backward not in known or backward in empty)
+def _lacks_backward(name: str, known: Mapping) -> bool:
+    return name.endswith("_forward") and f"{name.removesuffix('_forward')}_backward" not in known
 
 
 def _gradients(case) -> set[str]:

@@ -9,15 +9,15 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def keys() -> Iterator[Callable[[], str]]:
+def keys(wanted: bool = True) -> Iterator[Callable[[], str]]:
     """Yields a function that returns the keys pressed since the last call, '' for none.
 
-    The terminal is as it was at the end, however the block ends. Where stdin is no terminal, nobody
-    presses any. Ctrl-C stays what it is.
+    The terminal is as it was at the end, however the block ends. Where stdin is no terminal, or
+    none are ``wanted``, nobody presses any. Ctrl-C stays what it is.
 
     The function raises EOFError once the terminal is gone.
     """
-    if not (sys.stdin and sys.stdin.isatty()):
+    if not (wanted and sys.stdin and sys.stdin.isatty()):
         yield lambda: ""
     elif os.name == "nt":
         yield _windows

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the process that started it
 sys.modules["torch"] = None  # so that importing the checks does not load it ...
 from core.gradient_check.apart import answer  # noqa: E402
 from core.support.at_work import is_at_work  # noqa: E402
