@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+_SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O.|.)?")  # an arrow or another such key
 
 
 @contextmanager
@@ -37,8 +40,7 @@ def keys(wanted: bool = True) -> Iterator[Callable[[], str]]:
                 raise EOFError from error
             if not found:
                 raise EOFError
-            # of an arrow or another such key the letters are not meant
-            return "" if found.startswith(b"\x1b") else found.decode(errors="ignore")
+            return _SEQUENCE.sub("", found.decode(errors="ignore"))
 
         before = termios.tcgetattr(terminal)
         try:

@@ -218,6 +218,7 @@ class Watch:
             self.asked = False
             if key == "y":
                 tell_solution(page, self.focus)
+            if key in "yn":
                 return True
         if key == "l":
             tell_road(page, self.path, standing)
