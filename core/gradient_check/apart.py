@@ -97,7 +97,8 @@ def serve(path: str, seed: int, names: Sequence[str], send: Callable[[dict], Non
         return
     send({"names": sorted(functions)})
     functions = {name: functions[name] for name in functions.keys() & KNOWN}
-    for case in (case for case in CASES if case.name in names):
+    cases = {case.name: case for case in CASES}
+    for case in map(cases.get, names):
         if functions.keys() & set(case.functions):
             send(_record(case, seed, functions, send))
 

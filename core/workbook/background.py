@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import queue
 import tempfile
@@ -18,6 +19,7 @@ from core.support.files import write_text
 SEED = 0
 _PAUSE = 0.02  # seconds
 _ENDS = "done", "error"
+_numbers = itertools.count()
 
 
 class Background:
@@ -122,7 +124,7 @@ class _Child:
 
     def __init__(self, folder: Path):
         self.printed = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        self.where = folder / f"order-{id(self)}.json"
+        self.where = folder / f"order-{next(_numbers)}.json"  # a name that was never there
         self.reading, self.process = start("core.workbook.waiting", [str(self.where)], self.printed)
 
     def order(self, path: str, names: Sequence[str]) -> Iterator[dict | None]:
