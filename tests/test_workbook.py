@@ -45,8 +45,12 @@ def written(text: str, *names: str, **changed: str) -> str:
         start = re.search(rf"^def {name}\(", text, re.MULTILINE).start()
         end = text.index(EMPTY, start) + len(EMPTY)
         text = text[:start] + function + "\n" + text[end:]
-    helpers = [ast.unparse(node) for name, node in solutions.items() if name not in FUNCTIONS]
-    return "\n\n".join([text.replace("import numpy", "import math\nimport numpy"), *helpers])
+    helpers = [
+        ast.unparse(node)
+        for node in ast.parse(SOLUTIONS).body[1:]
+        if getattr(node, "name", None) not in FUNCTIONS
+    ]
+    return "\n\n".join([text, *helpers])
 
 
 # -- the road ----------------------------------------------------------------------------------
