@@ -357,11 +357,11 @@ def test_a_narrow_terminal_gets_narrow_lines(monkeypatch):
 class Watched:
     """``watch`` of a file in a process of its own: what it prints, in a terminal or a pipe."""
 
-    def __init__(self, folder: Path, columns: int | None):
-        self.path, self.all = folder / "mine.py", ""
+    def __init__(self, path: Path, columns: int | None):
+        self.path, self.all = path, ""
         env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
         env |= {"PYTHONPATH": str(ROOT), "TERM": "xterm", "OMP_NUM_THREADS": "1"}
-        options = {"cwd": folder, "env": env, "start_new_session": True}
+        options = {"cwd": path.parent, "env": env, "start_new_session": True}
         command = [sys.executable, "-m", "core.workbook", "watch", self.path.name]
         if columns is None:
             self.process = subprocess.Popen(
@@ -407,8 +407,8 @@ class Watched:
 
 
 @contextmanager
-def watched(folder: Path, columns: int | None = None):
-    found = Watched(folder, columns)
+def watched(path: Path, columns: int | None = None):
+    found = Watched(path, columns)
     try:
         yield found
     finally:
@@ -432,7 +432,7 @@ def test_watch_in_a_terminal(tmp_path):
     }
     wrong = right | {"affine_backward": right["affine_backward"].replace(", x", ", -x")}
     (tmp_path / "mine.py").write_text(text, encoding="utf-8")
-    with watched(tmp_path, columns=80) as watch:
+    with watched(tmp_path / "mine.py", columns=80) as watch:
         before = termios.tcgetattr(watch.inside)
         out = watch.until("q quit")
         assert f"0 of {len(FUNCTIONS)} hold" in out
@@ -492,7 +492,7 @@ def test_watch_in_a_terminal(tmp_path):
 def test_watch_without_a_terminal_prints_lines_until_ctrl_c(tmp_path):
     text = workbook("mine.py", [c for c in ROAD if c.name == "rnn"])
     (tmp_path / "mine.py").write_text(text, encoding="utf-8")
-    with watched(tmp_path) as watch:
+    with watched(tmp_path / "mine.py") as watch:
         out = watch.until("rnn_step_forward is empty, mine.py:")
         assert "quit" not in out
         watch.save(written(text, "rnn_step_forward"))

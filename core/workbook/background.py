@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import queue
 import tempfile
 import threading
@@ -125,7 +126,10 @@ class _Child:
     def __init__(self, folder: Path):
         self.printed = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self.where = folder / f"order-{next(_numbers)}.json"  # a name that was never there
-        self.reading, self.process = start("core.workbook.waiting", [str(self.where)], self.printed)
+        arguments = [str(self.where), str(os.getpid())]
+        self.reading, self.process = start(
+            "core.workbook.waiting", arguments, stdout=self.printed, stderr=self.printed
+        )
 
     def order(self, path: str, names: Sequence[str]) -> Iterator[dict | None]:
         """Lets it check; yields its messages."""
