@@ -8,7 +8,6 @@ import io
 import os
 import re
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -486,21 +485,6 @@ def test_watch_in_a_terminal(tmp_path):
         watch.press("q")
         assert watch.process.wait(timeout=30) == 0
         assert termios.tcgetattr(watch.inside) == before
-
-
-@posix
-def test_watch_without_a_terminal_prints_lines_until_ctrl_c(tmp_path):
-    text = workbook("mine.py", [c for c in ROAD if c.name == "rnn"])
-    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
-    with watched(tmp_path / "mine.py") as watch:
-        out = watch.until("rnn_step_forward is empty, mine.py:")
-        assert "quit" not in out
-        watch.save(written(text, "rnn_step_forward"))
-        watch.until("rnn_step_forward holds", "1 of 4 hold, 3 empty")
-        assert "\x1b" not in watch.all
-        assert "\r" not in watch.all
-        os.killpg(watch.process.pid, signal.SIGINT)
-        assert watch.process.wait(timeout=30) == 130
 
 
 def test_watch_refuses_what_is_not_there(refuses, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def shown() -> list[str]:
 
 @pytest.mark.skipif(os.name == "nt", reason="reads a pipe with select")
 def test_the_page_shows_what_is_printed(command, tmp_path):
+    """And ``watch`` without a terminal: lines, no keys, until Ctrl-C."""
     new, watch, answer, check = shown()
     _, out, _ = command("core.workbook", "new", "my_layers.py")
     assert new == f"$ python -m core.workbook new my_layers.py\n{out}"
@@ -38,6 +40,10 @@ def test_the_page_shows_what_is_printed(command, tmp_path):
         watching.until("affine_forward is empty", "notebooks/")
         watching.save(written(path.read_text(encoding="utf-8"), **AFFINE))
         assert watching.until("1 wrong, 45 empty").strip() == answer.strip()
+        assert "\x1b" not in watching.all
+        assert "\r" not in watching.all
+        os.killpg(watching.process.pid, signal.SIGINT)
+        assert watching.process.wait(timeout=30) == 130
     _, out, _ = command("core.workbook", "check", "my_layers.py")
     assert check == f"$ python -m core.workbook check my_layers.py\n{out}"
 
