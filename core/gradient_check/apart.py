@@ -97,7 +97,8 @@ def serve(path: str, seed: int, names: Sequence[str], send: Callable[[dict], Non
         return
     send({"names": sorted(functions)})
     functions = {name: functions[name] for name in functions.keys() & KNOWN}
-    for case in (case for case in CASES if case.name in names):
+    cases = {case.name: case for case in CASES}
+    for case in map(cases.get, names):
         if functions.keys() & set(case.functions):
             send(_record(case, seed, functions, send))
 
@@ -205,13 +206,14 @@ def messages_of(
 ) -> Iterator[dict | None]:
     """Starts the other process, and yields what it sends."""
     arguments = [str(path), str(seed), *names]
-    return read_messages(*start("core.gradient_check.apart", arguments, 2 if to_stderr else None))
+    stdout = 2 if to_stderr else None
+    return read_messages(*start("core.gradient_check.apart", arguments, stdout=stdout))
 
 
-def start(module: str, arguments: Sequence[str], stdout) -> tuple[int, subprocess.Popen]:
+def start(module: str, arguments: Sequence[str], **streams) -> tuple[int, subprocess.Popen]:
     """Starts a module of ours; returns the end of the pipe that it sends through, and the process.
 
-    ``stdout``: where its prints go, as for ``subprocess.Popen``.
+    ``streams``: where its prints go, stdout and stderr as for ``subprocess.Popen``.
     """
     reading, writing = os.pipe()
     root = str(Path(core.__file__).parents[1])
@@ -221,8 +223,8 @@ def start(module: str, arguments: Sequence[str], stdout) -> tuple[int, subproces
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         stdin=writing,
-        stdout=stdout,
         env=os.environ | {"PYTHONPATH": python_path},
+        **streams,
     )
     os.close(writing)
     return reading, process

@@ -19,7 +19,7 @@ from core import attention_layers, decoding, layers, optim, rnn_layers, transfor
 from core.gradient_check.apart import check_apart
 from core.gradient_check.cases import CASES
 from core.gradient_check.learner import Functions, load_implementation
-from core.gradient_check.source import read_source
+from core.gradient_check.source import parse_source
 from core.support.command_line import progress, quoted
 from core.workbook.road import FUNCTIONS
 
@@ -69,9 +69,10 @@ class Own:
         self.path, self.training = Path(path), training
         with np.errstate():  # a file may change how NumPy warns
             found = load_implementation(self.path)
-        self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        source = self.path.read_bytes()
+        self.sha256 = hashlib.sha256(source).hexdigest()
         known = {name: found[name] for name in FUNCTIONS if name in found}
-        empty = read_source(self.path).empty
+        empty = parse_source(path, source).empty
         self.empty = [name for name in FUNCTIONS if name in empty]
         if not known and not self.empty:
             raise ValueError(

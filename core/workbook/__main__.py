@@ -17,7 +17,11 @@ from core.workbook.road import ROAD, Chapter
 
 
 def main() -> int:
-    parser = ArgumentParser(prog="python -m core.workbook", description=__doc__.split("\n")[0])
+    parser = ArgumentParser(
+        prog="python -m core.workbook",
+        description=__doc__.split("\n")[0],
+        epilog="new takes --only and --from, check takes --hint: see COMMAND --help",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     new = commands.add_parser("new", help="write the file, with every function of the road empty")
     check = commands.add_parser("check", help="say once what holds, what is wrong, what is empty")

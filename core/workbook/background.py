@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import queue
 import tempfile
 import threading
@@ -18,6 +20,7 @@ from core.support.files import write_text
 SEED = 0
 _PAUSE = 0.02  # seconds
 _ENDS = "done", "error"
+_numbers = itertools.count()
 
 
 class Background:
@@ -122,8 +125,11 @@ class _Child:
 
     def __init__(self, folder: Path):
         self.printed = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        self.where = folder / f"order-{id(self)}.json"
-        self.reading, self.process = start("core.workbook.waiting", [str(self.where)], self.printed)
+        self.where = folder / f"order-{next(_numbers)}.json"  # a name that was never there
+        arguments = [str(self.where), str(os.getpid())]
+        self.reading, self.process = start(
+            "core.workbook.waiting", arguments, stdout=self.printed, stderr=self.printed
+        )
 
     def order(self, path: str, names: Sequence[str]) -> Iterator[dict | None]:
         """Lets it check; yields its messages."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+_SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O.|.)?")  # an arrow or another such key
+
 
 @contextmanager
-def keys() -> Iterator[Callable[[], str]]:
+def keys(wanted: bool = True) -> Iterator[Callable[[], str]]:
     """Yields a function that returns the keys pressed since the last call, '' for none.
 
-    The terminal is as it was at the end, however the block ends. Where stdin is no terminal, nobody
-    presses any. Ctrl-C stays what it is.
+    The terminal is as it was at the end, however the block ends. Where stdin is no terminal, or
+    none are ``wanted``, nobody presses any. Ctrl-C stays what it is.
 
     The function raises EOFError once the terminal is gone.
     """
-    if not (sys.stdin and sys.stdin.isatty()):
+    if not (wanted and sys.stdin and sys.stdin.isatty()):
         yield lambda: ""
     elif os.name == "nt":
         yield _windows
@@ -37,8 +40,7 @@ def keys() -> Iterator[Callable[[], str]]:
                 raise EOFError from error
             if not found:
                 raise EOFError
-            # of an arrow or another such key the letters are not meant
-            return "" if found.startswith(b"\x1b") else found.decode(errors="ignore")
+            return _SEQUENCE.sub("", found.decode(errors="ignore"))
 
         before = termios.tcgetattr(terminal)
         try:

@@ -63,8 +63,11 @@ class Page:
         self._print("\n".join(lines) + "\n")
 
     def code(self, lines: list[str], indent: int = 4) -> None:
-        """Prints lines as they are."""
-        self._print("".join(f"{' ' * indent}{line}\n" for line in lines))
+        """Prints lines as they are, but for what would steer the terminal."""
+        shown = (
+            "".join(c if c.isprintable() else "?" for c in line.expandtabs()) for line in lines
+        )
+        self._print("".join(f"{' ' * indent}{line}\n" for line in shown))
 
     def passing_by(self, text: str) -> None:
         """Shows a line until the next is printed; on a terminal alone."""

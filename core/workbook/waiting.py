@@ -7,11 +7,12 @@ return. The order comes as a file of JSON: what ``core.gradient_check.apart.answ
 from __future__ import annotations
 
 import json
-import os
+import signal
 import sys
 import time
 from pathlib import Path
 
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the process that started it
 sys.modules["torch"] = None  # so that importing the checks does not load it ...
 from core.gradient_check.apart import answer  # noqa: E402
 from core.support.at_work import is_at_work  # noqa: E402
@@ -21,9 +22,8 @@ del sys.modules["torch"]  # ... and a learner's file still can
 _PAUSE = 0.01  # seconds between two looks
 
 
-def wait(order: Path) -> None:
+def wait(order: Path, parent: int) -> None:
     """Waits for the order, and does it; ends when the process that started this one has."""
-    parent = os.getppid()
     while not order.exists():
         if not is_at_work(parent):
             return
@@ -32,4 +32,4 @@ def wait(order: Path) -> None:
 
 
 if __name__ == "__main__":
-    wait(Path(sys.argv[1]))
+    wait(Path(sys.argv[1]), int(sys.argv[2]))

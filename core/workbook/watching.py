@@ -40,7 +40,7 @@ def watch(path: str) -> int:
     """
     page = Page()
     require_there(path)
-    with Background(path, ahead=True) as background, keys() as pressed:
+    with Background(path, ahead=True) as background, keys(page.terminal) as pressed:
         Watch(path, page, background, pressed).go_on()
     return 0
 
@@ -218,6 +218,7 @@ class Watch:
             self.asked = False
             if key == "y":
                 tell_solution(page, self.focus)
+            if key in "yn":
                 return True
         if key == "l":
             tell_road(page, self.path, standing)
