@@ -167,9 +167,10 @@ class Own:
         ]
         if not cases:
             return
-        started, checked = time.monotonic(), check_apart(self.path, cases, 0, to_stderr=True)
+        checked = check_apart(self.path, cases, 0, to_stderr=True)
         try:
             next(checked)
+            started = time.monotonic()
             for n, case in enumerate(progress(cases, "checking your functions")):
                 if time.monotonic() - started > _SECONDS:
                     rest = ", ".join(case.name for case in cases[n:])
