@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from core.gradient_check.precision import check_point, check_value
+from core.support.arrays import as_arrays
 
 Array = np.ndarray
 
@@ -28,18 +29,8 @@ def eval_numerical_gradient(
     Raises ValueError where rounding would swallow the step (``core/gradient_check/precision.py``):
     of whole numbers, of float32 unless h is larger, of huge values, or in an f that computes so.
     """
-    check_point(x, h)
     gradient = np.zeros_like(x)
-    for index in np.ndindex(x.shape):
-        original = x[index]
-        try:
-            x[index] = original + h
-            above = f(x)
-            x[index] = original - h
-            below = f(x)
-        finally:
-            x[index] = original
-        check_value(above, h)
+    for index, above, below in moved(f, x, h):
         gradient[index] = (above - below) / (2 * h)
         if verbose:
             print(index, gradient[index])
@@ -57,10 +48,30 @@ def eval_numerical_gradient_array(
     - df: upstream gradient, of the shape of f(x)
     - h: the step
 
-    Returns the gradient of ``sum(f(x) * df)`` with respect to x. Raises ValueError as
+    Returns the gradient of ``sum(f(x) * df)`` with respect to x. It subtracts before it sums: what
+    x[index] does not touch cancels exactly, and leaves no rounding. Raises ValueError as
     ``eval_numerical_gradient`` does.
     """
-    return eval_numerical_gradient(lambda x: np.sum(check_value(f(x), h) * df), x, h=h)
+    [df] = as_arrays(df)
+    gradient = np.zeros_like(x)
+    for index, above, below in moved(f, x, h):
+        gradient[index] = np.sum((above - below) * df) / (2 * h)
+    return gradient
+
+
+def moved(f: Callable, x: Array, h: float) -> Iterator[tuple[tuple[int, ...], Array, Array]]:
+    """For each entry of x its index, f with that entry moved up by h, and f with it moved down."""
+    check_point(x, h)
+    for index in np.ndindex(x.shape):
+        original = x[index]
+        try:
+            x[index] = original + h
+            above = np.array(f(x))  # a copy: f may hand out x itself, or one buffer every time
+            x[index] = original - h
+            below = np.array(f(x))
+        finally:
+            x[index] = original
+        yield index, check_value(above, h), below
 
 
 def relative_error(got: Array, expected: Array, floor: float = 0.0) -> float:
