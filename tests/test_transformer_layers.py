@@ -195,7 +195,7 @@ def test_a_mask_may_be_of_zeros_and_ones(dtype):
 
 @pytest.mark.parametrize("wrong", [-np.inf, 2, -1, np.nan])
 def test_a_mask_of_other_numbers_is_refused(wrong):
-    """Among them PyTorch's other mask, 0 to look and -inf not to, which would be read upside down."""
+    """PyTorch's other mask among them, 0 to look and -inf not to: it would be read upside down."""
     mask = np.zeros((T, S))
     mask[0, 0] = wrong
     with pytest.raises(ValueError, match="mask: found float64 numbers other than 0 and 1"):

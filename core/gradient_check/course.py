@@ -6,6 +6,7 @@ Nothing of ours calls them. Code that was written for the course does.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from random import randrange
 
 import numpy as np
 
@@ -53,11 +54,11 @@ def grad_check_sparse(
     - f: function of one array that returns a scalar
     - x: the point, in float64, perturbed in place and restored
     - analytic_grad: the gradient to check, of the shape of x
-    - num_checks: how many entries; ``np.random`` draws them
+    - num_checks: how many entries; ``random`` draws them, as in the course
     - h: the step
     """
     for _ in range(num_checks):
-        index = tuple(np.random.randint(size) for size in x.shape)
+        index = tuple(randrange(size) for size in x.shape)
         entry = x[tuple(slice(i, i + 1) for i in index)]  # a view of x, of one entry
         numerical = eval_numerical_gradient(lambda _: f(x), entry, h=h).item()
         analytic = float(analytic_grad[index])
