@@ -222,7 +222,7 @@ def attention_lstm_step_backward(
     Returns dword, dfeatures, dkeys, dprev_h, dprev_c, dW_query, dv_attend, dW_gate, db_gate, dWx,
     dWh, db, each of the shape of its namesake.
     """
-    asking, W_query, attend_cache, gate_cache, lstm_cache = cache
+    [dgated], (asking, W_query, attend_cache, gate_cache, lstm_cache) = floats(dgated), cache
     # next_h, next_c = lstm_step([word, gated], prev_h, prev_c)
     dx, dprev_h, dprev_c, dWx, dWh, db = lstm_step_backward(dnext_h, dnext_c, lstm_cache)
     W, H = dx.shape[1] - dgated.shape[1], dprev_h.shape[1]
@@ -284,7 +284,7 @@ def attention_lstm_backward(dh: Array, dgated: Array, dweights: Array, cache: tu
     Returns dwords, dfeatures, dh0, dc0, dW_features, dW_query, db_attend, dv_attend, dW_gate,
     db_gate, dWx, dWh, db, each of the shape of its namesake.
     """
-    key_cache, step_caches = cache
+    (dh, dgated, dweights), (key_cache, step_caches) = floats(dh, dgated, dweights), cache
     dprev_h = dprev_c = np.zeros_like(dh[:, 0])
     dwords, totals = [], [0] * 9
     for t in reversed(range(dh.shape[1])):

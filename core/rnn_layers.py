@@ -102,7 +102,7 @@ def rnn_backward(dh: Array, cache: tuple):
 
     Returns dx (N, T, D), dh0 (N, H), dWx (D, H), dWh (H, H), db (H,).
     """
-    x, h0, Wx, Wh, b, step_caches = cache
+    [dh], (x, h0, Wx, Wh, b, step_caches) = floats(dh), cache
     dx, dWx, dWh, db = (np.zeros_like(array) for array in (x, Wx, Wh, b))
     dprev_h = np.zeros_like(h0)
     for t in reversed(range(x.shape[1])):
@@ -211,7 +211,7 @@ def lstm_backward(dh: Array, cache: tuple):
 
     Returns dx (N, T, D), dh0 (N, H), dWx (D, 4H), dWh (H, 4H), db (4H,).
     """
-    x, h0, Wx, Wh, b, step_caches = cache
+    [dh], (x, h0, Wx, Wh, b, step_caches) = floats(dh), cache
     dx, dWx, dWh, db = (np.zeros_like(array) for array in (x, Wx, Wh, b))
     dprev_h = dprev_c = np.zeros_like(h0)
     for t in reversed(range(x.shape[1])):

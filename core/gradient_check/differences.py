@@ -66,9 +66,9 @@ def moved(f: Callable, x: Array, h: float) -> Iterator[tuple[tuple[int, ...], Ar
         original = x[index]
         try:
             x[index] = original + h
-            above = np.array(f(x))  # a copy: f may hand out x itself, or one buffer every time
+            above = np.asarray(f(x)).copy()  # f may hand out x itself, or one buffer every time
             x[index] = original - h
-            below = np.array(f(x))
+            below = np.asarray(f(x)).copy()
         finally:
             x[index] = original
         yield index, check_value(above, h), below
