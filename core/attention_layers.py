@@ -70,7 +70,8 @@ def attend_backward(dcontext: Array, dweights: Array, cache: tuple):
 
     Returns dfeatures (N, L, C), dkeys (N, L, K), dquery (N, K), dv (K,).
     """
-    (dcontext, dweights), (features, v, activation, weights) = floats(dcontext, dweights), cache
+    features, v, activation, weights = cache
+    dcontext, dweights = floats(dcontext, dweights)
     # context = weights @ features: the weights have a second reader
     dfeatures = weights[:, :, None] * dcontext[:, None]
     dweights = dweights + (features @ dcontext[:, :, None])[:, :, 0]
@@ -155,7 +156,8 @@ def context_gate_backward(dout: Array, cache: tuple):
 
     Returns dcontext (N, C), dh (N, H), dW (H, C), db (C,).
     """
-    [dout], (context, h, W, gate) = floats(dout), cache
+    context, h, W, gate = cache
+    [dout] = floats(dout)
     # out = gate * context
     dcontext, dgate = dout * gate, dout * context
     # gate = sigmoid(a), and sigmoid' = sigmoid (1 - sigmoid)
@@ -222,7 +224,7 @@ def attention_lstm_step_backward(
     Returns dword, dfeatures, dkeys, dprev_h, dprev_c, dW_query, dv_attend, dW_gate, db_gate, dWx,
     dWh, db, each of the shape of its namesake.
     """
-    [dgated], (asking, W_query, attend_cache, gate_cache, lstm_cache) = floats(dgated), cache
+    asking, W_query, attend_cache, gate_cache, lstm_cache = cache
     # next_h, next_c = lstm_step([word, gated], prev_h, prev_c)
     dx, dprev_h, dprev_c, dWx, dWh, db = lstm_step_backward(dnext_h, dnext_c, lstm_cache)
     W, H = dx.shape[1] - dgated.shape[1], dprev_h.shape[1]
@@ -284,7 +286,7 @@ def attention_lstm_backward(dh: Array, dgated: Array, dweights: Array, cache: tu
     Returns dwords, dfeatures, dh0, dc0, dW_features, dW_query, db_attend, dv_attend, dW_gate,
     db_gate, dWx, dWh, db, each of the shape of its namesake.
     """
-    (dh, dgated, dweights), (key_cache, step_caches) = floats(dh, dgated, dweights), cache
+    key_cache, step_caches = cache
     dprev_h = dprev_c = np.zeros_like(dh[:, 0])
     dwords, totals = [], [0] * 9
     for t in reversed(range(dh.shape[1])):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from core import optim
-from core.coco_utils import minibatches
+from core.coco_utils import minibatches, null_of
 from core.support.choices import SCHEDULES
 from core.support.progress import TrainingProgress
 
@@ -332,11 +332,6 @@ class CaptioningSolver:
     def _count_tokens(self, captions: Array) -> int:
         """Words that are scored: all but the first column, without <NULL>."""
         return int(np.count_nonzero(captions[:, 1:] != null_of(self.model)))
-
-
-def null_of(model) -> int:
-    """The id that pads captions: 0 in every data folder, unless the model says otherwise."""
-    return getattr(model, "null", getattr(model, "_null", 0))
 
 
 def _nats_a_token(loss: float, tokens: int, split: str) -> float:

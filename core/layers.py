@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from core.support.arrays import as_arrays, floats
+from core.support.arrays import as_arrays, check_word_ids, floats
 
 Array = np.ndarray
 
@@ -111,23 +111,12 @@ def word_embedding_backward(dout: Array, cache: tuple) -> Array:
 
     Returns dW (V, D).
     """
-    [dout], (x, W) = floats(dout), cache
+    x, W = cache
+    [dout] = floats(dout)
     # out[n, t] = W[x[n, t]]. With ``dW[x] += dout`` a word that is used twice would count once.
     dW = np.zeros(W.shape, np.result_type(dout, W))
     np.add.at(dW, x, dout)
     return dW
-
-
-def check_word_ids(ids: Array, vocabulary_size: int, name: str) -> None:
-    """Raises ValueError, with the name, unless ids are integers in 0 .. vocabulary_size - 1."""
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"{name}: word ids must be integers, found {ids.dtype}")
-    if ids.size and (ids.min() < 0 or ids.max() >= vocabulary_size):
-        wrong = ids.min() if ids.min() < 0 else ids.max()
-        raise ValueError(
-            f"{name}: word id {wrong} is outside the vocabulary of {vocabulary_size} words "
-            f"(0 .. {vocabulary_size - 1}); was it made with another vocabulary?"
-        )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -163,7 +152,8 @@ def dropout_forward(x: Array, p: float, rng: np.random.Generator | None, train: 
 
 def dropout_backward(dout: Array, cache: Array | None) -> Array:
     """Gradient of ``dropout_forward``: of dout, dx; the same entries pass, with the same scale."""
-    [dout], mask = floats(dout), cache
+    mask = cache
+    [dout] = floats(dout)
     # out = x * mask
     return dout.copy() if mask is None else dout * mask
 
@@ -175,7 +165,8 @@ def dropout_backward(dout: Array, cache: Array | None) -> Array:
 
 def sigmoid(x: Array) -> Array:
     """``1 / (1 + exp(-x))``, written as ``0.5 (1 + tanh(x / 2))``: it cannot overflow."""
-    return 0.5 * (1 + np.tanh(0.5 * floats(x)[0]))
+    [x] = floats(x)
+    return 0.5 * (1 + np.tanh(0.5 * x))
 
 
 def softmax(scores: Array) -> Array:

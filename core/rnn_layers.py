@@ -59,7 +59,8 @@ def rnn_step_backward(dnext_h: Array, cache: tuple):
 
     Returns dx (N, D), dprev_h (N, H), dWx (D, H), dWh (H, H), db (H,).
     """
-    [dnext_h], (x, prev_h, Wx, Wh, next_h) = floats(dnext_h), cache
+    x, prev_h, Wx, Wh, next_h = cache
+    [dnext_h] = floats(dnext_h)
     # next_h = tanh(a), and tanh'(a) = 1 - tanh(a)^2
     da = dnext_h * (1 - next_h**2)
     # a = x @ Wx + prev_h @ Wh + b
@@ -102,7 +103,7 @@ def rnn_backward(dh: Array, cache: tuple):
 
     Returns dx (N, T, D), dh0 (N, H), dWx (D, H), dWh (H, H), db (H,).
     """
-    [dh], (x, h0, Wx, Wh, b, step_caches) = floats(dh), cache
+    x, h0, Wx, Wh, b, step_caches = cache
     dx, dWx, dWh, db = (np.zeros_like(array) for array in (x, Wx, Wh, b))
     dprev_h = np.zeros_like(h0)
     for t in reversed(range(x.shape[1])):
@@ -211,7 +212,7 @@ def lstm_backward(dh: Array, cache: tuple):
 
     Returns dx (N, T, D), dh0 (N, H), dWx (D, 4H), dWh (H, 4H), db (4H,).
     """
-    [dh], (x, h0, Wx, Wh, b, step_caches) = floats(dh), cache
+    x, h0, Wx, Wh, b, step_caches = cache
     dx, dWx, dWh, db = (np.zeros_like(array) for array in (x, Wx, Wh, b))
     dprev_h = dprev_c = np.zeros_like(h0)
     for t in reversed(range(x.shape[1])):

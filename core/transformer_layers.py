@@ -116,7 +116,8 @@ def gelu_forward(x: Array) -> tuple[Array, tuple]:
 
 def gelu_backward(dout: Array, cache: tuple) -> Array:
     """Gradients of ``gelu_forward``: ``Phi' = exp(-x^2 / 2) / sqrt(2 pi)``, the normal density."""
-    [dout], (x, phi) = floats(dout), cache
+    x, phi = cache
+    [dout] = floats(dout)
     # out = x * Phi(x)
     return dout * (phi + x * np.exp(-0.5 * x**2) * (2 * np.pi) ** -0.5)
 
@@ -221,7 +222,8 @@ def scaled_dot_product_attention_backward(dout: Array, cache: tuple):
 
     Returns dq (N, h, T, d), dk, dv (N, h, S, d).
     """
-    [dout], (q, k, v, weights) = floats(dout), cache
+    q, k, v, weights = cache
+    [dout] = floats(dout)
     # out = weights @ v
     dweights = dout @ v.swapaxes(-1, -2)
     dv = weights.swapaxes(-1, -2) @ dout

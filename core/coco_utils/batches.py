@@ -95,6 +95,11 @@ def minibatches(
     yield from _read_ahead(read, starts, workers) if workers else map(read, starts)
 
 
+def null_of(model) -> int:
+    """The id that pads captions: 0 in every data folder, unless the model says otherwise."""
+    return getattr(model, "null", getattr(model, "_null", 0))
+
+
 def _read_ahead(read: Callable, items: Iterable, workers: int) -> Iterator:
     """``map(read, items)``, two items a thread ahead of what is asked for."""
     items, waiting = iter(items), deque()

@@ -1,4 +1,4 @@
-"""What comes in as an array: of NumPy's, of real numbers, a mask."""
+"""What comes in: arrays of NumPy, of real numbers, of booleans for a mask, of word ids."""
 
 from __future__ import annotations
 
@@ -43,3 +43,15 @@ def as_mask(mask) -> Array:
             "one may look and 0 elsewhere"
         )
     return mask.astype(bool)
+
+
+def check_word_ids(ids: Array, vocabulary_size: int, name: str) -> None:
+    """Raises ValueError, with the name, unless ids are integers in 0 .. vocabulary_size - 1."""
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"{name}: word ids must be integers, found {ids.dtype}")
+    if ids.size and (ids.min() < 0 or ids.max() >= vocabulary_size):
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise ValueError(
+            f"{name}: word id {wrong} is outside the vocabulary of {vocabulary_size} words "
+            f"(0 .. {vocabulary_size - 1}); was it made with another vocabulary?"
+        )
