@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -29,8 +29,18 @@ def eval_numerical_gradient(
     Raises ValueError where rounding would swallow the step (``core/gradient_check/precision.py``):
     of whole numbers, of float32 unless h is larger, of huge values, or in an f that computes so.
     """
+    check_point(x, h)
     gradient = np.zeros_like(x)
-    for index, above, below in moved(f, x, h):
+    for index in np.ndindex(x.shape):
+        original = x[index]
+        try:
+            x[index] = original + h
+            above = f(x)
+            x[index] = original - h
+            below = f(x)
+        finally:
+            x[index] = original
+        check_value(above, h)
         gradient[index] = (above - below) / (2 * h)
         if verbose:
             print(index, gradient[index])
@@ -48,30 +58,18 @@ def eval_numerical_gradient_array(
     - df: upstream gradient, of the shape of f(x)
     - h: the step
 
-    Returns the gradient of ``sum(f(x) * df)`` with respect to x. It subtracts before it sums: what
-    x[index] does not touch cancels exactly, and leaves no rounding. Raises ValueError as
-    ``eval_numerical_gradient`` does.
+    Returns the gradient of ``sum(f(x) * df)`` with respect to x. Raises ValueError as
+    ``eval_numerical_gradient`` does, and for a df that is a tensor of PyTorch.
     """
-    [df] = as_arrays(df)
-    gradient = np.zeros_like(x)
-    for index, above, below in moved(f, x, h):
-        gradient[index] = np.sum((above - below) * df) / (2 * h)
-    return gradient
-
-
-def moved(f: Callable, x: Array, h: float) -> Iterator[tuple[tuple[int, ...], Array, Array]]:
-    """For each entry of x its index, f with that entry moved up by h, and f with it moved down."""
     check_point(x, h)
-    for index in np.ndindex(x.shape):
-        original = x[index]
-        try:
-            x[index] = original + h
-            above = np.asarray(f(x)).copy()  # f may hand out x itself, or one buffer every time
-            x[index] = original - h
-            below = np.asarray(f(x)).copy()
-        finally:
-            x[index] = original
-        yield index, check_value(above, h), below
+    [df] = as_arrays(df)
+    # Subtracted before the sum: where f does not change, nothing is left to round.
+    unmoved = np.asarray(f(x)).copy()
+
+    def weighed(x: Array) -> float:
+        return np.sum((np.asarray(check_value(f(x), h)) - unmoved) * df)
+
+    return eval_numerical_gradient(weighed, x, h=h)
 
 
 def relative_error(got: Array, expected: Array, floor: float = 0.0) -> float:
