@@ -782,7 +782,16 @@ def by_multiplying(log_probabilities):
 
 rows = np.log(np.random.default_rng(0).uniform(0.1, 0.95, (3, 6)))
 rows[0, 4:] = rows[2, 5:] = 0  # these captions are shorter
-compare(how_sure, by_multiplying, rows)
+compare(
+    how_sure,
+    by_multiplying,
+    rows,
+    also={
+        "for one caption of one word": (rows[:1, :1],),
+        "for full captions": (rows[1:2],),
+    },
+    exercise="14.1",
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 · A caption file that survives your captions
