@@ -123,6 +123,26 @@ def _outside(dout, x, y, scale):
     return scale * dout - scale**2 * y * _mean(dout * x)
 
 
+def _rotated(forward, backward, of_arguments=True, halves=False):
+    """Rotations by the angles with other signs, by places counted anew, or of other pairs."""
+
+    def slip(right, x, dout, positions):
+        d = x.shape[-1]
+        pairs = (slice(0, d // 2), slice(d // 2, d)) if halves else (slice(0, d, 2), slice(1, d, 2))
+        places = positions if of_arguments else np.arange(len(positions))
+        angles = places[:, None] * 10000.0 ** (-np.arange(0, d, 2) / d)
+
+        def turned(x, sign):
+            z = (x[..., pairs[0]] + 1j * x[..., pairs[1]]) * np.exp(1j * sign * angles)
+            out = np.empty_like(x)
+            out[..., pairs[0]], out[..., pairs[1]] = z.real, z.imag
+            return out
+
+        return {"out": turned(x, forward), "dx": turned(dout, -backward)}
+
+    return slip
+
+
 def _beams(key):
     """The right continuations in another order."""
 
@@ -146,6 +166,13 @@ def _interval(axis=1, low=2.5, high=97.5):
     def slip(right, one, other, draws):
         gaps = (other - one)[draws]
         return np.percentile(gaps if axis is None else gaps.mean(axis=axis), (low, high))
+
+    return slip
+
+
+def _clipped(most):
+    def slip(right, words, references):
+        return sum(min(words.count(w), most(r.count(w) for r in references)) for w in set(words))
 
     return slip
 
@@ -294,6 +321,12 @@ COMPARED = {
             lambda dout, x, y, scale: scale * (dout - y * _mean(dout * y))
         )(right, dout, x),
     },
+    "10.3": {
+        "it turns the other way; mind the signs of the sines": _rotated(-1, -1),
+        "the backward turns on; it must turn back": _rotated(1, -1),
+        "the positions of the arguments are not used": _rotated(1, 1, of_arguments=False),
+        "the two halves are the pairs; it is neighbours that turn": _rotated(1, 1, halves=True),
+    },
     "11.1": {
         "those are log-probabilities": lambda right, log_probs, T: log_softmax(log_probs / T),
         "they do not sum to 1": lambda right, log_probs, T: np.exp(log_probs / T),
@@ -313,12 +346,9 @@ COMPARED = {
         "the beam and the word are exchanged": lambda right, *_: (right[1], right[0], right[2]),
     },
     "11.3": {
-        "those are the shortest draws": lambda right, captions: 2 * [min(captions, key=len)],
-        "those are the longest draws": lambda right, captions: 2 * [max(captions, key=len)],
-        "those are the most frequent draws": lambda right, captions: (
-            2 * [max(captions, key=captions.count)]
+        "those are the shortest draws": lambda right, captions: (
+            [min(captions, key=len), min(captions, key=len).replace("cat", "dog")]
         ),
-        "those are the first draws": lambda right, captions: [captions[0], captions[-1]],
     },
     "12.1": {
         "the first window counts, too": lambda right, cases: [size - 1 for size in right],
@@ -349,11 +379,10 @@ COMPARED = {
         "each word counts once at most": lambda right, words, references: _each_in(
             set(words), references
         ),
-        "a word is clipped by one reference, not by all together": lambda right, words, references: (
-            sum(min(words.count(w), sum(r.count(w) for r in references)) for w in set(words))
-        ),
+        "a word is clipped by one reference, not by all together": _clipped(sum),
+        "a word is clipped by the reference that has it most, not least": _clipped(min),
         "each word has a reference of its own that has it most": lambda right, words, references: (
-            max(sum(min(words.count(w), r.count(w)) for w in set(words)) for r in references)
+            max(_clipped(max)(right, words, [reference]) for reference in references)
         ),
         "that is a share, not a number of words": lambda right, words, references: (
             right / len(words)
@@ -435,9 +464,6 @@ CONFIRMED = {
             _ratios(8, 16, 6)(found) or _ratios(2, 4, 1.5)(found)
         ),
         "that is a difference, not a ratio": _ratios(1920, 2240, 8),
-    },
-    "10.3b": {
-        "it is without 1 / sqrt(d)": lambda scores: abs(scores[0]) < 1,
     },
     "13.3": {
         "that counts facts, it must be a share": lambda scores: max(scores.values()) > 1,

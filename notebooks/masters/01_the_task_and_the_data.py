@@ -1015,12 +1015,14 @@ def consensus(captions):
 
 
 MADE_UP = [
-    "a cat",
+    "nothing at all",
     "there is a small green triangle in the top left corner of this picture",
     "a large red circle above a small green square",
     "a large red circle above a small blue square",
     "a tiny red circle above a small blue square",
     "a large red circle below a big blue box",
+    "it is dark here",
+    "it is dark here",
     "a cat",
     "no idea",
 ]

@@ -1338,7 +1338,6 @@ confirm(
     scores,
     are,
     "the same score at (2, 0) and (9, 7), and another at (2, 1)",
-    exercise="10.3b",
 )
 
 # %% [markdown]

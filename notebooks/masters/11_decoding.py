@@ -1227,20 +1227,34 @@ OTHERS = [  # each shares much with AGREED, and less with the rest
     "the large red circle above a small blue square",
 ]
 ALONE = [
-    "a cat",
+    "the cat sleeps",
+    "it is dark where the cat was",
+    "it is dark where the cat was",
     "a cat",
     "no idea what one can see there, it may be the moon or a plate on a table",
 ]
 
 
+def in_other_words(caption):
+    for word, other in (
+        ("red", "pink"),
+        ("circle", "cross"),
+        ("blue", "grey"),
+        ("cat", "dog"),
+    ):
+        caption = caption.replace(word, other)
+    return caption
+
+
 def on_made_up_draws(captions):
-    """The draws of two pictures; that of the second are in another order."""
-    return consensus([[a, b] for a, b in zip(captions, captions[::-1], strict=True)])
+    """The draws of a picture, and of one of something else, whose draws come in another order."""
+    others = [in_other_words(caption) for caption in reversed(captions)]
+    return consensus([list(pair) for pair in zip(captions, others, strict=True)])
 
 
 compare(
     on_made_up_draws,
-    lambda captions: [AGREED, AGREED],
+    lambda captions: [AGREED, in_other_words(AGREED)],
     [*ALONE, *OTHERS[:3], AGREED, *OTHERS[3:]],
     exercise="11.3",
 )
