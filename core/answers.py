@@ -194,9 +194,10 @@ def _difference_of_parts(got, expected, tolerance, sizes, axis) -> str | None:
     if not found:
         return None
     place, problem = next(iter(found.items()))
-    for other in places:  # two that changed places
-        if other != place and _difference(got[place], expected[other], tolerance, (), "") is None:
-            return f"[{place!r}] is what [{other!r}] should be; mind the order"
+    for other in found:  # two that changed places
+        same = not _difference(got[place], expected[other], tolerance, (), "")
+        if same and not _difference(got[other], expected[place], tolerance, (), ""):
+            return f"[{place!r}] and [{other!r}] are exchanged"
     more = f" ({len(found)} of {len(places)} are wrong)" if len(found) > 1 else ""
     return f"[{place!r}] {problem}{more}"
 

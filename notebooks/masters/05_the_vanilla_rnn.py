@@ -419,8 +419,8 @@ lessons.show_captions(trained, data, "val", range(6))
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 · The state's own derivative (one line)
 #
-# The backward of a step begins with $da$. Write it, given $dh_{\text{next}}$ and $h_{\text{next}}$, without
-# computing another tanh.
+# The backward of a step begins with $da$. Write it, given $dh_{\text{next}}$ and $h_{\text{next}}$, both $(N, H)$,
+# without computing another tanh.
 
 
 # %% tags=["exercise"]

@@ -953,8 +953,8 @@ lessons.show_captions(model, data, "val", (4, 5, 9, 11, 12, 16))
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 · The forget gate's sum (one line)
 #
-# Given $dc$, all that reaches the new cell, $c_{\text{prev}}$ and the forget gate $f$: write $da_f$, the gradient
-# of the sum inside the gate.
+# Given $dc$, all that reaches the new cell, $c_{\text{prev}}$ and the forget gate $f$, all $(N, H)$: write $da_f$,
+# the gradient of the sum inside the gate, which the sigmoid made into $f$.
 
 
 # %% tags=["exercise"]

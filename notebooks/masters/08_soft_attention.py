@@ -1206,7 +1206,9 @@ check("additive_attention_backward", attention_backward, forward=attention_forwa
 # $$ s_{nl} = \frac{\text{query}_n \cdot \text{keys}_{nl}}{\sqrt{K}}, \qquad
 #    \text{query} = h W_h, \quad \text{keys} = f W_f $$
 #
-# which mixes the question with the location without any tanh, and is one matrix product. Write forward and
+# which mixes the question with the location without any tanh, and is one matrix product. The features $f$ are
+# $(N, L, C)$, $h$ is $(N, H)$, $W_f$ $(C, K)$ and $W_h$ $(H, K)$; as before, the weights are a softmax of the scores
+# over the locations, and the context $(N, C)$ is the sum of the features with these weights. Write forward and
 # backward. Then find out what the $\sqrt K$ is for: draw standard normal queries and keys with $K = 256$ and
 # $L = 64$, and compare the mean *entropy* $-\sum_l w_l \ln w_l$ of the weights with the division and without.
 # The largest possible is $\ln 64 = 4.16$, all weights equal; 0 is all on one location.
