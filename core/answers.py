@@ -107,14 +107,18 @@ def _problem(function, oracle, arguments, tolerance, slips, axis) -> str | None:
 
 def _raised(error: Exception) -> str:
     if isinstance(error, AssertionError) and str(error):
-        return f"does not hold: {error}"
+        return f"does not hold: {_on_one_line(error)}"
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if not _is_installed(f.filename)] or frames
-    text = " ".join(str(error).split())
-    found = f"raised {type(error).__name__}: {text[:200]}{'...' * (len(text) > 200)}"
+    found = f"raised {type(error).__name__}: {_on_one_line(error)}"
     if "NoneType" in found:
         found += "; does a function still return None?"
     return f"{found} (line {theirs[-1].lineno}: {theirs[-1].line})"
+
+
+def _on_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _is_installed(file: str) -> bool:
@@ -158,7 +162,8 @@ def _difference(got, expected, tolerance: float, sizes, axis: str) -> str | None
         return _difference_of_arrays(got, expected, tolerance, sizes, axis)
     if isinstance(got, Array) and got.ndim:
         return f"returned an array of shape {got.shape}, expected one number"
-    if np.iscomplexobj(got) or not isinstance(got, int | float | np.number | np.bool_ | Array):
+    real = int | float | np.floating | np.integer | np.bool_ | Array
+    if not isinstance(got, real) or (isinstance(got, Array) and got.dtype.kind not in "biuf"):
         return f"returned {_a(got)}, expected {_a(expected)}"
     return _difference_of_numbers(got, expected, tolerance, sizes)
 
@@ -166,7 +171,8 @@ def _difference(got, expected, tolerance: float, sizes, axis: str) -> str | None
 def _a(value) -> str:
     if isinstance(value, Array) and value.ndim:
         return f"an array of shape {value.shape}"
-    kinds = {bool: "True or False", np.bool_: "True or False", str: "a text", dict: "a dict"}
+    kinds = {complex: "a complex number", np.complex128: "a complex number"}
+    kinds |= {bool: "True or False", np.bool_: "True or False", str: "a text", dict: "a dict"}
     number = isinstance(value, int | float | np.number | Array)
     return kinds.get(type(value), "a number" if number else f"a {type(value).__name__}")
 
@@ -194,7 +200,7 @@ def _difference_of_parts(got, expected, tolerance, sizes, axis) -> str | None:
     if not found:
         return None
     place, problem = next(iter(found.items()))
-    for other in found:  # two that changed places
+    for other in found if not isinstance(expected[place], str) else ():  # exchanged
         same = not _difference(got[place], expected[other], tolerance, (), "")
         if same and not _difference(got[other], expected[place], tolerance, (), ""):
             return f"[{place!r}] and [{other!r}] are exchanged"
@@ -210,7 +216,7 @@ def _difference_of_numbers(got, expected, tolerance, sizes) -> str | None:
         return None
     if np.asarray(a).dtype.kind == "b":
         return f"returned {bool(a)}, which is not right"
-    said = f"returned {a:.6g}"
+    said = f"returned {told_apart(a, b)[0]}"
     if not np.isfinite(a):
         return f"{said}: no finite number"
     whole = np.asarray(b).dtype.kind in "iu"
@@ -225,7 +231,7 @@ def _difference_of_numbers(got, expected, tolerance, sizes) -> str | None:
     share = abs(float(a - b)) / abs(float(b)) if b else math.inf
     far = f"by {share:.2g} of what is expected" if share < 10 else "by far"
     if share < 1e-4:
-        said, far = f"returned {told_apart(a, b)[0]}", "by little, but by more than rounding"
+        far = "by little, but by more than rounding"
     return f"{said}, which is too {'large' if a > b else 'small'}, {far}"
 
 

@@ -299,6 +299,14 @@ WRONG = {
     ],
     "12.3": [
         ("which_habit: 'none'", "[0] returned 'none', which is not right (4 of 5 are wrong)"),
+        ("def which_habit(pictures, features):\n"
+         "    habits = {'none': lambda p: p, 'blue first': lambda p: p[..., ::-1],\n"
+         "              '0 to 1': lambda p: p / 255, 'mirrored': lambda p: p[:, :, ::-1],\n"
+         "              'quarter turn': lambda p: np.rot90(p, axes=(1, 2))}\n"
+         "    def gap(habit):  # in the order of the pictures, which she did not keep\n"
+         "        ours = fixed_cnn.grid_features(np.ascontiguousarray(habit(pictures)))\n"
+         "        return np.abs(ours - features.astype(float)).mean()\n"
+         "    return min(habits, key=lambda name: gap(habits[name]))", "which is not right"),
         ("which_habit: 3", "which is not right"),
     ],
     "13.1": [
@@ -336,6 +344,39 @@ WRONG = {
         ("diagnosis: 'encoder' if features.std() < 0.1 else 'healthy'", "not right"),
     ],
 }  # fmt: skip
+# Other right answers than the solution's, which must not be refused.
+RIGHT = {
+    "01.1": ["words_to_say: np.array([np.sum(row != null) for row in captions]) - 1"],
+    "02.1": ["extrapolated: D(h) + (D(h) - D(2 * h)) / 3"],
+    "04.2": [
+        "def my_adam(w, dw, config):\n"
+        "    config.setdefault('m', np.zeros_like(w)), config.setdefault('v', np.zeros_like(w))\n"
+        "    config['t'] = config.get('t', 0) + 1\n"
+        "    config['m'] += (1 - config['beta1']) * (dw - config['m'])\n"
+        "    config['v'] += (1 - config['beta2']) * (dw**2 - config['v'])\n"
+        "    m = config['m'] / (1 - config['beta1'] ** config['t'])\n"
+        "    v = config['v'] / (1 - config['beta2'] ** config['t'])\n"
+        "    return w - config['learning_rate'] * m / (v**0.5 + config['epsilon']), config"
+    ],
+    "04.3": ["steps_to_the_bottom: [168, 101]"],
+    "11.1": [
+        "def at_temperature(log_probs, T):\n"
+        "    p = np.exp((log_probs - log_probs.max(axis=1, keepdims=True)) / T)\n"
+        "    return p / p.sum(axis=1, keepdims=True)"
+    ],
+    "11.2": [
+        "def best_continuations(log_p, log_probs):\n"
+        "    N, K, V = log_probs.shape\n"
+        "    total = (log_p[:, :, None] + log_probs).reshape(N, K * V)\n"
+        "    some = np.argpartition(-total, K - 1, axis=1)[:, :K]\n"
+        "    order = np.argsort(-np.take_along_axis(total, some, axis=1), axis=1)\n"
+        "    best = np.take_along_axis(some, order, axis=1)\n"
+        "    return best // V, best % V, np.take_along_axis(total, best, axis=1)"
+    ],
+    "12.1": ["size_after: int((size + 2 * pad - k) / stride) + 1"],
+    "13.1": ["right_words: by_counters(candidate, references)"],
+    "14.1": ["how_sure: np.exp(log_probabilities.sum(1) / (log_probabilities < 0).sum(1))"],
+}
 LESSONS = sorted({exercise[:2] for exercise in WRONG})
 # Cells that train or draw for seconds; ``notebooks/build.py check`` runs these.
 LONG = ("trained_loss,", "truth_and_words,", "share_true(consensus(draws))", "correlation_with")
@@ -397,7 +438,11 @@ def test_wrong_answers_fail_with_a_sentence(lesson, monkeypatch):
         faults = [
             f"{exercise} with {wrong!r}: {fault}"
             for exercise, sources in cells.items()
-            for wrong, sentence in [("", None), *WRONG[exercise]]
+            for wrong, sentence in [
+                ("", None),
+                *((other, None) for other in RIGHT.get(exercise, ())),
+                *WRONG[exercise],
+            ]
             if (fault := fault_of(wrong, sentence, sources, names))
         ]
     assert not faults, "\n".join(faults)
@@ -406,10 +451,10 @@ def test_wrong_answers_fail_with_a_sentence(lesson, monkeypatch):
 def fault_of(wrong, sentence, sources, names):
     """What is not as it should be when a wrong answer, or the solution, is answered."""
     instead = written(wrong, sources) if wrong else ()
-    names = dict(names) if wrong else names  # later exercises use the solutions of earlier ones
+    names = names.copy() if wrong else names  # later exercises use the solutions of earlier ones
     said = next((a for a in answers(sources, names, instead) if not a), None)
     if sentence is None:
-        return said and f"the solution is refused: {said}"
+        return said and f"what is right is refused: {said}"
     if said is None:
         return "it holds"
     text = repr(said)

@@ -1106,7 +1106,7 @@ def steps_of_torch(gradients, make_optimizer):
 
 
 def my_steps(gradients, numbers):
-    return steps_of(my_adam, gradients, numbers)
+    return steps_of(my_adam, gradients, dict(numbers))
 
 
 def adam_of_torch(gradients, numbers):

@@ -498,7 +498,9 @@ def relu_gradients(x, prev_h, Wx, Wh, b):
     """Your state and your five gradients, for an upstream gradient of 1, 2, 3, ..."""
     next_h, cache = relu_step_forward(x, prev_h, Wx, Wh, b)
     upstream = np.arange(1.0, next_h.size + 1).reshape(next_h.shape)
-    gradients = relu_step_backward(upstream, cache)
+    given = upstream.copy()
+    gradients = relu_step_backward(given, cache)
+    assert np.array_equal(given, upstream), "relu_step_backward writes into dnext_h"
     names = "dx", "dprev_h", "dWx", "dWh", "db"
     return {"next_h": next_h, **dict(zip(names, gradients, strict=True))}
 

@@ -1405,7 +1405,7 @@ def sent(seed):
     return pictures, rng.permutation(features).astype(np.float16), name
 
 
-letters = [sent(seed) for seed in (3, 12, 5, 26, 9)]
+letters = [sent(seed) for seed in (13, 2, 30, 11, 14)]
 compare(
     all_cases, lambda _: [name for *_, name in letters], [letter[:2] for letter in letters]
 )

@@ -842,7 +842,8 @@ compare(read_back, as_given, pairs)
 # ### Exercise 3 · A project: the doctor
 #
 # Write `diagnosis(model, features)`. It returns `"encoder"` when the features hardly differ from picture to
-# picture (spread below 0.1), `"decoder"` when they do and the captions do not follow them (at most a tenth of
+# picture (spread below 0.1: the norm of the features less their mean over the pictures, over the norm of the
+# features), `"decoder"` when they do and the captions do not follow them (at most a tenth of
 # them change when each picture gets the features of the next), else `"healthy"`. Use
 # `beam_search(model, features, max_length=20)`, whose first result is (N, 1, T) ids. Then meet four patients,
 # all made of the trained `attention` run.
