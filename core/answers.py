@@ -229,7 +229,7 @@ def _difference_of_numbers(got, expected, tolerance, sizes) -> str | None:
     if whole and abs(a - b) == 1:
         return f"{said}, which is one too {'many' if a > b else 'few'}"
     share = abs(float(a - b)) / abs(float(b)) if b else math.inf
-    far = f"by {share:.2g} of what is expected" if share < 10 else "by far"
+    far = f"by {100 * share:.2g} %" if share < 10 else "by far"
     if share < 1e-4:
         far = "by little, but by more than rounding"
     return f"{said}, which is too {'large' if a > b else 'small'}, {far}"
@@ -298,7 +298,7 @@ def _difference_of_arrays(a: Array, b: Array, tolerance, sizes, axis) -> str | N
     if wanted == "booleans":
         values = f"got {bool(a[place])}, expected {bool(b[place])}"
     else:
-        values = "got {}, expected {}".format(*told_apart(a[place], b[place]))
+        values = "got {}, expected {}".format(*told_apart(a[place] + 0, b[place] + 0))  # -0 is 0
     start = "is wrong from the first step on" if axis == "step" else "is wrong"
     if b.size == 1:  # the one entry is the answer
         return _difference_of_numbers(a.item(), b.item(), tolerance, sizes)
