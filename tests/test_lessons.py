@@ -177,9 +177,12 @@ def test_compare_says_what_is_wrong():
     for function, sentence in (
         (lambda x: None, "returned None"),
         (lambda x: x.T + 1, "returned shape (3, 2), expected (2, 3)"),
-        (lambda x: x + np.eye(2, 3), "worst at [0, 1]: got 1, expected 2"),
-        (lambda x: np.nan * x, "worst at [0, 0]: got nan"),
-        (lambda x: "no", "returned 'no'"),
+        (
+            lambda x: x + np.eye(2, 3),
+            "is wrong at 4 of 6 places, first at [0, 1]: got 1, expected 2",
+        ),
+        (lambda x: np.nan * x, "is NaN at 6 of 6 places, first at [0, 0]"),
+        (lambda x: "no", "returned a text, expected an array of shape (2, 3)"),
         (torn, "raised KeyError: 'nothing there' (line"),
         (into, "writes into what it was given"),
     ):
@@ -193,8 +196,11 @@ def test_compare_says_what_is_wrong():
 
 def test_compare_looks_into_tuples_and_dicts():
     assert compare(lambda: (1.0, {"a": [2, "b"]}), lambda: (1.0, {"a": [2, "b"]}))
-    assert "expected 3" in repr(compare(lambda: (1.0, {"a": 2}), lambda: (1.0, {"a": 3})))
-    assert "keys" in repr(compare(lambda: {"b": 1}, lambda: {"a": 1}))
+    answer = compare(lambda: (1.0, {"a": 2}), lambda: (1.0, {"a": 3}))
+    assert "[1] ['a'] returned 2, which is one too few" in repr(answer)
+    assert "has the key 'b' too many; lacks the key 'a'" in repr(
+        compare(lambda: {"b": 1}, lambda: {"a": 1})
+    )
     assert "returned 1 values, expected 2" in repr(compare(lambda: (1,), lambda: (1, 2)))
 
 
@@ -370,7 +376,7 @@ def test_glossary_points_at_the_lines_that_it_quotes(build):
 
 
 def test_an_answer_never_shows_two_equal_numbers():
-    answer = compare(lambda x: x + 1e-7, lambda x: x, np.array([1.5]))
+    answer = compare(lambda x: x + 1e-7, lambda x: x, np.array([1.5, 2.5]))
     got, expected = re.search(r"got (\S+), expected (\S+)$", answer.text).groups()
     assert got != expected
     assert "returned 1.5000001" in compare(lambda: 1.5000001, lambda: 1.5, tolerance=1e-9).text
