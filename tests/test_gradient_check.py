@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import slow_but
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -159,7 +160,11 @@ def without_first(x):
     return x
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# Differences of whole models take seconds: make test takes one of those with attention.
+QUICK = [c for c in CASES if c.name not in ("captioning_attention", "captioning_transformer")]
+
+
+@pytest.mark.parametrize("case", slow_but(CASES, *QUICK), ids=lambda case: case.name)
 def test_gradients_hold_and_a_lost_sample_is_caught_in_each_by_both_referees(case):
     """Right in shape, sign and size, and for all samples but one: the mildest of the slips.
 
@@ -178,7 +183,9 @@ def test_gradients_hold_and_a_lost_sample_is_caught_in_each_by_both_referees(cas
         assert row.torch_error > 1e4 * TORCH_TOLERANCE, row
 
 
-@pytest.mark.parametrize("case", ["affine", "lstm_step", "captioning_attention"])
+@pytest.mark.parametrize(
+    "case", slow_but(["affine", "lstm_step", "captioning_attention"], "affine", "lstm_step")
+)
 def test_an_error_just_above_the_limit_is_caught_where_it_is_and_nowhere_else(case):
     case = BY_NAME[case]
     for name in case.differentiable:
