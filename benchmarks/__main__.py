@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import busy, data, decode, memory, one_at_a_time, roofline, start, train_step
-from benchmarks.side_by_side import machine, table
-from core.support.command_line import run_command
+from core.support.command_line import ArgumentParser, run_command
 from core.support.files import write_text
+from core.support.pytorch import require_torch
 
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 TEXT = """# Speed
@@ -109,6 +108,14 @@ parts of a batch are computed at a time.
 
 
 def main() -> None:
+    ArgumentParser(
+        prog="python -m benchmarks",
+        description="measure speed beside PyTorch and write docs/speed.md, in under half an hour",
+    ).parse_args()
+    require_torch("python -m benchmarks")
+    from benchmarks import busy, data, decode, memory, one_at_a_time, roofline, start, train_step
+    from benchmarks.side_by_side import machine, table
+
     seconds = 2.5
     sections = {
         "train_step": train_step.measure_all(seconds),
