@@ -11,6 +11,7 @@ html_theme_options = {
     "navbar_persistent": [],  # the search is at the side already
 }
 html_context = {"default_mode": "auto"}  # light or dark, as the system is
+html_show_search_summary = False  # read from a disk, a page may fetch no other
 html_show_sphinx = False
 html_copy_source = html_show_sourcelink = False
 html_static_path = ["_static"]
