@@ -46,22 +46,50 @@ LARGEST = 1_500_000  # bytes of a notebook
 WIDTH = 360  # pixels of a lesson's picture
 TIMEOUT = 600  # seconds a cell may take before something is wrong
 
-# Where the project can be fetched from, for those who open a notebook without it: the address in
-# pyproject.toml, once it has one.
-_URL = re.search(r'^Repository = "(.+)"', (HERE.parent / "pyproject.toml").read_text("utf-8"), re.M)
-FIRST_CELL = f'''\
+_HAVE_IT = 'importlib.util.find_spec("core") and importlib.util.find_spec("core.lessons")'
+_WITHOUT_ADDRESS = f'''\
+# Another package may be called core, too: only that of this project will do.
+import importlib.util
+
+have_it = {_HAVE_IT}
+assert have_it, "first, in the folder of the project: python -m pip install -e ."'''
+_WITH_ADDRESS = f"""\
 # Only where this Python does not have the project yet, on Colab for instance.
 import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = "{_URL[1] if _URL else "<this repository>"}"
-if importlib.util.find_spec("core") is None:
-    assert "<" not in REPOSITORY, "write the address of the project into the line above"
-    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "project"], check=True)
+if not ({_HAVE_IT}):
+    subprocess.run(["git", "clone", "--depth", "1", "ADDRESS", "project"], check=True)
     install = [sys.executable, "-m", "pip", "install", "-q", "-e", "project"]
     subprocess.run(install, check=True)
-    sys.path.insert(0, "project")'''
+    sys.path.insert(0, "project")
+    sys.modules.pop("core", None)  # one of another project"""
+
+
+def address() -> str | None:
+    """Where the project is published: Repository in pyproject.toml, once it has one."""
+    settings = (HERE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'^Repository = "(.+?)(?:\.git)?/?"', settings, re.M)
+    return found and found[1]
+
+
+def opening(address: str | None, notebook: str) -> tuple[str, str]:
+    """What follows a notebook's title, and its first cell of code.
+
+    Inputs:
+    - address: of the repository; None where it has none
+    - notebook: its path in the repository
+    """
+    if address is None:
+        return "", _WITHOUT_ADDRESS
+    code = _WITH_ADDRESS.replace("ADDRESS", address)
+    place = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", address)
+    if place is None:  # Colab opens what is on GitHub
+        return "", code
+    colab = f"https://colab.research.google.com/github/{place[1]}/blob/main/{notebook}"
+    return f"\n\n[**Open in Colab**]({colab})", code
+
 
 _SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION *$", re.DOTALL | re.M)
 _BLANK = r"\1...  # your code here"
@@ -84,7 +112,6 @@ def notebooks_of(master: Path) -> dict[str, nbformat.NotebookNode]:
     """A master -> its lesson, its exercises and its solutions, without outputs."""
     cells = jupytext.read(master, fmt="py:percent").cells
     title = next(c.source for c in cells if c.cell_type == "markdown").split("\n")[0].lstrip("# ")
-    first = nbformat.v4.new_code_cell(FIRST_CELL)
     lesson, exercises = [], [_title("Exercises", title, master)]
     solutions = [_title("Solutions", title, master)]
     for cell in cells:
@@ -95,12 +122,16 @@ def notebooks_of(master: Path) -> dict[str, nbformat.NotebookNode]:
         if exercise or "setup" in tags:
             solutions.append(_with_source(cell, _SOLUTION.sub(_inside, cell.source)))
             exercises.append(_with_source(cell, _SOLUTION.sub(_BLANK, cell.source)))
-    # The title of a lesson comes first, then the cell that installs.
-    return {
-        "lessons": _notebook([lesson[0], first, *lesson[1:]]),
-        "exercises": _notebook([exercises[0], first, *exercises[1:]]),
-        "solutions": _notebook([solutions[0], first, *solutions[1:]]),
-    }
+    cells = {"lessons": lesson, "exercises": exercises, "solutions": solutions}
+    paths = paths_of(master.stem)
+    return {kind: _notebook(_opened(paths[kind], cells[kind])) for kind in KINDS}
+
+
+def _opened(path: Path, cells: list) -> list:
+    """The title comes first, then the cell that looks for the project."""
+    badge, code = opening(address(), path.relative_to(HERE.parent).as_posix())
+    title = _with_source(cells[0], cells[0].source + badge)
+    return [title, nbformat.v4.new_code_cell(code), *cells[1:]]
 
 
 def _inside(solution: re.Match) -> str:
