@@ -13,8 +13,8 @@ _ATTEND = {
     "dfeatures": "weights[:, :, None] * dcontext[:, None]",
     "dw": "dweights + (features @ dcontext[:, :, None])[:, :, 0]",
     "dscores": "weights * dw + -weights * (weights * dw).sum(axis=-1, keepdims=True)",
-    "dv": "(dscores[:, :, None] * activation).sum(axis=(0, 1))",
     "dkeys": "dscores[:, :, None] * v * (1 - activation**2)",
+    "dv": "(dscores[:, :, None] * activation).sum(axis=(0, 1))",
     "dquery": "dkeys.sum(axis=1)",
 }
 _ATTENDED = {
@@ -39,7 +39,7 @@ RIGHT = {
     "additive_attention_backward": Formulas(
         "dcontext, dweights, cache", "(_, Wf), h, Wh, (features, v, activation, weights)",
         {
-            **_ATTEND,
+            **{name: line for name, line in _ATTEND.items() if name != "dfeatures"},
             "dh": "dquery @ Wh.T", "dWh": "h.T @ dquery",
             "dfeatures": "weights[:, :, None] * dcontext[:, None] + dkeys @ Wf.T",
             "dWf": "flat(features).T @ flat(dkeys)", "db": "dkeys.sum(axis=(0, 1))",

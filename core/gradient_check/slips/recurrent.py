@@ -11,8 +11,8 @@ import numpy as np
 from core.gradient_check.slips.formulas import Array, Formulas, slips_from
 
 GATES = {
-    "do": "dnext_h * tanh_c",
     "dc": "dnext_c + dnext_h * o * (1 - tanh_c**2)",
+    "do": "dnext_h * tanh_c",
     "df": "dc * prev_c",
     "di": "dc * g",
     "dg": "dc * i",

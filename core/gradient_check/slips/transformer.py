@@ -16,11 +16,11 @@ _NORM = {
 }
 _SDPA = {
     "dw": "dout @ swap(v)",
-    "dv": "swap(weights) @ dout",
     "dscores": "weights * dw + -weights * (weights * dw).sum(axis=-1, keepdims=True)",
     "dproducts": "dscores * q.shape[-1]**-0.5",
     "dq": "dproducts @ k",
     "dk": "swap(dproducts) @ q",
+    "dv": "swap(weights) @ dout",
 }
 _LOOK = {
     "scores": "q @ swap(k) * q.shape[-1]**-0.5",
@@ -65,9 +65,9 @@ RIGHT = {
     "layer_norm_backward": Formulas(
         "dout, cache", "normal, inverse_std, gamma",
         {
+            "dnormal": "dout * gamma",
             "dgamma": "(dout * normal).sum(axis=(0, 1))",
             "dbeta": "dout.sum(axis=(0, 1))",
-            "dnormal": "dout * gamma",
             "m1": "dnormal.mean(axis=-1, keepdims=True)",
             "m2": "(dnormal * normal).mean(axis=-1, keepdims=True)",
             "inside": "dnormal + -m1 + -normal * m2",
@@ -127,7 +127,6 @@ _JACOBIAN = [
     ("is scaled by 1 / d, where 1 / sqrt(d) belongs: wrong by the factor sqrt(d)", {"dproducts": "dscores / q.shape[-1]"}),
     ("misses the scale of the scores: wrong by the factor sqrt(d)", {"dq": "dscores @ k"}),
     ("misses the scale of the scores: wrong by the factor sqrt(d)", {"dk": "swap(dscores) @ q"}),
-    ("has q and k exchanged: dq is made of k, dk of q", {"dq": "swap(swap(dproducts)) @ k", "dk": "swap(dproducts) @ q[..., ::-1]"}),
     ("is scaled by sqrt(d) too: only the scores are", {"dv": "swap(weights) @ dout * q.shape[-1]**-0.5"}),
 ]  # fmt: skip
 _MASK = [
@@ -183,7 +182,7 @@ _NAMED = {
         ("has the variance's term doubled", {"inside": "dnormal - m1 - 2 * normal * m2"}),
         ("misses the factor normal in the variance's term", {"inside": "dnormal - m1 - m2"}),
         ("takes the means over the batch, not over the last axis", {"m1": "dnormal.mean(axis=0, keepdims=True)", "m2": "(dnormal * normal).mean(axis=0, keepdims=True)"}),
-        ("is made of dout + beta, not of dout times normal", {"dgamma": "dout.sum(axis=(0, 1))"}),
+        ("misses the factor normal: dgamma = sum(dout normal)", {"dgamma": "dout.sum(axis=(0, 1))"}),
         ("is a mean over the rows where the sum belongs", {"dgamma": "(dout * normal).mean(axis=(0, 1))", "dbeta": "dout.mean(axis=(0, 1))"}),
         ("is a mean over the rows where the sum belongs", {"dgamma": "(dout * normal).mean(axis=(0, 1))"}),
         ("is a mean over the rows where the sum belongs", {"dbeta": "dout.mean(axis=(0, 1))"}),
