@@ -115,7 +115,9 @@ def test_one_that_ends_its_process_does_not_keep_the_others_from_being_checked(m
     monkeypatch.setattr(apart, "messages_of", lambda *_: iter([first, {"ended": 3}]))
     _, one, other = apart.check_apart("layers.py", cases, 0)
     assert "exit code 3" in one[0].problem
-    assert "exit code 3 in a call of dropout_forward" in other[0].problem.replace("(", "").replace(")", "")
+    assert "exit code 3 in a call of dropout_forward" in other[0].problem.replace("(", "").replace(
+        ")", ""
+    )
 
 
 def test_a_learners_numbers_are_ours_to_compare(monkeypatch, tmp_path):

@@ -4,6 +4,8 @@ Not the slips of ``core/gradient_check/slips``: these are whole functions of oth
 line is wrong.
 """
 
+# ruff: noqa: E501 (a slip a line)
+
 from __future__ import annotations
 
 import numpy as np
@@ -470,7 +472,12 @@ def test_of_a_mistake_that_is_new_nothing_is_guessed(source, old, new):
 
 
 WRITES = [
-    (RNN, "    dz = dout * (1 - h * h)", "    dout *= 1 - h * h\n    dz = dout", "writes into dnext_h"),
+    (
+        RNN,
+        "    dz = dout * (1 - h * h)",
+        "    dout *= 1 - h * h\n    dz = dout",
+        "writes into dnext_h",
+    ),
     (RNN, "    dz = dout", "    h **= 2\n    dz = dout", "damages its cache"),
     (RNN_FORWARD, "    z = ", "    x += 0.1\n    z = ", "rnn_step_forward writes into x"),
     (BPTT, "steps[t]\n", "steps.pop()\n", "rnn_backward damages its cache"),
@@ -535,7 +542,9 @@ def test_numbers_that_are_right_to_eight_digits_are_rounding():
         assert "right to eight digits only" in row.problem
 
 
-@pytest.mark.parametrize(("name", "right"), right_formulas(), ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    ("name", "right"), right_formulas(), ids=lambda x: x if isinstance(x, str) else ""
+)
 def test_the_lines_that_slips_are_made_of_are_right(name, right):
     rows = check(name, lambda *arguments, **_: right(*arguments)).rows
     assert all(row.passed for row in rows if row.quantity != "-")

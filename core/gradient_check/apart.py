@@ -79,7 +79,9 @@ def check_apart(
             if known := next((stuck[name] for name in ours if name in stuck), None):
                 raise ImplementationError(f"was not checked again: {known}")
             if messages is None:
-                left = [each.name for each in (case, *waiting) if not stuck.keys() & set(each.functions)]
+                left = [
+                    each.name for each in (case, *waiting) if not stuck.keys() & set(each.functions)
+                ]
                 messages = messages_of(path, seed, left, to_stderr)
                 _next(messages, "while it was imported")
             found = _next(messages, f"in a call of {' or '.join(ours)}")

@@ -138,7 +138,9 @@ def _compare(
         return sum(np.sum(np.asarray(out) * dout) for out, dout in pairs)
 
     with np.errstate(invalid="ignore"):
-        numerical = {f"d{name}": differences(objective, inputs[name]) for name in case.differentiable}
+        numerical = {
+            f"d{name}": differences(objective, inputs[name]) for name in case.differentiable
+        }
     right = {f"d{name}": gradient for name, gradient in right_gradients.items()} or numerical
     right = {
         name: np.zeros_like(gradient) if name[1:] in case.zero else gradient
@@ -158,7 +160,9 @@ def _compare(
         agrees = error is not None and error <= TORCH_TOLERANCE
         # A forward that is wrong has a gradient of its own, and that is what its backward is for.
         # Where it is NaN there are no differences to hold the backward against.
-        fits = difference <= DIFFERENCE_TOLERANCE or (bool(wrong) and agrees and difference != difference)
+        fits = difference <= DIFFERENCE_TOLERANCE or (
+            bool(wrong) and agrees and difference != difference
+        )
         judged[name] = difference, error, agrees, fits and (agrees or not has_torch or bool(wrong))
     bad = {name: gradients[name] for name, (*_, passed) in judged.items() if not passed}
     found = wrong_gradients(

@@ -156,7 +156,7 @@ def few_digits(got: Array, expected: Array) -> str | None:
     """The hint for numbers that are right but for rounding in float32 or float16; else None."""
     error = relative_error(got, expected)
     if error < 1e-5:
-        digits = _DIGITS.get(int(-np.log10(max(error, 1e-16)) + 1e-3), "many")
+        digits = _DIGITS.get(int(-np.log10(max(error, 1e-16)) + 0.5), "many")
         return f"is right to {digits} digits only: is it computed in float32?"
     with np.errstate(over="ignore"):
         halves = np.asarray(got, np.float16)
@@ -245,7 +245,11 @@ def recognise(
                 continue
             changes += 1
             left = name in wrong and float(np.linalg.norm(value - wrong[name]))
-            if left is not False and left <= 1e-5 * change and relative_error(wrong[name], value) < 1e-8:
+            if (
+                left is not False
+                and left <= 1e-5 * change
+                and relative_error(wrong[name], value) < 1e-8
+            ):
                 explains.append(name)
         rank = len(explains), len(explains) - changes, -index
         for name in explains:

@@ -117,7 +117,6 @@ class Functions(dict):
                 raise ImplementationError(f"{name} returned {found} values, expected {returns}")
         return result
 
-
     def _keep(self, name: str, result) -> None:
         if name.endswith("_forward") and isinstance(result, tuple | list):
             self._made = [each for each in result if isinstance(each, np.ndarray)]

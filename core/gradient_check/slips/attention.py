@@ -1,5 +1,7 @@
 """Slips in soft attention, its gate, and the LSTM around them."""
 
+# ruff: noqa: E501 (a slip a line)
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Slips in the affine layers, word vectors, dropout and the loss."""
 
+# ruff: noqa: E501 (a slip a line)
+
 from __future__ import annotations
 
 from core.gradient_check.slips.formulas import Formulas, slips_from

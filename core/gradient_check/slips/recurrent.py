@@ -1,5 +1,7 @@
 """Slips in the RNN and the LSTM: in a step, and in the loop through time."""
 
+# ruff: noqa: E501 (a slip a line)
+
 from __future__ import annotations
 
 import itertools

@@ -1,5 +1,7 @@
 """Slips in layer norm, the feed-forward layer, attention with heads, and the block."""
 
+# ruff: noqa: E501 (a slip a line)
+
 from __future__ import annotations
 
 import numpy as np
