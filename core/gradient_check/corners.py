@@ -60,7 +60,8 @@ def _corners(case: Case, rng, inputs: dict, sizes: dict) -> Iterator[tuple[str, 
         if case.name in _SCORED:
             yield "fails for scores of 800: subtract the largest first", _large(case.name, inputs)
         if case.name in _MASKED:
-            large = {**inputs, **({"q": 1e4 * inputs["q"]} if "q" in inputs else {"query": 1e4 * inputs["query"]})}  # fmt: skip
+            asks = "q" if "q" in inputs else "query"
+            large = {**inputs, asks: 1e4 * inputs[asks]}
             yield "fails for scores of 800: subtract the largest first", large
     if case.name == "dropout":
         yield "fails for train=False, where all pass", {**inputs, "train": False}

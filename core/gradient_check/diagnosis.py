@@ -233,7 +233,7 @@ def recognise(
         try:
             with np.errstate(all="ignore"):
                 made = dict(zip(right, make(), strict=False))
-        except Exception:  # noqa: S112, BLE001: a slip that these shapes do not allow
+        except Exception:  # a slip that these shapes do not allow
             continue
         explains, changes = [], 0
         for name, value in made.items():

@@ -1,5 +1,7 @@
 """The equation that a hint points to: for each function, which quantity comes from which line."""
 
+# ruff: noqa: E501 (an equation a line)
+
 from __future__ import annotations
 
 _GATES = "i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o); g = tanh(a_g)"

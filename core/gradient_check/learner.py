@@ -60,8 +60,8 @@ def load_implementation(path: str | Path) -> dict[str, Callable]:
 class Functions(dict):
     """Hand-written functions by name: the given ones, ours for the rest.
 
-    A call that fails inside a given function becomes an ``ImplementationError``. Given functions get
-    copies, so that one that writes into an array spoils no other number.
+    A call that fails inside a given function becomes an ``ImplementationError``. Given functions
+    get copies, so that one that writes into an array spoils no other number.
 
     - watched: whether to look for what a function writes into
     - faults: sentences on that, each once

@@ -19,7 +19,7 @@ from core.gradient_check.referee import ABSENT
 
 
 def first_wrong(rows: Iterable[Row]) -> Row | None:
-    """The wrong row to read first: the forward, then what names its mistake, then dataflow order."""
+    """The wrong row to read first: the forward, then what names its mistake, then the order."""
     wrong = [row for row in rows if not row.passed]
     for tells in (
         lambda row: row.problem.startswith("the forward"),

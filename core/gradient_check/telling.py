@@ -1,4 +1,4 @@
-"""What is said of numbers that are wrong: the forward first, then named slips, then what is seen."""
+"""What is said of wrong numbers: the forward first, then named slips, then what is seen."""
 
 from __future__ import annotations
 
