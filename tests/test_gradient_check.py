@@ -567,7 +567,7 @@ def test_command_all_green(command, monkeypatch):
         assert case.name in out
     quantities = sum(max(1, len(case.outputs)) + len(case.differentiable) for case in CASES)
     assert f"all {quantities} hold" in out
-    assert quantities == 347  # of which the documents speak
+    assert quantities == 371  # of which the documents speak
 
 
 def test_command_one_layer_as_json(command):
