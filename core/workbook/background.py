@@ -105,7 +105,7 @@ class Background:
                 if names & set(case.functions):
                     put("rows", (case, next(checked)))
             ending = "done", None
-        except (ValueError, OSError) as error:
+        except Exception as error:  # not lost with the thread
             ending = "error", error
         finally:
             checked.close()
