@@ -28,6 +28,7 @@ from core.gradient_check.differences import eval_numerical_gradient
 from core.gradient_check.learner import KNOWN, ImplementationError, load_implementation
 
 PATIENCE = 30  # seconds for one call of a function, or for the import of the file
+NOT_CHECKED = "was not checked"  # begins what is said of a case that the process did not come to
 _MOST_BYTES = 10**7  # of an array that is sent; those of the checks are far smaller
 _NUMBERS = "biufc"  # kinds of dtypes
 _CALL = {"call": True}
@@ -73,7 +74,7 @@ def check_apart(
             continue
         try:
             if ended:
-                raise ImplementationError(f"was not checked, for the process had ended: {ended}")
+                raise ImplementationError(f"{NOT_CHECKED}, for the process had ended: {ended}")
             ours = [name for name in case.functions if name in names]
             found = _next(messages, f"in a call of {' or '.join(ours)}")
             if found.get("case") != case.name:

@@ -9,10 +9,11 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
-from core.gradient_check.apart import check_apart, read_messages, rng_of, start
+from core.gradient_check.apart import NOT_CHECKED, check_apart, read_messages, rng_of, start
 from core.gradient_check.cases import CASES, Case
 from core.gradient_check.checking import check_case
 from core.support.files import write_text
@@ -35,6 +36,7 @@ class Background:
         self.folder = tempfile.TemporaryDirectory(prefix="workbook-", ignore_cleanup_errors=True)
         self.queue: queue.Queue = queue.Queue()
         self.number = 0
+        self.lock = threading.Lock()  # of the number and the child that belongs to it
         self.child: _Child | None = None
         self.next: _Child | None = None
         if ahead:
@@ -62,10 +64,11 @@ class Background:
 
     def stop(self) -> None:
         """Gives up what is being checked."""
-        self.number += 1
-        if self.child is not None:
-            self.child.stop()
-            self.child = None
+        with self.lock:
+            self.number += 1
+            if self.child is not None:
+                self.child.stop()
+                self.child = None
 
     def events(self) -> Iterator[tuple[str, object]]:
         """What was found since the last call: kinds and values.
@@ -97,22 +100,41 @@ class Background:
         def put(kind: str, value=None) -> None:
             self.queue.put((number, kind, value))
 
-        messages = child.order(self.path, [case.name for case in cases])
-        checked = check_apart(self.path, cases, SEED, messages=messages)
         try:
-            put("names", names := next(checked))
-            for case in cases:
-                if names & set(case.functions):
-                    put("rows", (case, next(checked)))
-            ending = "done", None
+            left = list(cases)
+            while left:  # a function that ended the process, or had to be ended, is not asked again
+                left = self._ask(child, left, put)
+                if lines := child.prints():
+                    put("prints", lines)
+                if left and (child := self._another(number)) is None:
+                    return
+            put("done")
         except Exception as error:  # not lost with the thread
-            ending = "error", error
-        finally:
-            checked.close()
-            messages.close()
-        if lines := child.prints():
-            put("prints", lines)
-        put(*ending)
+            put("error", error)
+
+    def _ask(self, child: _Child, cases: Sequence[Case], put: Callable) -> list[Case]:
+        """Has these checked; returns those that the process did not come to before its end."""
+        messages = child.order(self.path, [case.name for case in cases])
+        with (
+            closing(messages),
+            closing(check_apart(self.path, cases, SEED, messages=messages)) as checked,
+        ):
+            put("names", names := next(checked))
+            for i, case in enumerate(cases):
+                if names & set(case.functions):
+                    rows = next(checked)
+                    if i and (rows[0].problem or "").startswith(NOT_CHECKED):
+                        return list(cases[i:])
+                    put("rows", (case, rows))
+        return []
+
+    def _another(self, number: int) -> _Child | None:
+        """Another process for the same check, unless that was given up."""
+        with self.lock:
+            if number == self.number:
+                self.child = self._start()
+                return self.child
+        return None
 
 
 def _warm_up() -> None:
