@@ -31,7 +31,6 @@ PATIENCE = 30  # seconds for one call of a function, or for the import of the fi
 NOT_CHECKED = "was not checked"  # begins what is said of a case that the process did not come to
 _MOST_BYTES = 10**7  # of an array that is sent; those of the checks are far smaller
 _NUMBERS = "biufc"  # kinds of dtypes
-_CALL = {"call": True}
 
 
 def check_apart(
@@ -75,8 +74,7 @@ def check_apart(
         try:
             if ended:
                 raise ImplementationError(f"{NOT_CHECKED}, for the process had ended: {ended}")
-            ours = [name for name in case.functions if name in names]
-            found = _next(messages, f"in a call of {' or '.join(ours)}")
+            found = _next(messages, f"before a call of {case.functions[0]}")
             if found.get("case") != case.name:
                 raise ImplementationError("changes what checks it, which sent something else")
         except ImplementationError as error:
@@ -111,7 +109,7 @@ def _record(case: Case, seed: int, functions: dict, send: Callable) -> dict:
     def run(functions, inputs, upstream):
         if not functions:  # ours, to compare with where PyTorch is absent
             return case.run(functions, inputs, upstream)
-        send(_CALL)
+        send({"call": case.functions[0 if upstream is None else -1]})
         outputs, gradients = case.run(functions, inputs, upstream)
         if upstream is None:
             record.setdefault("outputs", [_packed(value) for value in outputs])
@@ -275,8 +273,9 @@ def _next(messages: Iterator[dict | None], when: str) -> dict:
             code = message["ended"]
             how = f"exit code {code}" if code >= 0 else f"signal {-code}"
             raise ImplementationError(f"ended the process ({how}) {when}; let it return instead")
-        if message != _CALL:
+        if message.keys() != {"call"}:
             return message
+        when = f"in a call of {str(message['call'])[:99]}"
     raise ImplementationError(f"said no more {when}")
 
 
