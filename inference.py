@@ -284,7 +284,7 @@ def print_counts(options, which: str, items: list[Item], cut: str | None) -> Non
         print(f"{what}: {count} of {len(items)} ({count / len(items):.0%}), {which}")
 
 
-def whose_functions(checkpoint, own, items: list[Item]) -> str | None:
+def whose_functions(options, checkpoint, own, items: list[Item]) -> str | None:
     """What of a learner's own is in a model, and in what it says; None when it is all ours."""
     impl = checkpoint.settings.get("impl")
     if impl is None:
@@ -293,7 +293,8 @@ def whose_functions(checkpoint, own, items: list[Item]) -> str | None:
     changed = " and ".join(map(str, impl["changed_after"]))
     text = f"trained with {count} function{'s' * (count != 1)} of {name}"
     text += f", which was changed after epoch {changed}" if changed else ""
-    if impl["ours"] or not all(item.caption in item.references for item in items):
+    said_back = options.split == "train" and all(i.caption in i.references for i in items)
+    if impl["ours"] or not said_back:
         return text
     if own is None:
         return f"{text}, all of them yours: with --impl your functions say the captions as well"
@@ -743,7 +744,7 @@ def caption(options, path: Path, checkpoints: list, device: str, own=None) -> No
     finally:
         print_table(items)
         print_counts(options, which, items, cut)
-        if line := whose_functions(checkpoint, own, items):
+        if line := whose_functions(options, checkpoint, own, items):
             print(line)
         for line in lines:
             print(line)

@@ -32,7 +32,6 @@ Array = np.ndarray
 FORMAT = 1
 ENCODER = "encoder."  # how the names of an encoder's parameters begin
 COUNTERS = ".num_batches_tracked"  # and end, where they are whole numbers
-_REMEMBERED = ("velocity", "cache", "m", "v")  # arrays of the update rules
 _PROJECTION = ("pca_mean", "pca_components")
 _MOST_INFLATED = 100  # times that the JSON may be larger than its compressed form
 
@@ -266,7 +265,7 @@ def _check_arrays(members: Mapping[str, _Member], meta: dict) -> None:
         kind, _, rest = name.partition("/")
         of, _, what = rest.rpartition("/")
         if kind == "optimizer":
-            fits = of in meta["optimizer"] and what in _REMEMBERED and member.shape == found[of]
+            fits = of in meta["optimizer"] and what.isidentifier() and member.shape == found[of]
             _require(fits, f"{shown(name)} does not belong to a parameter")
         else:
             _require(kind in ("params", "extractor"), f"it holds {shown(name)}")

@@ -255,7 +255,7 @@ def multi_head_attention_forward(
 
     Returns:
     - out: (N, T, E). A query that may attend to nothing reads zeros: its row is bo.
-    - cache: h, those of the projections, that of the attention, which ends with the weights
+    - cache: those of the projections, and that of the attention, which ends with the weights
 
     Raises ValueError when h does not divide E and for a mask that is not boolean.
 
@@ -277,7 +277,7 @@ def multi_head_attention_forward(
     q, k, v = (split_heads(x, num_heads) for x in (q, k, v))
     heads, attention_cache = scaled_dot_product_attention_forward(q, k, v, mask)
     out, out_cache = temporal_affine_forward(merge_heads(heads), Wo, bo)
-    return out, (num_heads, (q_cache, k_cache, v_cache, out_cache), attention_cache)
+    return out, ((q_cache, k_cache, v_cache, out_cache), attention_cache)
 
 
 def multi_head_attention_backward(dout: Array, cache: tuple):
@@ -290,7 +290,8 @@ def multi_head_attention_backward(dout: Array, cache: tuple):
     Returns dquery, dkey, dvalue, dWq, dbq, dWk, dbk, dWv, dbv, dWo, dbo, each of the shape of its
     namesake. For self-attention the gradient of the input is dquery + dkey + dvalue.
     """
-    num_heads, (q_cache, k_cache, v_cache, out_cache), attention_cache = cache
+    (q_cache, k_cache, v_cache, out_cache), attention_cache = cache
+    num_heads = attention_cache[0].shape[1]  # of q (N, h, T, d)
     # out = merged heads @ Wo + bo
     dheads, dWo, dbo = temporal_affine_backward(dout, out_cache)
     # heads = attention(q, k, v)
@@ -561,7 +562,7 @@ def decoder_block_backward(dout: Array, cache: tuple):
 def cross_attention_weights(cache: tuple) -> Array:
     """Where each position looked in the memory, (N, h, T, S), out of a block's cache."""
     _, image_cache, _ = cache
-    _, (*_, attention_cache), _ = image_cache
+    _, (_, attention_cache), _ = image_cache
     return attention_cache[-1]  # of q, k, v, weights
 
 

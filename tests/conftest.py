@@ -32,6 +32,11 @@ ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = Path(os.environ.get("CAPTION_REAL_DATA", ROOT.parent / "shared"))
 
 
+def slow_but(values, *quick) -> list:
+    """The values of a parametrized test, of which make test takes only the quick ones."""
+    return [v if v in quick else pytest.param(v, marks=pytest.mark.slow) for v in values]
+
+
 @pytest.fixture(scope="session")
 def shapes_folder() -> Path:
     """The embedded data set, made once and kept."""

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from core import attention_layers as layers
-from core.gradient_check.cases import CASES, SIZES, Case, our_function
+from core.gradient_check.case import SIZES, Case, our_function
+from core.gradient_check.cases import CASES
 from core.gradient_check.learner import Functions
 
 N, T, L, C, H, K, W = 2, 3, 4, 5, 6, 7, 8

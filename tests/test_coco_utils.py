@@ -189,6 +189,7 @@ def test_max_train_draws_distinct_captions(tmp_path):
     assert len(load_coco_data(folder, max_train=10**6)["train_captions"]) == 200
 
 
+@pytest.mark.slow
 def test_the_size_of_coco_fits_in_memory(tmp_path):
     """82,783 + 40,504 images and 400,135 captions: loading stays under 1.5 GB."""
     folder = tmp_path / "coco"

@@ -58,7 +58,7 @@ def run_on_tiny_folder(tiny_folder, command, tmp_path):
 @pytest.mark.parametrize(
     ("model", "more"),
     [
-        ("rnn", []),
+        pytest.param("rnn", [], marks=pytest.mark.slow),
         ("lstm", ["--num_epochs", 60]),
         *(
             pytest.param(name, ["--num_epochs", 60], marks=pytest.mark.slow)

@@ -170,6 +170,7 @@ def test_the_deep_resnets_run(encoder):
     assert outputs["grid"].std() > 0
 
 
+@pytest.mark.slow
 def test_vgg16_looks_at_the_grid_before_its_last_pooling():
     network = load_network("vgg16", "random")
     x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, two_processes
+from conftest import ROOT, slow_but, two_processes
 from PIL import Image
 from test_flickr8k import SPLIT_LISTS, make_photos, write_csv
 
@@ -159,7 +159,9 @@ def test_crops_show_a_window_while_training_and_never_else(images):
 
 
 @pytest.mark.parametrize("stages", [0, 1, 3, 5])
-@pytest.mark.parametrize("encoder", ["tiny_cnn", "squeezenet1_1", "resnet50"])
+@pytest.mark.parametrize(
+    "encoder", slow_but(["tiny_cnn", "squeezenet1_1", "resnet50"], "tiny_cnn", "squeezenet1_1")
+)
 def test_so_many_stages_learn_and_the_rest_is_frozen(encoder, stages):
     model = build(encoder=encoder, stages=stages)
     images = np.random.default_rng(0).standard_normal((3, 64, 64, 3)).astype(np.float32)
@@ -194,7 +196,10 @@ def test_too_many_stages():
 
 
 # The deeper ResNets are of one class with the first.
-@pytest.mark.parametrize("encoder", sorted(NETWORKS.keys() - {"resnet101", "resnet152"}))
+@pytest.mark.parametrize(
+    "encoder",
+    slow_but(sorted(NETWORKS.keys() - {"resnet101", "resnet152"}), "tiny_cnn", "squeezenet1_1"),
+)
 def test_the_grid_depends_on_the_stages_alone_and_on_all_of_them(encoder):
     network = load_network(encoder, "random")
     other = load_network(encoder, "random")
@@ -617,7 +622,7 @@ EYES = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("fault", slow_but(FAULTS.values(), tear), ids=FAULTS)
 @pytest.mark.parametrize("eyes", EYES.values(), ids=EYES)
 def test_one_photo_that_cannot_be_read_is_left_out_and_named(
     command, photos, tmp_path, fault, eyes

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, TwoProcesses, start_torchrun, two_processes
+from conftest import ROOT, TwoProcesses, slow_but, start_torchrun, two_processes
 
 from core.checkpoint import load_checkpoint
 from core.support.choices import ENGINES, MODEL_NAMES
@@ -67,7 +67,7 @@ def test_the_losses_agree_with_all_of_a_recipe(train, tiny_folder):
 HANDED_ON = ("plain", "numpy", "torch", "plain", "torch", "numpy", "plain")
 
 
-@pytest.mark.parametrize("model", MODEL_NAMES)
+@pytest.mark.parametrize("model", slow_but(MODEL_NAMES, "lstm"))
 def test_one_engine_goes_on_where_another_stopped(train, command, tiny_folder, tmp_path, model):
     assert {*pairwise(HANDED_ON)} == {*permutations(ENGINES, 2)}
     epochs = len(HANDED_ON)
@@ -128,6 +128,7 @@ def test_inference_refuses_a_device_without_the_engine(refuses):
 # ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["lstm", "transformer"])
 def test_two_processes_train_as_one(train, tiny_folder, tmp_path, model):
     """Batches of 23 leave unequal shares; the last of an epoch, of 1, leaves a process none."""

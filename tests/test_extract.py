@@ -170,6 +170,7 @@ def test_each_process_takes_its_parts(photos, tmp_path, monkeypatch):
     np.testing.assert_array_equal(tables["pooled"][:, 0], np.arange(COUNT))
 
 
+@pytest.mark.slow
 def test_features_are_never_whole_in_memory(photos, tmp_path):
     """280 MiB of them; a part is 64 MiB, twice while it is put together."""
     wide = Numbers(2**18)

@@ -480,6 +480,7 @@ def test_bad_options(root, tmp_path, refuses):
     refuses(*base, "--pca", "4", "--weights", "random", says=("is there already",))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="Flickr8k is not here")
 def test_the_real_captions():
     source = read_photo_folder(REAL)
@@ -493,6 +494,7 @@ def test_the_real_captions():
     assert (min(lengths), int(np.median(lengths)), max(lengths)) == (2, 10, 37)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="Flickr8k is not here")
 def test_some_real_photos(tmp_path):
     weights = REAL_DATA / "weights" / "squeezenet1_1_features.pth"
@@ -510,6 +512,7 @@ def test_some_real_photos(tmp_path):
     assert (distances[~np.eye(5, dtype=bool)] > 0.1 * np.abs(grid).mean()).all()
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_what_one_does(root, tmp_path, command):
     options = ("--weights", "random", "--pca", 0, "--grid", 3, "--root", root, "--device", "cpu")
     code, _, error = command("core.flickr8k", *options, "--out", tmp_path / "one" / "data")

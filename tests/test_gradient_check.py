@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import slow_but
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +28,8 @@ from core.gradient_check import (
     told_apart,
 )
 from core.gradient_check import __main__ as gradient_check_command
-from core.gradient_check.cases import CASES, our_function
+from core.gradient_check.case import our_function
+from core.gradient_check.cases import CASES
 
 BY_NAME = {case.name: case for case in CASES}
 LAYERS = [case for case in CASES if case.functions[0].endswith("_forward")]
@@ -159,7 +161,14 @@ def without_first(x):
     return x
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# Differences of whole models take seconds: make test takes one of those with attention.
+WITH_GRADIENTS = [case for case in CASES if case.differentiable]
+QUICK = [
+    c for c in WITH_GRADIENTS if c.name not in ("captioning_attention", "captioning_transformer")
+]
+
+
+@pytest.mark.parametrize("case", slow_but(WITH_GRADIENTS, *QUICK), ids=lambda case: case.name)
 def test_gradients_hold_and_a_lost_sample_is_caught_in_each_by_both_referees(case):
     """Right in shape, sign and size, and for all samples but one: the mildest of the slips.
 
@@ -178,7 +187,9 @@ def test_gradients_hold_and_a_lost_sample_is_caught_in_each_by_both_referees(cas
         assert row.torch_error > 1e4 * TORCH_TOLERANCE, row
 
 
-@pytest.mark.parametrize("case", ["affine", "lstm_step", "captioning_attention"])
+@pytest.mark.parametrize(
+    "case", slow_but(["affine", "lstm_step", "captioning_attention"], "affine", "lstm_step")
+)
 def test_an_error_just_above_the_limit_is_caught_where_it_is_and_nowhere_else(case):
     case = BY_NAME[case]
     for name in case.differentiable:

@@ -479,10 +479,10 @@ def test_a_server_that_trickles_is_left(endless, tmp_path, monkeypatch):
 
 def test_a_long_caption_takes_no_time():
     rng = np.random.default_rng(0)
-    long = " ".join(rng.choice(["a", "dog", "man", "red", "ball"], 100_000))
+    long = " ".join(rng.choice(["a", "dog", "man", "red", "ball"], 30_000))
     begin = time.process_time()
     score({0: long, 1: "a dog"}, {0: [long, "a dog runs"], 1: ["a dog", long]})
-    assert time.process_time() - begin < 20
+    assert time.process_time() - begin < 6
 
 
 def test_rouge_of_words_in_another_order():

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import WORDS
 
-from core import layers, optim
+from core import decoding, layers, optim
 from core.checkpoint import load_checkpoint
-from core.models import captioning_transformer
+from core.gradient_check.learner import Functions
+from core.models import build_model, captioning_transformer
+from core.runs.in_place import in_place
 from core.runs.own import Own
+from core.runs.saving import Saving
 from core.support.choices import MODEL_NAMES
 from core.workbook.road import FUNCTIONS
 
@@ -24,6 +28,7 @@ TINY = ("--hidden_dim", 8, "--wordvec_dim", 8, "--num_epochs", 1, "--num_samples
 def train(command, tiny_folder, monkeypatch, tmp_path):
     """Trains a tiny model with a file of the given text; returns exit code, stdout, stderr."""
     monkeypatch.setattr(Own, "warn_of_wrong", lambda *_: None)  # which starts a process
+    monkeypatch.setattr(Saving, "draw", lambda *_: None)
 
     def run(text, *options, model="lstm") -> tuple[int, str, str]:
         path = tmp_path / "my_layers.py"
@@ -82,10 +87,11 @@ def test_what_is_counted_is_what_is_called(train, command, model):
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_a_learners_functions_train_as_ours_do(train, command, tiny_folder, model):
-    code, _, error = train(SOLUTIONS.read_text(encoding="utf-8"), model=model)
+    dropout = ("--dropout", 0.2)  # whose draws are theirs alone
+    code, _, error = train(SOLUTIONS.read_text(encoding="utf-8"), *dropout, model=model)
     assert code == 0, error
     assert "my_layers" not in error
-    options = ("--data", tiny_folder, "--out", "ours", "--engine", "plain", *TINY)
+    options = ("--data", tiny_folder, "--out", "ours", "--engine", "plain", *TINY, *dropout)
     code, _, _ = command("training.py", "--model", model, *options)
     theirs, ours = (load_checkpoint(f"{run}/best.npz") for run in ("run", "ours"))
     for name, w in theirs.params.items():
@@ -165,6 +171,10 @@ BACKWARD = "def lstm_backward(dh, cache):\n"
     ("text", "says"),
     [
         (BACKWARD + "    return 1 / 0", ["lstm_backward raised ZeroDivisionError", "line 2 of"]),
+        (
+            "import numpy as np\n" + BACKWARD + "    return np.stack([])",
+            ["lstm_backward raised ValueError: need at least one", "(line 3 of my_layers.py)"],
+        ),
         (BACKWARD + "    raise SystemExit", ["lstm_backward raised SystemExit", "line 2 of"]),
         (BACKWARD + "    dx = 0", ["line 1: lstm_backward returned None", "--layer lstm"]),
         (BACKWARD + "    return dh, dh", ["lstm_backward returned 2 values, expected 5"]),
@@ -225,6 +235,24 @@ def test_what_a_function_does_wrong_is_one_line(train, text, says):
 )
 def test_an_option_that_a_function_cannot_take_is_named(train, text, option, model, says):
     fails(train(text, *option, model=model), "my_layers.py, line 1", *says)
+
+
+def test_what_only_some_options_need(train):
+    options = ("--positions", "sinusoidal", "--post_norm", "--activation", "gelu", "--tied")
+    options += ("--dropout", 0.1, "--dtype", "float64", "--update_rule", "adamw")
+    text = SOLUTIONS.read_text(encoding="utf-8")
+    code, out, error = train(text, *options, model="transformer")
+    assert code == 0, error
+    assert out.startswith("20 of 20 functions are yours")
+    assert "my_layers" not in error
+
+
+def test_a_search_of_theirs_chooses_the_epoch(command, tiny_folder, monkeypatch):
+    monkeypatch.setattr(Own, "warn_of_wrong", lambda *_: None)
+    options = ("--data", tiny_folder, *TINY[:-2], "--select", "bleu4", "--impl", SOLUTIONS)
+    code, out, error = command("training.py", "--model", "rnn", *options)
+    assert code == 0, error
+    assert out.startswith("16 of 16 functions are yours")
 
 
 def test_fewer_arguments_are_enough_where_the_others_say_nothing(train):
@@ -298,6 +326,25 @@ def test_going_on_gives_the_uninterrupted_run(train, command):
         np.testing.assert_array_equal(w, again.params[name])
 
 
+def test_a_rule_may_remember_what_it_likes(train, command):
+    code, _, error = train(
+        "import numpy as np\n"
+        "def adam(w, dw, config):\n"
+        "    config['steps'] = config.get('steps', 0.0) + 1\n"
+        "    config['mean'] = 0.9 * config.get('mean', 0 * w) + 0.1 * dw\n"
+        "    return w - config['learning_rate'] * np.sign(config['mean']), config\n"
+    )
+    assert code == 0, error
+    assert load_checkpoint("run/last.npz").optimizer["b"]["steps"] == 1
+    code, _, error = command("training.py", "--resume", "--out", "run", "--num_epochs", 2)
+    assert code == 0, error
+    config = load_checkpoint("run/last.npz").optimizer["b"]
+    assert config["steps"] == 2
+    assert config["mean"].shape == (32,)
+    assert "m" not in config
+    assert config["beta1"] == 0.9  # ours, to choose from
+
+
 def test_a_changed_file_goes_on_and_is_said(train, command, refuses):
     text = SOLUTIONS.read_text(encoding="utf-8")
     assert train(text)[0] == 0
@@ -363,11 +410,20 @@ def test_a_block_of_theirs_says_the_captions_too(train, command):
     text = text.replace("        x = x + y\n", "        x = 0.5 * x + y\n")
     text = text.replace("        dx = dx + dy\n", "        dx = 0.5 * dx + dy\n")
     code, _, error = train(
-        text, "--num_epochs", 100, "--wordvec_dim", 16, "--learning_rate", 0.01, model="transformer"
+        text,
+        "--num_epochs",
+        60,
+        "--wordvec_dim",
+        16,
+        "--learning_rate",
+        0.02,
+        "--num_samples",
+        3,
+        model="transformer",
     )
     assert code == 0, error
     code, out, _ = command("inference.py", "--checkpoint", "run", "--impl", "my_layers.py")
-    assert "said back word for word: 6 of 6" in out
+    assert "said back word for word: 3 of 3" in out
     assert out.splitlines()[-1] == (
         "every function was yours, in learning and in saying it back: my_layers.py"
     )
@@ -385,13 +441,72 @@ def test_a_block_of_theirs_says_the_captions_too(train, command):
 
 def test_a_wrong_function_trains_after_a_warning(command, tiny_folder):
     text = SOLUTIONS.read_text(encoding="utf-8")
-    text = text.replace("dprev_c, *dweights = step_b", "_, *dweights = step_b")
-    text = text.replace("lstm_step_backward(dh[:, t] + dprev_h, dprev_c", "NEVER")
-    wrong = text.replace("return x @ w + b, {", "return x @ w - b, {")
-    Path("my_layers.py").write_text(wrong, encoding="utf-8")
+    start, end = (
+        text.index(f"def {name}_forward") for name in ("temporal_affine", "word_embedding")
+    )
+    wrong = text[start:end].replace("x @ w + b", "x @ w - b")
+    Path("my_layers.py").write_text(f"import numpy as np\n{wrong}", encoding="utf-8")
     options = ("--impl", "my_layers.py", "--out", "run", "--data", tiny_folder, *TINY)
     code, _, error = command("training.py", "--model", "rnn", *options)
     assert code == 0, error
     [warning] = error.splitlines()
     assert warning.startswith("training.py: warning: my_layers.py: temporal_affine_forward")
     assert warning.endswith("my_layers.py --layer temporal_affine")
+
+
+# -- any mixture -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_any_one_of_theirs_and_all_but_one_compute_the_same(model):
+    own = Own(SOLUTIONS, [model], [], training=True)
+    everything = dict(own.functions)
+    rng = np.random.default_rng(0)
+    sizes = {"input_dim": 5, "wordvec_dim": 4, "hidden_dim": 6, "dtype": "float64", "dropout": 0.2}
+    if model == "transformer":
+        sizes |= {"num_heads": 2, "positions": "sinusoidal", "activation": "gelu"}
+    params = build_model(model, sizes, WORDS, rng=rng).params
+    features = rng.standard_normal((3, 4, 5) if model in ("attention", "transformer") else (3, 5))
+    captions = np.array([[1, 4, 5, 2], [1, 6, 2, 0], [1, 7, 7, 2]])
+
+    def computed():
+        built = build_model(model, sizes, WORDS, params, rng=np.random.default_rng(1))
+        loss, grads = built.loss(features, captions)
+        return {"loss": loss, **grads, "said": decoding.beam_search(built, features, 2, 4)[1]}
+
+    ours = computed()
+    names = {name.removesuffix("_forward").removesuffix("_backward") for name in everything}
+    for name in sorted(names):
+        one = {n: f for n, f in everything.items() if n in (name, *_pair(name))}
+        others = {n: f for n, f in everything.items() if n not in one}
+        for own.functions in (Functions(one), Functions(others)):
+            with in_place(own):
+                theirs = computed()
+            for quantity, expected in ours.items():
+                np.testing.assert_allclose(theirs[quantity], expected, atol=1e-12, err_msg=name)
+
+
+def _pair(name: str) -> tuple[str, str]:
+    return f"{name}_forward", f"{name}_backward"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_fifty_captions_are_said_back_by_a_learners_functions(command, shapes_folder, model):
+    options = ("--model", model, "--engine", "plain", "--num_samples", 50, "--impl", SOLUTIONS)
+    code, _, error = command("training.py", *options, "--out", "run")
+    assert code == 0, error
+    say = ("inference.py", "--checkpoint", "run", "--split", "train")
+    code, out, error = command(*say, "--impl", SOLUTIONS)
+    assert code == 0, error
+    assert "said back word for word: 50 of 50 (100%)" in out
+    assert out.splitlines()[-1] == (
+        "every function was yours, in learning and in saying it back: solutions.py"
+    )
+    code, out, error = command(*say, "--impl", SOLUTIONS, "--decode", "sample")
+    assert "ours: sample\n" in out.splitlines(True)[0]
+    code, out, error = command(*say)
+    assert out.splitlines()[-1].endswith(
+        "functions of solutions.py, all of them yours: with --impl your functions say the captions "
+        "as well"
+    )

@@ -327,6 +327,7 @@ def test_photos_of_your_own_and_no_more_than_fifty(command, shapes_folder, train
     assert len(page.source) < 1_500_000
 
 
+@pytest.mark.slow
 def test_of_a_whole_split_fifty_images_are_shown_and_all_scored(
     command, shapes_folder, trained, tmp_path
 ):

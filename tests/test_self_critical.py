@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import WORDS
+from conftest import WORDS, slow_but
 
 from core import decoding
 from core.coco_utils import decode_captions, load_coco_data
@@ -70,7 +70,7 @@ def test_samples_are_held_against_each_other(data, samples):
     assert sum(len(weights) for _, _, weights in batches) == 12 * samples
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", slow_but(ENGINES, "numpy"))
 def test_captions_get_better_by_it(command, tiny_folder, tmp_path, engine):
     """After a little cross-entropy, the reward of the greedy captions rises, and not by learning
     from the captions themselves; all engines take the same way."""

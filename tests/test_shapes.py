@@ -135,6 +135,7 @@ def test_colour_kind_size_and_position_can_be_read_from_the_grid(shapes_folder, 
     assert np.mean(abs(predicted - cells["val"]) < 1) >= 0.99  # in cells
 
 
+@pytest.mark.slow
 def test_colour_kind_and_position_can_be_read_from_the_pooled_features(data, scenes):
     def present(holds):
         labels = [[int(any(map(holds, s))) for s in scenes[split]] for split in ("train", "val")]

@@ -448,6 +448,7 @@ def test_files_come_in_an_order_that_outlives_a_kill(data, tmp_path, monkeypatch
     assert written[3] == "loss.png"
 
 
+@pytest.mark.slow
 def test_resume_after_sigkill_equals_an_uninterrupted_run(shapes_folder, tmp_path):
     options = "--model lstm --num_samples 40 --num_epochs 25 --hidden_dim 64 --dropout 0.2".split()
     options += ["--lr_decay", "0.97", "--update_rule", "adamw"]

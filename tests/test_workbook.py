@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from core.gradient_check.cases import CASES, our_function
+from core.gradient_check.case import our_function
+from core.gradient_check.cases import CASES
 from core.gradient_check.learner import load_implementation
 from core.gradient_check.source import parse_source, read_source
 from core.support.choices import MODEL_NAMES

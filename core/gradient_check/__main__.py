@@ -16,7 +16,8 @@ from dataclasses import asdict
 import numpy as np
 
 from core.gradient_check.apart import check_apart, rng_of
-from core.gradient_check.cases import CASES, Case
+from core.gradient_check.case import Case
+from core.gradient_check.cases import CASES
 from core.gradient_check.checking import (
     DIFFERENCE_TOLERANCE,
     TORCH_TOLERANCE,
@@ -108,8 +109,8 @@ def main() -> int:
         if arguments.hint < HINTS[-1]:
             print(f"more about the first: --hint {arguments.hint + 1}")
         return 1
-    worst_difference = max(row.difference_error or 0 for row in rows)
-    worst_torch = max(row.torch_error or 0 for row in rows)
+    worst_difference = max((row.difference_error or 0 for row in rows), default=0)
+    worst_torch = max((row.torch_error or 0 for row in rows), default=0)
     of_torch = f", {worst_torch:.1e} against torch (limit {TORCH_TOLERANCE:g})"
     print(
         f"all {len(rows)} hold: worst error {worst_difference:.1e} against finite differences "

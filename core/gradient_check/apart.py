@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 import core
-from core.gradient_check.cases import CASES, Case
+from core.gradient_check.case import Case
+from core.gradient_check.cases import CASES
 from core.gradient_check.checking import Row, check_case
 from core.gradient_check.differences import eval_numerical_gradient
 from core.gradient_check.learner import KNOWN, ImplementationError, load_implementation

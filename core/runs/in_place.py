@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from core.gradient_check.learner import ImplementationError, malformed
 from core.layers import affine_forward, log_softmax
 from core.models import captioning_transformer
 from core.runs.own import WAYS, Own, our_function
+from core.support.schema import Number
 from core.workbook.road import FUNCTIONS
 
 Array = np.ndarray
@@ -30,6 +32,8 @@ Array = np.ndarray
 # What an argument that a learner's function lacks belongs to, where that has another name.
 _OPTIONS = {"smoothing": "label_smoothing", "norm_first": "post_norm"}
 _OPTIONS |= dict.fromkeys(("dropout", "rng", "train"), "dropout")
+
+_signature = cache(inspect.signature)
 
 
 @contextmanager
@@ -102,6 +106,11 @@ class _Cache:
 
     kept: object
     gradients: dict
+    given: tuple
+
+    def __getitem__(self, place: int):
+        """An argument: our multi-head attention looks at the first, q, for the number of heads."""
+        return self.given[place]
 
 
 class _Calls:
@@ -137,13 +146,13 @@ class _Calls:
         """Whoever's it is: with the cache goes what the gradients must look like."""
 
         def forward(*arguments, **options):
-            given = inspect.signature(ours).bind(*arguments, **options).arguments
+            given = _signature(ours).bind(*arguments, **options).arguments
             likes = {f"d{key}": like for key, value in given.items() if (like := _like(value))}
             if name in self.functions:
                 *outputs, cache = self._compared(name, ours, arguments, options)
             else:
                 *outputs, cache = ours(*arguments, **options)
-            return *outputs, _Cache(cache, likes)
+            return *outputs, _Cache(cache, likes, tuple(given.values()))
 
         return forward
 
@@ -174,18 +183,18 @@ class _Calls:
         kept = {}
         for key, value in config.items():
             value = value.item() if isinstance(value, np.generic) else value
-            fits = isinstance(value, int | float) and not isinstance(value, bool)
+            fits = Number().fault(value) is None
             fits = fits or (isinstance(value, Array) and value.shape == shape)
             if not (fits and isinstance(key, str) and key.isidentifier()):
                 found = f"{key!r} in config, a {type(value).__name__}"
-                way = "a checkpoint keeps numbers, and arrays of the shape of w"
+                way = "a checkpoint keeps finite numbers, and arrays of the shape of w"
                 raise self._error(name, f"{name} keeps {found}; {way}")
             kept[key] = value
         return kept
 
     def _decoder(self, name: str, ours: Callable) -> Callable:
         def decoder(*arguments, **options):
-            given = inspect.signature(ours).bind(*arguments, **options)
+            given = _signature(ours).bind(*arguments, **options)
             given.apply_defaults()
             given = given.arguments
             model, best = given["model"], [given["n_best"]] if "n_best" in given else []
@@ -208,7 +217,7 @@ class _Calls:
     def _compared(self, name: str, ours: Callable, arguments: tuple, options: dict):
         """A call of theirs whose outputs must look like those of ours."""
         given = [*arguments, *options.values()]
-        key = name, *(value.shape for value in given if isinstance(value, Array))
+        key = name, *(getattr(value, "shape", value) for value in given if _is_size(value))
         if key not in self._outputs:
             draws = np.random.Generator  # which are theirs to make
             copies = (copy.deepcopy(v) if isinstance(v, draws) else v for v in arguments)
@@ -221,7 +230,7 @@ class _Calls:
         taken, more = self._arguments(name, ours, arguments, options)
         found = self._call(name, *taken, returns=len(likes), **more)
         case = next((case for case in CASES if case.functions[0] == name), None)
-        names = (case and case.outputs) or ("loss", "dx")
+        names = (case and case.outputs) or (("loss", "dx") if len(likes) > 1 else ("out",))
         for i, like in enumerate(likes):
             if like:
                 what = names[i] if i < len(names) else f"output {i + 1}"
@@ -235,11 +244,11 @@ class _Calls:
         Raises ValueError when it lacks one that matters.
         """
         try:
-            theirs = inspect.signature(self.functions[name]).parameters
+            theirs = _signature(self.functions[name]).parameters
         except (TypeError, ValueError):  # of no Python function
             return arguments, options
-        given = inspect.signature(ours).bind(*arguments, **options).arguments
-        known, required, more = inspect.signature(ours).parameters, [], {}
+        given = _signature(ours).bind(*arguments, **options).arguments
+        known, required, more = _signature(ours).parameters, [], {}
         takes_any = any(p.kind is p.VAR_KEYWORD for p in theirs.values())
         places = [n for n, p in theirs.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
         for place, (key, parameter) in enumerate(known.items()):
@@ -349,6 +358,11 @@ def _blocks_in_place() -> Iterator[None]:
     finally:
         for name, method in ours.items():
             setattr(model, name, method)
+
+
+def _is_size(value) -> bool:
+    """Whether the shapes of what is returned may depend on it."""
+    return isinstance(value, Array | int)
 
 
 def _like(value):

@@ -99,7 +99,7 @@ class Own:
                 theirs = names <= self.functions.keys()
                 if not theirs or f"{part}_forward" in self.functions:
                     waiting.append(part)
-        return [name for name in FUNCTIONS if name in called]
+        return [*(name for name in FUNCTIONS if name in called), *sorted(called - {*FUNCTIONS})]
 
     @property
     def ours(self) -> list[str]:
@@ -223,7 +223,7 @@ def variants_of(settings: Mapping) -> set[str]:
 
 def of_captioning(path: str, checkpoints: Sequence, decode: str) -> Own:
     """The learner's functions in a run of ``inference.py``."""
-    others = {"greedy": ["greedy"], "beam": ["beam_search"]}.get(decode, [])
+    others = ["beam_search" if decode == "beam" else decode]
     if any(each.config.get("positions") == "sinusoidal" for each in checkpoints):
         others.append("positional_encoding")
     return Own(path, [each.model for each in checkpoints], others, training=False)

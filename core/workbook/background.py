@@ -14,7 +14,8 @@ from contextlib import closing
 from pathlib import Path
 
 from core.gradient_check.apart import NOT_CHECKED, check_apart, read_messages, rng_of, start
-from core.gradient_check.cases import CASES, Case
+from core.gradient_check.case import Case
+from core.gradient_check.cases import CASES
 from core.gradient_check.checking import check_case
 from core.support.files import write_text
 
