@@ -138,9 +138,7 @@ def _compare(
         return sum(np.sum(np.asarray(out) * dout) for out, dout in pairs)
 
     with np.errstate(invalid="ignore"):
-        numerical = {
-            f"d{name}": differences(objective, inputs[name]) for name in case.differentiable
-        }
+        numerical = {f"d{name}": differences(objective, inputs[name]) for name in case.differentiable}
     right = {f"d{name}": gradient for name, gradient in right_gradients.items()} or numerical
     right = {
         name: np.zeros_like(gradient) if name[1:] in case.zero else gradient

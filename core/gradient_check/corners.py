@@ -66,15 +66,12 @@ def _corners(case: Case, rng, inputs: dict, sizes: dict) -> Iterator[tuple[str, 
         yield "fails for train=False, where all pass", {**inputs, "train": False}
         yield "fails for p = 0, where all pass", {**inputs, "p": 0.0}
     if not model and case.name not in ("positional_encoding", "greedy", "beam_search"):
-        yield (
-            "float64 for float32",
-            {
-                name: value.astype(np.float32)
-                if isinstance(value, np.ndarray) and value.dtype == np.float64
-                else value
-                for name, value in inputs.items()
-            },
-        )
+        yield "float64 for float32", {
+            name: value.astype(np.float32)
+            if isinstance(value, np.ndarray) and value.dtype == np.float64
+            else value
+            for name, value in inputs.items()
+        }
 
 
 def _large(name: str, inputs: dict) -> dict:

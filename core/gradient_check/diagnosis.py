@@ -245,11 +245,7 @@ def recognise(
                 continue
             changes += 1
             left = name in wrong and float(np.linalg.norm(value - wrong[name]))
-            if (
-                left is not False
-                and left <= 1e-5 * change
-                and relative_error(wrong[name], value) < 1e-8
-            ):
+            if left is not False and left <= 1e-5 * change and relative_error(wrong[name], value) < 1e-8:
                 explains.append(name)
         rank = len(explains), len(explains) - changes, -index
         for name in explains:

@@ -116,6 +116,7 @@ class Functions(dict):
                 raise ImplementationError(f"{name} returned {found} values, expected {returns}")
         return result
 
+
     def _look(self, name: str, arguments: Sequence, before: Sequence) -> None:
         """Notes which arguments a call has written into."""
         names = list(signature(our_function(name)).parameters)

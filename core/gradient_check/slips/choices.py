@@ -21,11 +21,7 @@ def _sgd(w, dw, config=None, sign=-1, momentum=0.0, rate=None):
 
 def _momentum(w, dw, config=None, kind=""):
     config = _config(config, learning_rate=1e-2, momentum=0.9)
-    v, mu, rate = (
-        config.get("velocity", np.zeros_like(w)),
-        config["momentum"],
-        config["learning_rate"],
-    )
+    v, mu, rate = config.get("velocity", np.zeros_like(w)), config["momentum"], config["learning_rate"]
     steps = {
         "cs231n": (mu * v - rate * dw, lambda v: v),
         "averaged": (mu * v + (1 - mu) * dw, lambda v: -rate * v),
@@ -58,9 +54,7 @@ def _rmsprop(w, dw, config=None, kind=""):
 
 
 def _adam(w, dw, config=None, kind="", decay="none"):
-    config = _config(
-        config, learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=1e-2
-    )
+    config = _config(config, learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=1e-2)
     rate, b1, b2, eps = (config[name] for name in ("learning_rate", "beta1", "beta2", "epsilon"))
     shrink = config["weight_decay"]
     t = config.get("t", 0) + (kind != "t late")
@@ -71,9 +65,7 @@ def _adam(w, dw, config=None, kind="", decay="none"):
     if decay == "no rate":
         w = w * (1 - shrink)
     config["m"] = m = b1 * config.get("m", 0 * w) + (1 - b1) * dw
-    config["v"] = v = b2 * config.get("v", 0 * w) + (1 - b2) * (
-        dw if kind == "no square" else dw**2
-    )
+    config["v"] = v = b2 * config.get("v", 0 * w) + (1 - b2) * (dw if kind == "no square" else dw**2)
     if kind == "betas swapped":
         config["m"] = m = b2 * (config["m"] - (1 - b1) * dw) / b1 + (1 - b2) * dw
     one, two = 1 - b1 ** max(t, 0), 1 - b2 ** max(t, 0)
