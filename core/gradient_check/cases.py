@@ -332,7 +332,16 @@ def _captioning(
             loss, gradients = built.loss(inputs["features"], inputs["captions"])
             return [loss], [gradients.get(name) for name in names]
 
-        return functions.guard(model, loss_and_gradients, functions[model])
+        before = {name: np.array(value) for name, value in inputs.items()}
+        found = functions.guard(model, loss_and_gradients, functions[model])
+        if written := [name for name in inputs if not np.array_equal(inputs[name], before[name])]:
+            functions.faults.append(
+                f"{model} writes into {', '.join(written)}: the caller's arrays must stay as they "
+                "are; work on a copy"
+            )
+            for name in written:
+                inputs[name][...] = before[name]
+        return found
 
     return Case(name, (model,), sizes, make, names, (), run, torch, gates)
 

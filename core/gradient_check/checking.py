@@ -157,7 +157,8 @@ def _compare(
         # not (a > b) would let NaN through
         agrees = error is not None and error <= TORCH_TOLERANCE
         # A forward that is wrong has a gradient of its own, and that is what its backward is for.
-        fits = difference <= DIFFERENCE_TOLERANCE
+        # Where it is NaN there are no differences to hold the backward against.
+        fits = difference <= DIFFERENCE_TOLERANCE or (bool(wrong) and agrees and difference != difference)
         judged[name] = difference, error, agrees, fits and (agrees or not has_torch or bool(wrong))
     bad = {name: gradients[name] for name, (*_, passed) in judged.items() if not passed}
     found = wrong_gradients(

@@ -89,7 +89,9 @@ class Functions(dict):
     ):
         """Calls something that uses the function or class of that name."""
         if name not in self:
-            return function(*arguments, **options)  # ours: a bug in it must be seen
+            result = function(*arguments, **options)  # ours: a bug in it must be seen
+            self._keep(name, result)
+            return result
         arguments = [_copied(argument) for argument in arguments]
         before = self.watched and [_arrays(argument, copy=True) for argument in arguments]
         try:
@@ -104,8 +106,7 @@ class Functions(dict):
             raise ImplementationError(message) from error
         if before:
             self._look(name, arguments, before)
-            if isinstance(result, tuple | list) and not name.endswith("_backward"):
-                self._made = [each for each in result if isinstance(each, np.ndarray)]
+            self._keep(name, result)
         if returns is not None:
             if result is None:
                 raise ImplementationError(
@@ -116,6 +117,10 @@ class Functions(dict):
                 raise ImplementationError(f"{name} returned {found} values, expected {returns}")
         return result
 
+
+    def _keep(self, name: str, result) -> None:
+        if name.endswith("_forward") and isinstance(result, tuple | list):
+            self._made = [each for each in result if isinstance(each, np.ndarray)]
 
     def _look(self, name: str, arguments: Sequence, before: Sequence) -> None:
         """Notes which arguments a call has written into."""

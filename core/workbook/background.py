@@ -9,11 +9,11 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from core.gradient_check.apart import NOT_CHECKED, check_apart, read_messages, rng_of, start
+from core.gradient_check.apart import check_apart, read_messages, rng_of, start
 from core.gradient_check.case import Case
 from core.gradient_check.cases import CASES
 from core.gradient_check.checking import check_case
@@ -101,41 +101,31 @@ class Background:
         def put(kind: str, value=None) -> None:
             self.queue.put((number, kind, value))
 
+        used = []
+
+        def begin(names: Sequence[str]) -> Iterator[dict | None]:
+            used.append(child if not used else self._another(number))
+            return used[-1].order(self.path, names)
+
         try:
-            left = list(cases)
-            while left:  # a function that ended the process, or had to be ended, is not asked again
-                left = self._ask(child, left, put)
-                if lines := child.prints():
-                    put("prints", lines)
-                if left and (child := self._another(number)) is None:
-                    return
+            with closing(check_apart(self.path, cases, SEED, begin=begin)) as checked:
+                put("names", names := next(checked))
+                for case in cases:
+                    if names & set(case.functions):
+                        put("rows", (case, next(checked)))
+            if lines := [line for each in used for line in each.prints()]:
+                put("prints", lines)
             put("done")
         except Exception as error:  # not lost with the thread
             put("error", error)
 
-    def _ask(self, child: _Child, cases: Sequence[Case], put: Callable) -> list[Case]:
-        """Has these checked; returns those that the process did not come to before its end."""
-        messages = child.order(self.path, [case.name for case in cases])
-        with (
-            closing(messages),
-            closing(check_apart(self.path, cases, SEED, messages=messages)) as checked,
-        ):
-            put("names", names := next(checked))
-            for i, case in enumerate(cases):
-                if names & set(case.functions):
-                    rows = next(checked)
-                    if i and (rows[0].problem or "").startswith(NOT_CHECKED):
-                        return list(cases[i:])
-                    put("rows", (case, rows))
-        return []
-
-    def _another(self, number: int) -> _Child | None:
-        """Another process for the same check, unless that was given up."""
+    def _another(self, number: int) -> _Child:
+        """Another process for the same check: the one before was ended by what it called."""
         with self.lock:
+            child = self._start()
             if number == self.number:
-                self.child = self._start()
-                return self.child
-        return None
+                self.child = child
+        return child
 
 
 def _warm_up() -> None:
