@@ -11,6 +11,7 @@ import pytest
 
 from core.gradient_check import check
 from core.gradient_check.report import first_wrong
+from core.gradient_check.slips.tables import right_formulas
 
 AFFINE = """
 def affine_backward(dout, cache):
@@ -34,7 +35,7 @@ def temporal_affine_backward(dout, cache):
 EMBEDDING = """
 def word_embedding_backward(dout, cache):
     words, table = cache
-    dW = np.zeros(table.shape)
+    dW = np.zeros_like(table)
     for n in range(words.shape[0]):
         for t in range(words.shape[1]):
             dW[words[n, t]] += dout[n, t]
@@ -74,9 +75,9 @@ BPTT = """
 def rnn_backward(dh, cache):
     x, h0, Wx, Wh, b, steps = cache
     N, T, H = dh.shape
-    dx = np.zeros(x.shape)
-    dWx, dWh, db = np.zeros(Wx.shape), np.zeros(Wh.shape), np.zeros(b.shape)
-    back = np.zeros((N, H))
+    dx = np.zeros_like(x)
+    dWx, dWh, db = np.zeros_like(Wx), np.zeros_like(Wh), np.zeros_like(b)
+    back = np.zeros_like(h0)
     for t in range(T - 1, -1, -1):
         xt, hp, _, _, h = steps[t]
         total = dh[:, t] + back
@@ -159,13 +160,14 @@ def scaled_dot_product_attention_backward(dout, cache):
     dv = np.swapaxes(w, 2, 3) @ dout
     dw = dout @ np.swapaxes(v, 2, 3)
     ds = w * (dw - (w * dw).sum(-1, keepdims=True))
-    ds = ds / np.sqrt(q.shape[-1])
+    ds = ds / q.shape[-1] ** 0.5
     return ds @ k, np.swapaxes(ds, 2, 3) @ q, dv
 """
 HEADS_FORWARD = """
 def scaled_dot_product_attention_forward(q, k, v, mask=None):
-    s = q @ np.swapaxes(k, 2, 3) / np.sqrt(q.shape[-1])
-    s = np.where(mask, s, -np.inf)
+    s = q @ np.swapaxes(k, 2, 3) / q.shape[-1] ** 0.5
+    if mask is not None:
+        s = np.where(mask, s, -np.inf)
     m = s.max(-1, keepdims=True)
     e = np.exp(s - np.where(np.isfinite(m), m, 0))
     z = e.sum(-1, keepdims=True)
@@ -178,7 +180,11 @@ def multi_head_attention_forward(q, k, v, Wq, bq, Wk, bk, Wv, bv, Wo, bo, heads,
     cut = lambda x: x.reshape(N, x.shape[1], heads, E // heads).transpose(0, 2, 1, 3)
     Q, K, V = cut(q @ Wq + bq), cut(k @ Wk + bk), cut(v @ Wv + bv)
     s = Q @ K.swapaxes(2, 3) / (E // heads) ** 0.5
-    s = np.where(mask, s, -1e30)
+    if mask is None:
+        mask = np.ones(s.shape[2:], dtype=bool)
+    if mask.ndim == 3:
+        mask = mask[:, None]
+    s = np.where(mask, s, np.float32(-1e30))
     e = np.exp(s - s.max(-1, keepdims=True)) * mask
     w = e / np.maximum(e.sum(-1, keepdims=True), 1e-300)
     out = (w @ V).transpose(0, 2, 1, 3).reshape(N, T, E)
@@ -194,10 +200,12 @@ def feed_forward_backward(dout, cache):
 """
 DROPOUT = """
 def dropout_backward(dout, cache):
-    return dout * cache
+    return dout if cache is None else dout * cache
 """
 DROPOUT_FORWARD = """
 def dropout_forward(x, p, rng, train=True):
+    if not train or p == 0:
+        return x, None
     keep = rng.random(x.shape, dtype=np.float32) >= p
     return x * keep / (1 - p), keep / (1 - p)
 """
@@ -278,9 +286,8 @@ def greedy(model, features, max_length=30, allow_unknown=False):
 
 SLIPS = [
     # affine layers and word vectors
-    (AFFINE, "w.T).re", "w.T).re", None),
-    (AFFINE, "np.sum(dout, axis=0)", "np.mean(dout, axis=0)", "1 / N"),
-    (AFFINE, "np.sum(dout, axis=0)", "np.ones(w.shape[1])", ""),
+    (AFFINE, "np.sum(dout, axis=0)", "np.mean(dout, axis=0)", "mean over the batch"),
+    (AFFINE, "np.sum(dout, axis=0)", "np.ones(w.shape[1])", "is wrong everywhere"),
     (AFFINE, "flat.T.dot(dout)", "-flat.T.dot(dout)", "wrong sign"),
     (AFFINE, "flat.T.dot(dout)", "2 * flat.T.dot(dout)", "2 times too large"),
     (AFFINE, "flat.T.dot(dout)", "dout.T.dot(flat)", "returned shape"),
@@ -291,7 +298,7 @@ SLIPS = [
     (TEMPORAL, "x.reshape(N * T, D).T.dot(d2)", "x[:, -1].T.dot(dout[:, -1])", "holds one time step alone"),
     (TEMPORAL, "x.reshape(N * T, D).T.dot(d2)", "x.reshape(N * T, D).T.dot(d2) / T", "mean over time"),
     (EMBEDDING, "+= dout", "= dout", "keeps the last use of each word alone"),
-    (EMBEDDING, "words.shape[1]", "words.shape[1] - 1", ""),
+    (EMBEDDING, "words.shape[1]", "words.shape[1] - 1", "time step or a sample left out"),
     (EMBEDDING, "+= dout[n, t]", "+= 1", "is that of ones for dout"),
     (EMBEDDING, "    return dW", "    return dW / max(1, len(words))", "1 / N"),
     # the loss
@@ -299,11 +306,11 @@ SLIPS = [
     (LOSS, "    d[n, t, y] -= 1\n", "", "misses the 1 of the right word"),
     (LOSS, "-= 1\n", "+= 1\n", "adds the 1 of the right word"),
     (LOSS, "    d /= N\n", "", "N"),
-    (LOSS, "mask * np.log", "np.log", "does not use the mask"),
+    (LOSS, "mask * np.log", "np.log", "where the mask is 0"),
     (LOSS, "y])) / N\n", "y])) / mask.sum()\n", "divided by the number of words that count"),
     (LOSS, "y])) / N\n", "y])) / (N * T)\n", "divided by N T"),
     (LOSS, "x - x.max(axis=2, keepdims=True)", "x", "scores of 800"),
-    (LOSS, "axis=2, keepdims=True)\n    n", "axis=1, keepdims=True)\n    n", ""),
+    (LOSS, "axis=2, keepdims=True)\n    n", "axis=1, keepdims=True)\n    n", "the forward pass itself differs"),
     (LOSS, "-np.sum", "np.sum", "wrong sign"),
     # the RNN
     (RNN, "(1 - h * h)", "(1 - h)", "1 - tanh gives"),
@@ -341,11 +348,11 @@ SLIPS = [
     (LSTM, "dc * f, x", "dc_next * f, x", "dnext_c alone"),
     (LSTM, "zi, zf, zo, zg", "zi, zf, zg, zo", "gates swapped"),
     (LSTM, "dc * cp * f", "dc * (f * cp + i * g) * f", "after the update instead of before"),
-    (LSTM, "dc * g * i", "dc * i", ""),
+    (LSTM, "dc * g * i", "dc * i", "misses a factor: g in di"),
     (LSTM, "dh * tc", "dh", "misses a factor: tanh_c"),
     (LSTM_FORWARD, "s[:, 2 * H:3 * H]\n    g = np.tanh(z[:, 3 * H:])", "s[:, 3 * H:]\n    g = np.tanh(z[:, 2 * H:3 * H])", "PyTorch's order"),
     (LSTM_FORWARD, "np.tanh(c)", "c", "misses the tanh"),
-    (LSTM_FORWARD, "f * cp + i", "i * cp + f", "f and i exchanged"),
+    (LSTM_FORWARD, "f * cp + i", "i * cp + f", "the order f, i, o, g"),
     # soft attention
     (ATTEND, "(dw - np.sum(w * dw, axis=1, keepdims=True))", "dw", "second term of the softmax's Jacobian"),
     (ATTEND, "(dw - np.sum(w * dw, axis=1, keepdims=True))", "(1 - w) * dw", "diagonal"),
@@ -355,7 +362,7 @@ SLIPS = [
     (ADDITIVE, "    dF = dF + dk @ Wf.T\n", "", "features are read twice"),
     (ADDITIVE, "dF = dF + dk", "dF = dk", "features are read twice"),
     (GATE, "gate * (1 - gate)", "gate", "what a gate gives"),
-    (GATE, "dout * c *", "dout * gate *", ""),
+    (GATE, "dout * c *", "dout * gate *", "gate and context exchanged"),
     (DOUBLY, "-2 *", "2 *", "wrong sign"),
     (DOUBLY, "-2 *", "-", "factor 2"),
     (DOUBLY, " * mask[:, :, None]\n", " * np.ones((1, mask.shape[1], 1))\n", "mask"),
@@ -377,15 +384,15 @@ SLIPS = [
     (FEED, " * (pre > 0)", "", "misses the derivative of the nonlinearity"),
     (FEED, "rows(a).T", "rows(pre).T", "what goes into the nonlinearity"),
     # attention with heads
-    (HEADS, "    ds = ds / np.sqrt(q.shape[-1])\n", "", "sqrt(d)"),
-    (HEADS, "/ np.sqrt(q.shape[-1])", "/ q.shape[-1]", "sqrt(d)"),
+    (HEADS, "    ds = ds / q.shape[-1] ** 0.5\n", "", "sqrt(d)"),
+    (HEADS, "/ q.shape[-1] ** 0.5", "/ q.shape[-1]", "sqrt(d)"),
     (HEADS, "(dw - (w * dw).sum(-1, keepdims=True))", "dw", "second term of the softmax's Jacobian"),
     (HEADS, "sum(-1, k", "sum(-2, k", "over the queries"),
-    (HEADS_FORWARD, "    s = np.where(mask, s, -np.inf)\n", "", "does not use the mask"),
+    (HEADS_FORWARD, "s = np.where(mask, s, -np.inf)\n", "pass\n", "where the mask is 0"),
     (HEADS_FORWARD, "np.where(mask, s, -np.inf)", "np.where(mask, s, 0)", "masked scores to 0"),
     (HEADS_FORWARD, "np.where(mask, s, -np.inf)", "np.where(mask, -np.inf, s)", "wrong way round"),
-    (HEADS_FORWARD, "w @ v", "np.where(mask, w, 0) @ v", "for a mask"),
-    (HEADS_FORWARD, " / np.sqrt(q.shape[-1])", "", "divide by sqrt(d)"),
+    (HEADS_FORWARD, "if mask is not None:", "if True:", "without a mask (None)"),
+    (HEADS_FORWARD, " / q.shape[-1] ** 0.5", "", "divide by sqrt(d)"),
     (HEADS_FORWARD, "e / np.where(z == 0, 1, z)", "e / z", "query that may see nothing"),
     (MULTI_FORWARD, "x.reshape(N, x.shape[1], heads, E // heads).transpose(0, 2, 1, 3)", "x.reshape(N, heads, x.shape[1], E // heads)", "reshaped instead of transposed"),
     (MULTI_FORWARD, "(E // heads) ** 0.5", "E ** 0.5", "whole width E"),
@@ -395,24 +402,27 @@ SLIPS = [
     (ADAM, "np.sqrt(vh) + c['epsilon']", "np.sqrt(vh + c['epsilon'])", "epsilon inside the root"),
     (ADAM, "mh = c['m'] / (1 - c['beta1'] ** c['t'])", "mh = c['m']", "bias correction of m"),
     (ADAM, "(np.sqrt(vh)", "(vh", "misses the root"),
-    (ADAM, "dw ** 2", "dw", "" ),
+    (ADAM, "dw ** 2", "dw", "the forward pass itself differs"),
     (ADAMW, "    w = w - c['learning_rate'] * c['weight_decay'] * w\n", "    dw = dw + c['weight_decay'] * w\n", "adds the decay to the gradient"),
     (ADAMW, "    w = w - c['learning_rate'] * c['weight_decay'] * w\n", "", "misses the weight decay"),
     (ADAMW, "c['learning_rate'] * c['weight_decay'] * w", "c['weight_decay'] * w", "without the learning rate"),
     (RMSPROP, "np.sqrt(c['cache']) + c['epsilon']", "np.sqrt(c['cache'] + c['epsilon'])", "inside the root"),
-    (RMSPROP, "(1 - c['decay_rate']) * dw", "dw", "" ),
+    (RMSPROP, "(1 - c['decay_rate']) * dw", "dw", "the forward pass itself differs"),
     (MOMENTUM, "np.zeros_like(w)) + dw", "np.zeros_like(w)) + (1 - c['momentum']) * dw", "1 - momentum"),
     (CLIP, "min(1.0, max_norm / (norm + 1e-6))", "max_norm / (norm + 1e-6)", "scales small gradients up"),
     (CLIP, "np.sqrt(sum((g ** 2).sum() for g in grads.values()))", "sum((g ** 2).sum() for g in grads.values())", "misses the root"),
-    (POSITIONS, "np.sin", "np.cos", ""),
+    (POSITIONS, "np.sin", "np.cos", "out[p, 2i] = sin"),
     (POSITIONS, "np.cos(p / 10000 ** (i", "np.cos(p / 10000 ** ((i + 1)", "two columns share one"),
-    (GREEDY, "        alive &= words != model.end\n", "", "goes on after <END>"),
+    (GREEDY, "        alive &= words != model.end\n", "        pass\n", "goes on after <END>"),
     (GREEDY, "        if not allow_unknown:\n            scores[:, model.unknown] = -np.inf\n", "", "<UNK>"),
     (GREEDY, "scores, state = ", "scores, _ = ", "new state"),
 ]  # fmt: skip
 
 
-def learners(source: str, old: str, new: str):
+SOURCES = [source for source in dict.fromkeys(slip[0] for slip in SLIPS)]
+
+
+def learners(source: str, old: str = "", new: str = ""):
     assert old in source, old
     space = {"np": np}
     exec(source.replace(old, new), space)
@@ -429,9 +439,103 @@ def test_the_first_hint_names_the_slip(source, old, new, words):
     name, function = learners(source, old, new)
     with np.errstate(all="ignore"):
         report = check(name, function)
-    if words is None:
-        assert report, report
-        return
     first = first_wrong(report.rows)
     assert first is not None, "accepted"
     assert words in f"{first.quantity} {first.problem}"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.split("(")[0].split()[-1])
+def test_without_a_slip_each_of_them_holds(source):
+    report = check(*learners(source))
+    assert report, report
+
+
+# Mistakes that no table knows: (source, what is right, what is wrong, what must not be guessed).
+NOVEL = [
+    (LSTM, "z.sum(0)", "z.sum(0) * np.linspace(1, 2, z.shape[1])"),
+    (RNN, "(1 - h * h)", "np.exp(-h)"),
+    (NORM, "inv / E", "np.sqrt(inv) / E"),
+    (HEADS, "ds @ k", "np.tanh(ds) @ k"),
+    (TEMPORAL, "d2.dot(w.T)", "(d2 ** 3).dot(w.T)"),
+    (ATTEND, "dk.sum(axis=1), dv", "(dk ** 2).sum(axis=1), dv"),
+    (BPTT, "dh[:, t] + back", "dh[:, t] + back * 0.37"),
+]
+
+
+@pytest.mark.parametrize(("source", "old", "new"), NOVEL)
+def test_of_a_mistake_that_is_new_nothing_is_guessed(source, old, new):
+    first = first_wrong(check(*learners(source, old, new)).rows)
+    for guess in ("misses", "sign", "transposed", "mean over", "late", "order", "float", "twice"):
+        assert guess not in first.problem.partition("; worst")[0].replace("missing or wrong", "")
+
+
+WRITES = [
+    (RNN, "    dz = dout * (1 - h * h)", "    dout *= 1 - h * h\n    dz = dout", "writes into dnext_h"),
+    (RNN, "    dz = dout", "    h **= 2\n    dz = dout", "damages its cache"),
+    (RNN_FORWARD, "    z = ", "    x += 0.1\n    z = ", "rnn_step_forward writes into x"),
+    (BPTT, "steps[t]\n", "steps.pop()\n", "rnn_backward damages its cache"),
+    (ADAM, "    return w -", "    w *= 1.1\n    return w -", "adam writes into w"),
+]
+
+
+@pytest.mark.parametrize(("source", "old", "new", "words"), WRITES)
+def test_writing_is_reported_beside_the_numbers(source, old, new, words):
+    name, function = learners(source, old, new)
+    report = check(name, function)
+    assert any(words in row.problem for row in report.rows if row.quantity == "-")
+    assert len([row for row in report.rows if row.quantity != "-"]) >= 1
+    assert words in " ".join(repr(report).split())
+
+
+CORNERS = [
+    (AFFINE, "dout, axis=0)", "dout, axis=0, dtype=np.float64)", "float64 for db where all inputs"),
+    (LSTM_FORWARD, "1 / (1 + np.exp(-z))", "1 / (1 + np.exp(-z.astype(float)))", "are float32"),
+    (AFFINE, "    return dx", "    dx = dx.squeeze()\n    return dx", "one sample alone (N = 1)"),
+    (TEMPORAL, "    return dx", "    dx = dx.squeeze()\n    return dx", "one sample alone (N = 1)"),
+    (
+        TEMPORAL, "    return dx", "    dx = dx[:, 0] if T == 1 else dx\n    return dx",
+        "one time step alone (T = 1)",
+    ),
+    (
+        MULTI_FORWARD, "    if mask.ndim == 3:\n        mask = mask[:, None]\n", "",
+        "for a mask of shape (N, T, S)",
+    ),
+    (HEADS_FORWARD, "s - np.where(np.isfinite(m), m, 0)", "s", "scores of 800"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "old", "new", "words"), CORNERS)
+def test_what_fails_in_a_corner_alone_does_not_hold(source, old, new, words):
+    with np.errstate(all="ignore"):
+        report = check(*learners(source, old, new))
+    assert words in " ".join(row.problem for row in report.rows if not row.passed)
+
+
+def test_a_right_backward_of_a_wrong_forward_is_not_blamed():
+    _, forward = learners(HEADS_FORWARD, "e / np.where(z == 0, 1, z)", "e / z")
+    _, backward = learners(HEADS)
+
+    def with_cache(q, k, v, mask=None):
+        from core.transformer_layers import scaled_dot_product_attention_forward as ours
+
+        return forward(q, k, v, mask)[0], ours(q, k, v, mask)[1]
+
+    with np.errstate(all="ignore"):
+        report = check("scaled_dot_product_attention_backward", backward, with_cache)
+    assert [row.quantity for row in report.rows if not row.passed] == ["out"]
+
+
+def test_numbers_that_are_right_to_eight_digits_are_rounding():
+    _, right = learners(LSTM)
+
+    def rounded(*arguments):
+        return tuple(gradient * (1 + 1e-8) for gradient in right(*arguments))
+
+    for row in check("lstm_step_backward", rounded).rows[2:]:
+        assert "right to eight digits only" in row.problem
+
+
+@pytest.mark.parametrize(("name", "right"), right_formulas(), ids=lambda x: x if isinstance(x, str) else "")
+def test_the_lines_that_slips_are_made_of_are_right(name, right):
+    rows = check(name, lambda *arguments, **_: right(*arguments)).rows
+    assert all(row.passed for row in rows if row.quantity != "-")

@@ -265,8 +265,6 @@ def _slips(case: Case, inputs: dict, upstream):
             return outputs
         return gradients
 
-    for slip in slips_of(forward if upstream is None else backward):
-        yield slip.hint, lambda s=slip: numbers({s.name: s.function}, inputs, upstream)
     if not outputs_too:
         names = [f"d{output}" for output in case.outputs]
         for i, dout in enumerate(names):
@@ -291,6 +289,8 @@ def _slips(case: Case, inputs: dict, upstream):
             (~mask, "has the mask the wrong way round"),
         ):
             yield words, lambda m=instead: numbers({}, {**inputs, "mask": m}, upstream)
+    for slip in slips_of(forward if upstream is None else backward):
+        yield slip.hint, lambda s=slip: numbers({s.name: s.function}, inputs, upstream)
 
 
 def with_worst(hint: str, got: Array, expected: Array) -> str:

@@ -147,7 +147,7 @@ class _Chain:
             raise ValueError(f"step: found tokens of shape {tokens.shape}, expected {len(state)}")
         state = np.tanh(state + self.read[tokens])
         scores = state @ self.scores
-        scores[:, self.end] -= np.where(state[:, -1] > 0, 0, 50)
+        scores[:, self.end] += np.where(state[:, -1] > 0, 2, -50)
         scores = scores - scores.max(axis=1, keepdims=True)
         return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)), state
 

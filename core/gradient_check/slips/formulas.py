@@ -98,7 +98,9 @@ class Formulas:
                 if len(terms) > 1:
                     yield f"misses a term: {bare} in {name}", other()
                     yield f"counts a term twice: {bare} in {name}", other(term, term)
-                yield f"has a wrong sign: that of {bare} in {name}", other(f"-({term})")
+                    yield f"has a wrong sign in a term: {bare} in {name}", other(f"-({term})")
+                else:
+                    yield f"has the wrong sign: check {name}", other(f"-({term})")
                 factors = term.split(" * ")
                 if len(factors) == 1:
                     continue
