@@ -291,7 +291,7 @@ def test_check_answers_the_first_wrong_one_with_its_line_and_hints(command, tmp_
     assert "1 of 7 hold, 1 wrong, 5 empty" in out
     assert "not in the file: temporal_affine_forward" in " ".join(out.split())
     assert "affine_backward, mine.py:7" in out
-    assert "dw has a wrong sign" in out
+    assert "dw has the wrong sign" in out
     assert "--hint 2" in out
     assert out.count("    hello\n") == 5  # of many
     _, out, _ = command("core.workbook", "check", "mine.py", "--hint", "3")
@@ -452,7 +452,7 @@ def test_watch_in_a_terminal(tmp_path):
 
         watch.save(written(text, **wrong))  # edit, save, answer
         started = time.monotonic()
-        out = watch.until("affine_forward holds", "dw has a wrong sign", "q quit")
+        out = watch.until("affine_forward holds", "dw has the wrong sign", "q quit")
         print(f"answered after {time.monotonic() - started:.2f} s")
         assert WORTH["affine_forward"][1] in " ".join(out.split())
         assert "1 of 47 hold, 1 wrong" in out
@@ -489,7 +489,7 @@ def test_watch_in_a_terminal(tmp_path):
 
         watch.resize(20)
         watch.save(written(text, **wrong))
-        out = watch.until("dw has a wrong sign", "q quit")
+        out = watch.until("dw has the wrong sign", "q quit")
         for line in out.splitlines():
             assert len(line) < 20 or " " not in line.strip(), line
 
