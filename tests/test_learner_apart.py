@@ -65,7 +65,10 @@ def test_no_file_says_of_itself_that_it_holds(check, source, words):
 @pytest.mark.parametrize(
     ("messages", "words"),
     [
-        ([{"call": True}, None], "took more than 30 seconds in a call of affine_forward"),
+        (
+            [{"call": "affine_forward"}, None],
+            "took more than 30 seconds in a call of affine_forward",
+        ),
         ([{"ended": -9}], "ended the process (signal 9)"),
         ([{}], "wrote into what checks it"),
         ([3], "wrote into what checks it"),

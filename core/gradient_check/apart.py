@@ -33,7 +33,6 @@ from core.gradient_check.learner import KNOWN, ImplementationError, load_impleme
 PATIENCE = 30  # seconds for one call of a function, or for the import of the file
 _MOST_BYTES = 10**7  # of an array that is sent; those of the checks are far smaller
 _NUMBERS = "biufc"  # kinds of dtypes
-_CALL = {"call": True}
 
 
 def check_apart(
@@ -41,7 +40,7 @@ def check_apart(
     cases: Sequence[Case],
     seed: int,
     to_stderr: bool = False,
-    messages: Iterator[dict | None] | None = None,
+    begin: Callable[[Sequence[str]], Iterator] | None = None,
 ) -> Iterator:
     """Checks the functions of a file; yields the names that it defines, then the rows of each case.
 
@@ -50,14 +49,14 @@ def check_apart(
     - cases: from ``core.gradient_check.cases``; those with none of its functions are left out
     - seed: of the random inputs
     - to_stderr: where its prints go, instead of to stdout
-    - messages: of the other process, if it is started already
+    - begin: names of cases -> the messages of another process that checks them; None starts one
 
     Raises FileNotFoundError when there is no such file, ValueError when it cannot be imported. What
     a function does wrong becomes the ``problem`` of a row, also that it ends the process or does
     not come back in ``PATIENCE`` seconds; the others are then checked in a new process.
     """
-    if messages is None:
-        messages = messages_of(path, seed, [case.name for case in cases], to_stderr)
+    begin = begin or (lambda names: messages_of(path, seed, names, to_stderr))
+    messages = begin([case.name for case in cases])
     try:
         first = _next(messages, "while it was imported")
         if "error" in first:
@@ -82,7 +81,7 @@ def check_apart(
                 left = [
                     each.name for each in (case, *waiting) if not stuck.keys() & set(each.functions)
                 ]
-                messages = messages_of(path, seed, left, to_stderr)
+                messages = begin(left)
                 _next(messages, "while it was imported")
             found = _next(messages, f"in a call of {' or '.join(ours)}")
             if found.get("case") != case.name:
@@ -121,7 +120,7 @@ def _record(case: Case, seed: int, functions: dict, send: Callable) -> dict:
     differing = False
 
     def run(functions, inputs, upstream):
-        send(_CALL)
+        send({"call": case.functions[0 if upstream is None else -1]})
         if differing:
             return case.run(functions, inputs, upstream)
         call: dict = {}
@@ -314,8 +313,9 @@ def _next(messages: Iterator[dict | None], when: str) -> dict:
             code = message["ended"]
             how = f"exit code {code}" if code >= 0 else f"signal {-code}"
             raise ImplementationError(f"ended the process ({how}) {when}; let it return instead")
-        if message != _CALL:
+        if message.keys() != {"call"}:
             return message
+        when = f"in a call of {str(message['call'])[:99]}"
     raise ImplementationError(f"said no more {when}")
 
 
