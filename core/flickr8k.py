@@ -51,6 +51,7 @@ Array = np.ndarray
 
 # How features are stored. A grid is a hundred times as large as a vector; its 11 bits of precision
 # are enough for an encoder's outputs, and the models compute in their own dtype.
+_COMPONENTS = 512  # of the PCA of pooled features, unless others are asked for
 _DTYPES = {"pooled": np.dtype(np.float32), "grid": np.dtype(np.float16)}
 tokenize = plain_words  # its earlier name, which code of others calls
 
@@ -133,7 +134,7 @@ def prepare_photos(
     out: str | Path,
     encoder: str,
     weights: str,
-    pca: int = 512,
+    pca: int | None = None,
     min_count: int = 5,
     share: float = 1.0,
     seed: int = 0,
@@ -152,8 +153,9 @@ def prepare_photos(
     - out: the data folder to make
     - encoder: one of ``core.support.choices.ENCODERS``
     - weights: a state dict of the encoder, 'download' or 'random'
-    - pca: number of components of the pooled features, fitted on the training photos; 0 keeps the
-      features as they are
+    - pca: number of components, fitted on the training photos: of the pooled features, and of the
+      grid's channels where there are more; 0 keeps both as they are, None makes 512 of the pooled
+      ones and keeps the grid
     - min_count: words rarer than this in the training captions become <UNK>
     - share: take this part of the images of each split
     - seed: of the random split, where there are no lists
@@ -162,8 +164,8 @@ def prepare_photos(
     - say: takes the lines that say what was read and left out, before the photos are looked at
 
     Returns what was done: for each split the number of images and captions, the size of the
-    vocabulary, the variance kept, the shape of the grid, the photos skipped. In all processes but
-    the first it returns None.
+    vocabulary, the variance that the PCA of each kind keeps, the shape of the grid, the photos
+    skipped. In all processes but the first it returns None.
 
     Raises ValueError when more than 1 % of the photos cannot be read, or when there are fewer
     training photos than components; FileExistsError when ``out`` is taken; OSError when the disk is
@@ -179,9 +181,10 @@ def prepare_photos(
     source = read_photo_folder(root, seed)
     splits = take_fraction(source.splits, share)
     output, (width,) = next(iter(OUTPUTS[encoder].items()))
-    if pca >= len(splits["train"]) or pca > width:
+    of_pooled = _COMPONENTS if pca is None else pca
+    if of_pooled >= len(splits["train"]) or of_pooled > width:
         raise ValueError(
-            f"pca: found {pca} components for {len(splits['train'])} training photos with "
+            f"pca: found {of_pooled} components for {len(splits['train'])} training photos with "
             f"{width} features each; a PCA needs more photos than components and at least "
             "as many features, so take more photos or fewer components (0: none)"
         )
@@ -217,9 +220,13 @@ def prepare_photos(
         kind: {split: of_split.features[kind] for split, of_split in found.items()}
         for kind in extractors
     }
-    if pca:
-        extractor.pca = fit_pca(features["pooled"]["train"], pca)
-        features["pooled"] = {s: x.project(extractor.pca) for s, x in features["pooled"].items()}
+    components = {"pooled": of_pooled, "grid": pca or 0}
+    for kind, tables in features.items():
+        table = tables["train"] if kind == "pooled" else tables["train"].cells()
+        # A grid that has no more channels would only be turned.
+        if components[kind] and (kind == "pooled" or components[kind] < table.shape[1]):
+            extractors[kind].pca = fit_pca(table, components[kind])
+            features[kind] = {s: x.project(extractors[kind].pca) for s, x in tables.items()}
     captions = captions_in_words(source, urls)
     vocabulary, unknown, share_unknown = vocabulary_of(captions, min_count)
     save_coco_data(
@@ -244,7 +251,7 @@ def prepare_photos(
         "images": {split: len(names) for split, names in urls.items()},
         "captions": {split: len(pairs) for split, pairs in captions.items()},
         "vocabulary": len(vocabulary),
-        "explained": extractor.pca.explained if pca else None,
+        "explained": {kind: each.pca.explained for kind, each in extractors.items() if each.pca},
         "grid": None if grid is None else extractors["grid"].shape,
         "skipped": skipped,
     }
@@ -256,7 +263,11 @@ def main() -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the data folder to make")
     add_encoder_options(parser, "store a grid of locations too, for attention")
     parser.add_argument(
-        "--pca", type=non_negative_int, default=512, metavar="K", help="components; 0: none"
+        "--pca",
+        type=non_negative_int,
+        metavar="K",
+        help=f"components, of a grid's channels too; 0: none (default: {_COMPONENTS}, and no fewer "
+        "channels of a grid)",
     )
     parser.add_argument("--min_count", type=positive_int, default=5, help="rarer words are <UNK>")
     parser.add_argument("--fraction", type=fraction, default=1.0, help="part of the images to take")
@@ -285,9 +296,13 @@ def main() -> None:
         captions = counted(done["captions"][split], "caption")
         print(f"{split}: {counted(count, 'photo')}, {captions}")
     print(f"vocabulary: {done['vocabulary']:,} words, the four special ones included")
-    if done["explained"] is not None:
-        print(f"PCA: {options.pca} components keep {done['explained']:.1%} of the variance")
+    for kind, explained in done["explained"].items():
+        count = _COMPONENTS if options.pca is None else options.pca
+        of = "" if kind == "pooled" else " of the grid's channels"
+        print(f"PCA{of}: {count} components keep {explained:.1%} of the variance")
     if done["grid"] is not None:
+        if options.pca and "grid" not in done["explained"]:
+            print(f"PCA: none of the grid's channels, which are no more than {options.pca}")
         print(f"grid: {done['grid'][0]} cells of {done['grid'][1]} features")
     model = "lstm" if done["grid"] is None else "attention"
     print(f"next: python training.py --model {model} --data {quoted(options.out)}")

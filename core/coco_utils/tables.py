@@ -240,6 +240,12 @@ class Blocks:
             return table
         return cls(table.shape, table.dtype, lambda: iter([table]))
 
+    def cells(self) -> Blocks:
+        """A table of grids (n, L, C) as one of all their cells, (n L, C)."""
+        n, L, C = self.shape
+        flat = lambda: (block.reshape(-1, C) for block in self.blocks())  # noqa: E731
+        return Blocks((n * L, C), self.dtype, flat)
+
     def project(self, pca) -> Blocks:
         """The table through a ``core.encoders.pca.PCA``."""
         shape = *self.shape[:-1], pca.components.shape[1]
