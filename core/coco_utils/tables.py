@@ -247,9 +247,9 @@ class Blocks:
         return Blocks((n * L, C), self.dtype, flat)
 
     def project(self, pca) -> Blocks:
-        """The table through a ``core.encoders.pca.PCA``."""
+        """The table through a ``core.encoders.pca.PCA``, stored as it is."""
         shape = *self.shape[:-1], pca.components.shape[1]
-        return Blocks(shape, np.dtype(np.float32), lambda: map(pca, self.blocks()))
+        return Blocks(shape, self.dtype, lambda: map(pca, self.blocks()))
 
 
 def write_features(path: str | Path, table: Array | Blocks, **more) -> None:

@@ -357,7 +357,7 @@ def extract_folder(
     paths = list_pictures(images)
     require_names_in_utf8(str(path.relative_to(images)) for path in paths)
     pca = (512 if grid is None else 0) if pca is None else pca
-    if pca >= len(paths):
+    if grid is None and pca >= len(paths):
         raise ValueError(
             f"--pca {pca}: needs more photos than components, found {len(paths)}; take fewer "
             "components, or 0 for none"
