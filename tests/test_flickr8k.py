@@ -371,7 +371,7 @@ def test_a_pca_of_the_grids_channels(root, tmp_path):
     cells = np.asarray(whole["train_features"], np.float64).reshape(-1, 512)
     pca = fit_pca(cells, 5)
     assert done["grid"] == (9, 5)
-    assert done["explained"]["grid"] == pytest.approx(pca.explained, rel=1e-5)
+    assert done["components"]["grid"][1] == pytest.approx(pca.explained, rel=1e-5)
     for split in ("train", "val"):
         table = data[f"{split}_features"]
         assert table.dtype == np.float16
@@ -524,8 +524,8 @@ def test_some_real_photos(tmp_path):
         REAL, tmp_path / "data", "squeezenet1_1", str(weights), pca=16, share=0.005, grid=0
     )
     assert done["images"] == {"train": 30, "val": 5}
-    assert 0.5 < done["explained"]["pooled"] < 1
-    assert 0.5 < done["explained"]["grid"] < 1
+    assert 0.5 < done["components"]["pooled"][1] < 1
+    assert 0.5 < done["components"]["grid"][1] < 1
     with h5py.File(tmp_path / "data" / "train2014_squeezenet1_1_pooled_pca.h5") as file:
         assert np.isfinite(file["features"]).all()
     grid = load_coco_data(tmp_path / "data", features="grid")["val_features"].astype(np.float32)

@@ -179,9 +179,7 @@ class Extractor:
     @property
     def arrays(self) -> dict[str, Array]:
         """The projection, by name; empty without one."""
-        if self.pca is None:
-            return {}
-        return {"pca_mean": self.pca.mean, "pca_components": self.pca.components}
+        return {} if self.pca is None else self.pca.arrays
 
     @classmethod
     def rebuild(

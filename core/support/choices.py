@@ -34,3 +34,4 @@ ENCODERS = {
 }
 # All encoders: those of ``--encoder``, and the one of the embedded pictures.
 OUTPUTS = {"fixed_cnn": {"strips": (665,), "grid": (8 * 8, 47)}, **ENCODERS}
+GIVEN = "given"  # in place of an encoder: features that another program made
