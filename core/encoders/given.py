@@ -13,7 +13,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import chain
@@ -26,15 +26,23 @@ from core.coco_utils.tables import Blocks, Rows, dataset_in, open_features, open
 from core.encoders.extract import Extracted
 from core.encoders.extractor import scale_grid
 from core.encoders.pca import PCA
-from core.encoders.photos import left_out, read_hashed, stamp
+from core.encoders.photos import (
+    find_unreadable,
+    left_out,
+    read_hashed,
+    refuse_unreadable,
+    stamp,
+)
+from core.image_utils import list_pictures, load_image
 from core.photos.folder import Names
 from core.support.choices import GIVEN
-from core.support.files import atomic_file, parse_json
+from core.support.command_line import ArgumentParser, progress
+from core.support.files import atomic_file, parse_json, try_out
 from core.support.schema import Whole, shown
 
 Array = np.ndarray
 
-_BLOCK = 128  # photos
+_BLOCK, _AT_ONCE = 128, 16  # photos that are read, and looked at
 _SIZE = Whole(1, 10_000)
 _USUAL_SIZE = 224  # pixels a side of what most networks see, to draw maps on
 
@@ -253,7 +261,7 @@ def features_of_own_photos(
     if given.table.shape[1:] != extractor.rows_shape:
         raise ValueError(
             f"--features {file}: rows are {given.table.shape[1:]}, expected "
-            f"{extractor.rows_shape}, as those that the checkpoint was trained on; make them by the "
+            f"{extractor.rows_shape}, as of the checkpoint's training; make them by the "
             "same script"
         )
     if given.made_by != extractor.made_by:
@@ -279,6 +287,68 @@ def told(made_by: Mapping) -> str:
     """Who made features, in a few words."""
     words = [str(made_by[key]) for key in ("script", "encoder", "model") if key in made_by]
     return " ".join(words) or "another program"
+
+
+def add_options(parser: ArgumentParser, model: str) -> None:
+    """The options of a script that makes such a file, all but what is its own."""
+    parser.add_argument(
+        "--images", required=True, nargs="+", metavar="PLACE", help="photos, or a folder of them"
+    )
+    parser.add_argument("--out", required=True, metavar="FILE.h5", help="the file to make")
+    parser.add_argument("--model", default=model, metavar="NAME", help="what looks at the photos")
+    parser.add_argument("--grid", action="store_true", help="a grid of places, not one vector")
+
+
+def describe_photos(
+    images: Sequence[str], out: str | Path, look: Callable[[list[Array]], Array], made_by: Mapping
+) -> None:
+    """Writes the features of photos; what is left out is printed.
+
+    Inputs:
+    - images: photos, known by their names, or folders, whose photos are known by their places below
+    - out: the file to make
+    - look: (h, w, 3) uint8 pictures of any size -> (N, D) or (N, L, C) numbers
+    - made_by: what tells these features from others, as JSON
+
+    Raises FileExistsError when ``out`` is there already, ValueError for two photos of one name and
+    when too many cannot be read.
+    """
+    if Path(out).exists():
+        raise FileExistsError(f"--out {out}: is there already; remove it, or take another name")
+    try_out("--out", Path(out))
+    photos: dict[str, Path] = {}
+    for place in map(Path, images):
+        found = list_pictures(place) if place.is_dir() else [place]
+        for path in found:
+            name = path.relative_to(place).as_posix() if place.is_dir() else path.name
+            if photos.setdefault(name, path) != path:
+                raise ValueError(
+                    f"--images: {photos[name]} and {path} have one name; take them one by one"
+                )
+    paths = list(photos.values())
+    reasons = find_unreadable(paths)
+    refuse_unreadable({"--images": [*reasons.values()]}, {"--images": len(paths)}, Path(images[0]))
+    if reasons:
+        print(left_out(list(reasons.values()), len(paths)))
+    names = [name for i, name in enumerate(photos) if i not in reasons]
+
+    def rows() -> Iterator[Array]:
+        for start in progress(range(0, len(names), _AT_ONCE), "looking at photos"):
+            seen = look([load_image(photos[name]) for name in names[start : start + _AT_ONCE]])
+            yield np.asarray(seen, np.float16 if np.ndim(seen) == 3 else np.float32)
+
+    write_given(out, names, rows(), made_by)
+    with h5py.File(out) as file:
+        print(f"{out}: {file['features'].shape} {file['features'].dtype}")
+
+
+def hash_of(state: Mapping) -> str:
+    """The SHA-256 of a PyTorch network's state dict, which tells its weights from others."""
+    digest = hashlib.sha256()
+    for name, x in state.items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(x.detach().float().numpy()))
+    return digest.hexdigest()
 
 
 def write_given(
