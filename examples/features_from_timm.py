@@ -42,7 +42,7 @@ def main() -> None:
     except Exception as error:  # of the name, the network, the file
         reason = str(error).partition("\n")[0]
         raise ValueError(f"--model {options.model}: cannot be had ({reason})") from error
-    # The whole square in the middle, as our own encoders see it, so that maps lie where they belong.
+    # The whole square in the middle, as our own encoders see it: maps are drawn on that.
     config = timm.data.resolve_model_data_config(model) | {"crop_pct": 1.0}
     prepare = timm.data.create_transform(**config, is_training=False)
 
