@@ -147,6 +147,19 @@ def test_what_photos_get_is_what_training_read(root, tmp_path, command):
         np.testing.assert_allclose(features, expected, rtol=2e-3, atol=2e-3)
 
 
+def test_other_ways_to_write_the_same(root, tmp_path, command):
+    """Names as bytes, with the places of a Windows machine, features in compressed chunks."""
+    features, names = rows(6, dtype=np.float16), [f"C:\\photos\\Images\\{n}" for n in NAMES]
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file.create_dataset("features", data=features, chunks=(4, 6), compression="gzip")
+        file["names"] = np.array([name.encode() for name in names])
+    code, text, error = prepare(command, root, tmp_path / "f.h5", "--pca", 0)
+    assert code == 0, error
+    assert "6 float16; 12 of the 12 photos" in text
+    assert "does not say what made it" in text
+    np.testing.assert_array_equal(load_coco_data(tmp_path / "data")["train_features"], features[:9])
+
+
 def test_photos_without_features_are_left_out_and_named(root, tmp_path, command, refuses):
     keep = [i for i, name in enumerate(NAMES) if name != "003.jpg"]
     file = write(tmp_path / "f.h5", rows(6)[keep], [NAMES[i] for i in keep])

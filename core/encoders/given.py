@@ -393,9 +393,10 @@ def _read_names(path: Path, file: h5py.File) -> list[str]:
         )
     found = dataset[()].tolist()
     try:
-        return [name.decode() if isinstance(name, bytes) else str(name) for name in found]
+        names = [name.decode() if isinstance(name, bytes) else str(name) for name in found]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: a name is not text in UTF-8 ({error.reason})") from error
+    return [name.replace("\\", "/") for name in names]  # as Windows writes places
 
 
 def _read_made_by(path: Path, file: h5py.File) -> dict:

@@ -34,6 +34,9 @@ NETWORKS = {
     "resnet101": partial(ResNet, (3, 4, 23, 3)),
     "resnet152": partial(ResNet, (3, 8, 36, 3)),
 }
+# Pictures on a CPU: what more of them need does not stay in its caches, which takes MobileNetV2 1.4
+# times as long and ResNet-50 1.2 times.
+_AT_ONCE = 8
 # torchvision's published checkpoints (the first edition, IMAGENET1K_V1); the eight
 # digits are the start of the file's SHA-256, which is checked.
 _URLS = {
@@ -71,8 +74,13 @@ def run_network(network: nn.Module, images: Array) -> dict[str, Array]:
     (N, h, w, 3) float32 normalised pictures -> float32 arrays by name: grids (N, L, C), their cells
     in reading order, and vectors (N, D).
     """
+    on_cpu = next(network.parameters()).device.type == "cpu"
+    step = _AT_ONCE if on_cpu else len(images)
     with torch.inference_mode():
-        outputs = network(as_batch(network, images))
+        parts = [
+            network(as_batch(network, images[i : i + step])) for i in range(0, len(images), step)
+        ]
+    outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return {
         name: (x.flatten(2).transpose(1, 2) if x.ndim == 4 else x).cpu().numpy()
         for name, x in outputs.items()
