@@ -48,7 +48,7 @@ _USUAL_SIZE = 224  # pixels a side of what most networks see, to draw maps on
 
 
 class GivenExtractor:
-    """What stands for an ``Extractor`` where a photo's row is given and nobody here can look.
+    """What takes the place of an ``Extractor`` where rows are given and nobody here can look.
 
     - rows_shape: of a row in the file, (D,) or (L, C)
     - output: 'pooled', of a grid its mean, or 'grid'
