@@ -129,4 +129,4 @@ format: $(ALL)
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-lowest runs site datasets/shapes
+	rm -rf $(VENV) .venv-lowest runs site jupyter_execute datasets/shapes

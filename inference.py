@@ -129,7 +129,14 @@ def build_parser() -> argparse.ArgumentParser:
     decoder_option("sample", "top_p", fraction, "from the head with this share", "P")
     decoder_option("sample", "seed", option_type(SEED), "of the draws", "S")
     parser.add_argument(
-        "--engine", choices=ENGINES, default="numpy", help="what computes; any reads any checkpoint"
+        "--engine",
+        choices=ENGINES,
+        help="what computes; any reads any checkpoint (default: numpy; with --impl: plain)",
+    )
+    parser.add_argument(
+        "--impl",
+        metavar="FILE.py",
+        help="plain: take your functions in the place of ours, by their names; the file is run",
     )
     parser.add_argument("--device", choices=DEVICES, help="torch: where to compute")
     parser.add_argument("--out", metavar="FILE.json", help="write the captions there")
@@ -284,6 +291,27 @@ def print_counts(options, which: str, items: list[Item], cut: str | None) -> Non
         train = options.split == "train"
         what = "said back word for word" if train else "in the very words of a reference"
         print(f"{what}: {count} of {len(items)} ({count / len(items):.0%}), {which}")
+
+
+def whose_functions(options, checkpoint, own, items: list[Item]) -> str | None:
+    """What of a learner's own is in a model, and in what it says; None when it is all ours."""
+    impl = checkpoint.settings.get("impl")
+    if impl is None:
+        return None
+    name, count = Path(impl["file"]).name, len(impl["functions"])
+    changed = " and ".join(map(str, impl["changed_after"]))
+    text = f"trained with {count} function{'s' * (count != 1)} of {name}"
+    text += f", which was changed after epoch {changed}" if changed else ""
+    said_back = options.split == "train" and all(i.caption in i.references for i in items)
+    if impl["ours"] or not said_back:
+        return text
+    if own is None:
+        return f"{text}, all of them yours: with --impl your functions say the captions as well"
+    if own.ours:
+        return (
+            f"{text}, all of them yours; of what says the captions, {', '.join(own.ours)} is ours"
+        )
+    return f"every function was yours, in learning and in saying it back: {name}"
 
 
 def _reference(item: Item) -> str:
@@ -598,7 +626,7 @@ def draw_report(
 def main() -> None:
     parser = build_parser()
     options = parser.parse_args()
-    for name in ("checkpoint", "data", "images", "weights"):
+    for name in ("checkpoint", "data", "images", "weights", "impl"):
         if getattr(options, name) == "":
             parser.error(f"--{name}: is empty, expected a name; leave it out, or give one")
     for name, suffixes in _FILES.items():
@@ -608,13 +636,17 @@ def main() -> None:
         raise ValueError(f"--attention {options.attention}: --figure has that name; take another")
     if options.heads and not options.attention:
         raise ValueError("--heads: goes with --attention FILE.png; add that")
+    if options.impl and options.engine not in (None, "plain"):
+        raise ValueError(
+            f"--engine {options.engine}: --impl takes functions into the plain engine alone; take "
+            "--engine plain, or leave one of them out"
+        )
+    options.engine = options.engine or ("plain" if options.impl else "numpy")
     check_engine_options(vars(options), options.engine)
     path = checkpoint_of_model(options.model) if options.model else None
     path = path or find_checkpoint("--checkpoint", options.checkpoint)
 
     from core.checkpoint import load_checkpoint
-    from core.recipes.ensemble import Ensemble
-    from core.support.files import write_json
 
     checkpoint = load_checkpoint(path)
     device = "cpu"
@@ -622,8 +654,47 @@ def main() -> None:
         from core.support.processes import choose_device
 
         device = choose_device(options.device or "auto")
-    build = model_builder(options.engine, device)
     checkpoints = [checkpoint, *ensemble_checkpoints(options, checkpoint)]
+    if not options.impl:
+        caption(options, path, checkpoints, device)
+        return
+    from core.runs.in_place import in_place
+
+    own = functions_of_learner(options, checkpoints)
+    with in_place(own):
+        caption(options, path, checkpoints, device, own)
+
+
+def functions_of_learner(options, checkpoints: list):
+    """The functions of --impl, after saying which they are and warning of those that are wrong."""
+    from core.runs.own import of_captioning
+
+    own = of_captioning(options.impl, checkpoints, options.decode)
+    for option in ("attention", "report"):
+        if getattr(options, option) and checkpoints[0].model == "transformer":
+            raise ValueError(
+                f"--{option}: draws what core's attention keeps, which an --impl need not; leave "
+                "one of them out"
+            )
+    for line in own.lines():
+        print(line, flush=True)
+    own.warn_of_wrong({checkpoint.config.get("activation") for checkpoint in checkpoints})
+    return own
+
+
+def caption(options, path: Path, checkpoints: list, device: str, own=None) -> None:
+    """Captions the images and writes what was asked for.
+
+    Inputs:
+    - options: of the command
+    - path, checkpoints: of the run, and all that vote
+    - device: where the torch engine computes
+    - own: the learner's functions that are in the place of ours, or None
+    """
+    from core.recipes.ensemble import Ensemble
+    from core.support.files import write_json
+
+    checkpoint, build = checkpoints[0], model_builder(options.engine, device)
     if options.max_length is None:
         options.max_length = max(c.training.get("max_length", _MAX_LENGTH) for c in checkpoints)
     decoders = decoders_of(options)
@@ -684,6 +755,8 @@ def main() -> None:
     finally:
         print_table(items)
         print_counts(options, which, items, cut)
+        if line := whose_functions(options, checkpoint, own, items):
+            print(line)
         for line in lines:
             print(line)
 

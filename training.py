@@ -5,6 +5,7 @@ python training.py --model lstm                        train on all of the embed
 python training.py --model lstm --data datasets/flickr8k --hidden_dim 512
 python training.py --resume --out runs/lstm            go on where a run was stopped
 python training.py --model lstm --engine plain         by the definitions, word by word
+python training.py --model lstm --impl my_layers.py    by your own functions, as far as they go
 python training.py --model lstm --engine torch         the same with PyTorch's gradients
 python training.py --model attention --encoder tiny_cnn          from pixels, the CNN learns too
 python training.py --model attention --encoder resnet101 --weights FILE --data PHOTOS
@@ -133,6 +134,11 @@ def build_parser() -> argparse.ArgumentParser:
         "encoder that learns: smallest share of a picture's area seen",
         metavar="A",
     )
+    parser.add_argument(
+        "--impl",
+        metavar="FILE.py",
+        help="plain: take your functions in the place of ours, by their names; the file is run",
+    )
     parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/MODEL)")
     parser.add_argument(
         "--no_pca", action="store_true", help="the 4,096-wide features of the COCO archive"
@@ -175,7 +181,14 @@ def main() -> None:
                 f"--engine {engine}: is one process; leave torchrun out, or take torch"
             )
         with locked(folder, resume) as lock, advice_on_memory(_LESS):
-            train(settings, folder, resume, lock)
+            if not settings["impl"]:
+                train(settings, folder, resume, lock)
+                return
+            from core.runs.in_place import in_place
+
+            own = functions_of_learner(settings)
+            with in_place(own):
+                train(settings, folder, resume, lock, own=own)
         return
 
     from core.support import processes
@@ -191,7 +204,18 @@ def main() -> None:
         train(settings, folder, resume, lock, device)
 
 
-def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu") -> None:
+def functions_of_learner(settings: dict):
+    """The functions of --impl, after saying which they are and warning of those that are wrong."""
+    from core.runs.own import of_training, variants_of
+
+    own = of_training(settings)
+    for line in own.lines():
+        print(line, flush=True)
+    own.warn_of_wrong(variants_of(settings))
+    return own
+
+
+def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu", own=None) -> None:
     """A run, whatever computes it; of several processes the first writes and talks.
 
     Inputs:
@@ -200,6 +224,7 @@ def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu")
     - resume: whether to go on with the run there
     - lock: of the folder, in the first process
     - device: where the torch engine computes
+    - own: the learner's functions that are in the place of ours, or None
     """
     from core.captioning_solver import LOSSES
     from core.checkpoint import Checkpoint, load_checkpoint
@@ -231,6 +256,11 @@ def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu")
                 f"{folder}: its version noted nothing of captions and features, so whether these "
                 "are the same could not be checked"
             )
+    if own:
+        settings["impl"] = own.record(last)
+        if last and own.sha256 != last.settings["impl"]["sha256"]:
+            epoch = last.training["epoch"]
+            say(f"{own.path.name} has changed: after epoch {epoch} its functions of now go on")
     start = last or load_init(settings, data, extractor)
     config = last.config if last else model_config(settings, data)
     check_memory(settings, config, data, extractor, device)
@@ -250,6 +280,10 @@ def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu")
     if last:
         restore(solver, last, folder / "last.npz")
         say(f"resumed after epoch {solver.epoch}")
+    if own:
+        from core.runs.in_place import try_out
+
+        try_out(solver)
     processes.wait_for_all()  # until all have read what was there
     if first:
         if last:
@@ -278,7 +312,8 @@ def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu")
     )
     there = [split for split in ("val", "test") if f"{split}_captions" in data]
     split = there[0] if there and settings["num_samples"] is None else "train"
-    say(f"next: python inference.py --checkpoint {quoted(folder)} --split {split}")
+    by_own = f" --impl {quoted(own.path)}" if own else ""
+    say(f"next: python inference.py --checkpoint {quoted(folder)} --split {split}{by_own}")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import busy, data, decode, memory, one_at_a_time, roofline, start, train_step
-from benchmarks.side_by_side import machine, table
-from core.support.command_line import run_command
+from core.support.command_line import ArgumentParser, run_command
 from core.support.files import write_text
+from core.support.pytorch import require_torch
 
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 TEXT = """# Speed
@@ -27,7 +26,7 @@ words that repeat as words do, 1,004 different ones; word vectors are 256 wide, 
 the grid is 7 x 7 x 512, the Transformer has two blocks. PyTorch is at its best: fused cells,
 fused Adam, scores only where the loss looks, and the fastest of plain modules, packed sequences
 and `torch.compile`. **A ratio above 1 says that ours is faster.** Ratios move by a tenth from run
-to run on a shared machine, and are others on other processors: run it on yours.
+to run on a shared machine, and differ between processors: measure yours.
 
 ## A whole training step: loss, gradients, clipping, Adam
 
@@ -42,8 +41,8 @@ recurrent step's products by themselves, in turn with the whole steps.
 ## What each optimisation gives
 
 `python -m benchmarks.one_at_a_time`: batches of 64; one is taken away, all others stay. What gives
-less than 5 % of a whole step is not in `core/fast`. One that was, and was deleted: each different
-word multiplied once (1.00, 1.08 and 1.00 for rnn, lstm and attention, and nothing with dropout).
+less than 5 % of a whole step is not in `core/fast`. One was deleted for that: to multiply each
+different word once gave 1.00, 1.08 and 1.00 for rnn, lstm and attention, and nothing with dropout.
 
 {one_at_a_time}
 
@@ -60,7 +59,7 @@ word multiplied once (1.00, 1.08 and 1.00 for rnn, lstm and attention, and nothi
   says of each location is never written to memory. That saves most of the memory as well.
 * **No keys and values of the image** (`core/fast/transformer.py`).
 * **W da^T for da W^T** (`back_through`): the library is faster with the wide matrix on the left.
-* **All of them**: against the definitions on one core.
+* **All of them**: compared with the definitions on one core.
 
 ## Beside another process
 
@@ -68,7 +67,7 @@ word multiplied once (1.00, 1.08 and 1.00 for rnn, lstm and attention, and nothi
 busy, in turn. `defaults` are the widths of `training.py --num_samples`. Small steps take one
 thread: two BLAS threads wait awake for each other's products, and on a busy machine a step then
 takes many times as long. Large steps are cut into parts, each on a thread that sleeps while it
-waits. A step that uses two cores cannot have both when another process wants one.
+waits. A step that uses two cores loses one of them when another process wants it.
 
 {busy}
 
@@ -82,8 +81,8 @@ Without cache, each new word reads all words before it again.
 ## How near to the machine's limits
 
 `python -m benchmarks.roofline`. The roof is what the rate of a large product, or the bandwidth of
-memory on one thread, allows a part with so many operations for each byte; with both cores, or out
-of a cache, a part can pass it.
+memory on one thread, allows a part with so many operations per byte. With both cores, or from a
+cache, a part can be faster.
 
 {roofline}
 
@@ -109,6 +108,14 @@ parts of a batch are computed at a time.
 
 
 def main() -> None:
+    ArgumentParser(
+        prog="python -m benchmarks",
+        description="measure speed beside PyTorch and write docs/speed.md, in under half an hour",
+    ).parse_args()
+    require_torch("python -m benchmarks")
+    from benchmarks import busy, data, decode, memory, one_at_a_time, roofline, start, train_step
+    from benchmarks.side_by_side import machine, table
+
     seconds = 2.5
     sections = {
         "train_step": train_step.measure_all(seconds),

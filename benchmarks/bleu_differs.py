@@ -25,7 +25,7 @@ from core.runs.settings import find_checkpoint
 from core.support.choices import DEVICES
 from core.support.command_line import ArgumentParser, progress, run_command
 from core.support.processes import choose_device
-from core.torch_models import build_torch_model
+from core.support.pytorch import require_torch
 
 Array = np.ndarray
 
@@ -36,6 +36,8 @@ class Bench:
     """A model, the images of a split, and what people wrote about them."""
 
     def __init__(self, run: str, photos: str, device: str, split: str = "val"):
+        from core.torch_models import build_torch_model
+
         checkpoint = load_checkpoint(find_checkpoint(None, run))
         self.words, self.split = checkpoint.idx_to_word, split
         self.data = load_data_of(checkpoint, device=device)
@@ -133,6 +135,7 @@ def main() -> None:
     parser.add_argument("--references", required=True, metavar="DIR", help="the photo folder")
     parser.add_argument("--device", choices=DEVICES, default="auto")
     options = parser.parse_args()
+    require_torch("benchmarks.bleu_differs")
     bench = Bench(options.checkpoint, options.references, choose_device(options.device))
     print("| how | BLEU-4 | CIDEr-D |\n| --- | --- | --- |")
     for name, *scores in rows(bench):

@@ -26,7 +26,7 @@ from core import decoding
 from core.fast.threads import searched_in_parts
 from core.models import MODELS
 from core.support.command_line import run_command
-from core.torch_models import build_torch_model
+from core.support.pytorch import require_torch
 
 MAX_LENGTH = 16
 
@@ -36,6 +36,7 @@ def main() -> None:
     arguments.add_argument("--models", type=list_of(str, MODELS), default=list(MODELS))
     arguments.add_argument("--images", type=int, default=256)
     options = arguments.parse_args()
+    require_torch("benchmarks.decode")
     show(measure_all(options.seconds, options.models, options.images), options.json)
 
 
@@ -47,6 +48,8 @@ def measure_all(
 
 def measure(name: str, images: int, seconds: float) -> list[dict]:
     """Rows of one model: greedy and beam search, and beam search of an eighth without a cache."""
+    from core.torch_models import build_torch_model
+
     ours, features, _ = model_and_batch(name, images)
     torch = build_torch_model(name, SIZES[name], VOCABULARY, params=ours.params)
     few = features[: max(1, images // 8)]

@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import torch
 from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
@@ -111,9 +110,16 @@ def machine() -> dict:
         "numpy": np.__version__,
         "blas": f"{blas.get('internal_api')} {blas.get('version')} ({blas.get('architecture')})",
         "numpy_threads": blas.get("num_threads"),
-        "torch": torch.__version__,
-        "torch_threads": torch.get_num_threads(),
+        **_pytorch(),
     }
+
+
+def _pytorch() -> dict:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return {}
+    return {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
 
 
 def peak_gflops() -> float:

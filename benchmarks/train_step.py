@@ -13,9 +13,6 @@ import shutil
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
-from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from benchmarks.side_by_side import (
     CLIP_NORM,
@@ -38,7 +35,7 @@ from core.fast.recurrent import back_through
 from core.fast.threads import products_on
 from core.models import MODELS, build_model
 from core.support.command_line import run_command
-from core.torch_models import TorchEngine, build_torch_model
+from core.support.pytorch import require_torch
 
 BATCH_SIZES = (25, 64, 256)
 
@@ -49,6 +46,7 @@ def main() -> None:
     arguments.add_argument("--batch_sizes", type=list_of(int), default=BATCH_SIZES)
     arguments.add_argument("--no_compile", action="store_true", help="leave torch.compile out")
     options = arguments.parse_args()
+    require_torch("benchmarks.train_step")
     may_compile = not options.no_compile
     show(
         measure_all(options.seconds, options.models, options.batch_sizes, may_compile), options.json
@@ -106,6 +104,9 @@ def plain_step(name: str, batch_size: int) -> Callable[[], None]:
 
 def twins(name: str, features, captions, may_compile: bool) -> dict[str, Callable[[], None]]:
     """The step of the twin, in the variants that may be the fastest."""
+    import torch
+
+    from core.torch_models import TorchEngine, build_torch_model
 
     def engine():
         return TorchEngine(
@@ -125,8 +126,11 @@ def twins(name: str, features, captions, may_compile: bool) -> dict[str, Callabl
     return variants
 
 
-def packed_loss(model, features, captions) -> torch.Tensor:
+def packed_loss(model, features, captions):
     """The loss of the recurrent twins with PyTorch's own way of leaving padding out."""
+    from torch.nn.functional import cross_entropy
+    from torch.nn.utils.rnn import pack_padded_sequence
+
     features, words, targets, mask = model._checked(features, captions)
     lengths, order = mask.sum(dim=1).sort(descending=True)
 

@@ -24,6 +24,7 @@ from core.layers import (
     temporal_affine_forward,
 )
 from core.rnn_layers import lstm_step_backward, lstm_step_forward
+from core.support.arrays import as_arrays
 
 Array = np.ndarray
 
@@ -70,6 +71,7 @@ def attend_backward(dcontext: Array, dweights: Array, cache: tuple):
     Returns dfeatures (N, L, C), dkeys (N, L, K), dquery (N, K), dv (K,).
     """
     features, v, activation, weights = cache
+    dcontext, dweights = floats(dcontext, dweights)
     # context = weights @ features: the weights have a second reader
     dfeatures = weights[:, :, None] * dcontext[:, None]
     dweights = dweights + (features @ dcontext[:, :, None])[:, :, 0]
@@ -155,6 +157,7 @@ def context_gate_backward(dout: Array, cache: tuple):
     Returns dcontext (N, C), dh (N, H), dW (H, C), db (C,).
     """
     context, h, W, gate = cache
+    [dout] = floats(dout)
     # out = gate * context
     dcontext, dgate = dout * gate, dout * context
     # gate = sigmoid(a), and sigmoid' = sigmoid (1 - sigmoid)
@@ -197,8 +200,8 @@ def attention_lstm_step_forward(
     Returns next_h, next_c (N, H), gated (N, C), weights (N, L) and the cache: [prev_h, word],
     W_query, and those of the three parts.
     """
+    prev_h, word, W_query = floats(prev_h, word, W_query)
     asking = np.concatenate([prev_h, word], axis=1)
-    asking, W_query = floats(asking, W_query)
     context, weights, attend_cache = attend_forward(features, keys, asking @ W_query, v_attend)
     gated, gate_cache = context_gate_forward(context, prev_h, W_gate, b_gate)
     x = np.concatenate([word, gated], axis=1)
@@ -325,9 +328,9 @@ def doubly_stochastic_loss(weights: Array, mask: Array, strength: float):
 
     Returns the loss, a scalar, and its gradient dweights (N, T, L).
     """
-    [weights] = floats(weights)
+    [weights], [mask] = floats(weights), as_arrays(mask)
     N = len(weights)
-    steps = np.asarray(mask, dtype=weights.dtype)[:, :, None]
+    steps = mask.astype(weights.dtype)[:, :, None]
     missing = 1 - (steps * weights).sum(axis=1, keepdims=True)  # (N, 1, L)
     # a NumPy number of double precision would turn float32 into float64
     scale = float(strength) / N

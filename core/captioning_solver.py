@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from core import optim
-from core.coco_utils import minibatches
+from core.coco_utils import minibatches, null_of
 from core.support.choices import SCHEDULES
 from core.support.progress import TrainingProgress
 
@@ -47,12 +47,14 @@ class NumpyEngine:
 
     def compute(self, features: Array, captions: Array, weights: Array | None = None) -> float:
         """The loss of a batch; keeps its gradients for ``update``."""
-        loss, self.grads = self.model.loss(features, captions, weights)
+        given = () if weights is None else (weights,)  # CS231n's models know of none
+        loss, self.grads = self.model.loss(features, captions, *given)
         return float(loss)
 
     def evaluate(self, features: Array, captions: Array) -> float:
         """The cross-entropy of a batch, without dropout and gradients."""
-        return float(self.model.evaluate(features, captions))
+        evaluate = getattr(self.model, "evaluate", lambda *batch: self.model.loss(*batch)[0])
+        return float(evaluate(features, captions))
 
     def update(self) -> None:
         """Clips the gradients and moves the parameters."""
@@ -119,7 +121,7 @@ class ShuffledCaptions:
     def batches(self, model, batch_size: int, rng: np.random.Generator) -> Iterator[tuple]:
         """An epoch of captions (N, T + 1) and features (N, ...); other sources add weights (N,)."""
         how = {"bucketed": self.bucketed, "workers": self.workers}
-        return minibatches(self.data, "train", batch_size, model.null, rng, **how)
+        return minibatches(self.data, "train", batch_size, null_of(model), rng, **how)
 
     def figures(self) -> dict[str, float]:
         """What a source has to say of the epoch, for its row in ``history``."""
@@ -164,7 +166,8 @@ class CaptioningSolver:
     """Trains a model on a data dict; ``train()`` does the work.
 
     Inputs:
-    - model: a captioning model
+    - model: a captioning model; all that it needs are ``params`` and ``loss(features, captions)``.
+      Without ``evaluate`` its validation is that loss too, with whatever dropout is in it.
     - data: from ``load_coco_data``; at least the training split
     - update_rule: a name in ``core.optim.RULES``
     - optim_config: numbers of the update rule, e.g. ``{'learning_rate': 1e-3}``
@@ -312,7 +315,7 @@ class CaptioningSolver:
         """
         total_loss, total_tokens, most = 0.0, 0, len(self.data["train_captions"])
         how = {"most": most, "workers": self.source.workers}
-        batches = minibatches(self.data, split, EVALUATION_BATCH, self.model.null, **how)
+        batches = minibatches(self.data, split, EVALUATION_BATCH, null_of(self.model), **how)
         for captions, features in batches:
             total_loss += self._finite(self.engine.evaluate(features, captions)) * len(captions)
             total_tokens += self._count_tokens(captions)
@@ -328,7 +331,7 @@ class CaptioningSolver:
 
     def _count_tokens(self, captions: Array) -> int:
         """Words that are scored: all but the first column, without <NULL>."""
-        return int(np.count_nonzero(captions[:, 1:] != self.model.null))
+        return int(np.count_nonzero(captions[:, 1:] != null_of(self.model)))
 
 
 def _nats_a_token(loss: float, tokens: int, split: str) -> float:

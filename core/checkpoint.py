@@ -32,8 +32,9 @@ Array = np.ndarray
 FORMAT = 1
 ENCODER = "encoder."  # how the names of an encoder's parameters begin
 COUNTERS = ".num_batches_tracked"  # and end, where they are whole numbers
-_REMEMBERED = ("velocity", "cache", "m", "v")  # arrays of the update rules
 _PROJECTION = ("pca_mean", "pca_components")
+_COURSES = ("W_proj", "W_embed", "W_vocab")  # names that CS231n's models have, and ours too
+_STUDENTS = "docs/for-cs231n-students.md"
 _MOST_INFLATED = 100  # times that the JSON may be larger than its compressed form
 
 
@@ -116,6 +117,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{path}: has checkpoint format {error}, this version reads {FORMAT}; "
             "use the version that wrote it"
         ) from error
+    except _OtherProgram as error:
+        raise ValueError(f"{path}: was not written by this program: {error}") from error
     except _Fault as error:
         reason, cause = str(error), error
     except MemoryError:
@@ -142,6 +145,10 @@ class _OtherFormat(Exception):
     """The format of a checkpoint of another version."""
 
 
+class _OtherProgram(Exception):
+    """What the file of another program holds, and how to take it over."""
+
+
 def _require(fits: bool, otherwise: str) -> None:
     if not fits:
         raise _Fault(otherwise)
@@ -150,6 +157,7 @@ def _require(fits: bool, otherwise: str) -> None:
 def _read(path: Path, file) -> Checkpoint:
     _require(zipfile.is_zipfile(file), "it is no .npz file, or its end is missing")
     with zipfile.ZipFile(file) as archive:
+        _require_ours([name.removesuffix(".npy") for name in archive.namelist()])
         members = _members(archive)
         meta = _read_meta(archive, members)
         _check_arrays(members, meta)
@@ -167,6 +175,22 @@ def _read(path: Path, file) -> Checkpoint:
         extractor_arrays=_under(arrays, "extractor/"),
         optimizer=optimizer,
     )
+
+
+def _require_ours(names: list[str]) -> None:
+    """Raises _OtherProgram for the parameters of a CS231n model, whatever comes before their names.
+
+    Nothing in such a file says which model it is, of what sizes, or of which words.
+    """
+    ours = "meta" in names or any(name.startswith("params/") for name in names)
+    known = [name for name in names if name.endswith(_COURSES)]
+    if known and not ours:
+        own = next(name for name in _COURSES if known[0].endswith(name))
+        raise _OtherProgram(
+            f"it holds {', '.join(map(shown, known))}, and nothing that says of which model and "
+            f"words; build the model in Python and take over each of its arrays, "
+            f"model.params[{own!r}] = np.load(path)[{known[0]!r}], as {_STUDENTS} shows"
+        )
 
 
 @dataclass
@@ -196,6 +220,12 @@ def _members(archive: zipfile.ZipFile) -> dict[str, _Member]:
             _require(version in read_header, f"{shown(name)} is of an unknown npy version")
             shape, _, dtype = read_header[version](stream)
             size = stream.tell() + math.prod(shape) * dtype.itemsize
+        if dtype.hasobject and "meta.npy" not in archive.namelist():
+            raise _OtherProgram(
+                f"{shown(name)} holds pickled objects, which may run code and are not read; "
+                f"where it was made save plain arrays, np.savez(path, **model.params), and take "
+                f"those over as {_STUDENTS} shows"
+            )
         _require(not dtype.hasobject, f"{shown(name)} holds pickled objects")
         _require(size == info.file_size, f"{shown(name)} is not as long as it says")
         members[name] = _Member(info, shape, dtype)
@@ -267,7 +297,7 @@ def _check_arrays(members: Mapping[str, _Member], meta: dict) -> None:
         kind, _, rest = name.partition("/")
         of, _, what = rest.rpartition("/")
         if kind == "optimizer":
-            fits = of in meta["optimizer"] and what in _REMEMBERED and member.shape == found[of]
+            fits = of in meta["optimizer"] and what.isidentifier() and member.shape == found[of]
             _require(fits, f"{shown(name)} does not belong to a parameter")
         else:
             _require(kind in ("params", "extractor"), f"it holds {shown(name)}")

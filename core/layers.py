@@ -15,15 +15,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from core.support.arrays import as_arrays, check_word_ids, floats
+
 Array = np.ndarray
-
-
-def floats(*arrays) -> list[Array]:
-    """Floating-point arrays as they are; whole numbers, which could wrap round, as float64."""
-    arrays = [np.asanyarray(array) for array in arrays]
-    if wrong := [str(array.dtype) for array in arrays if array.dtype.kind not in "fiub"]:
-        raise ValueError(f"found an array of {wrong[0]}, expected real numbers")
-    return [x if x.dtype.kind == "f" else x.astype(np.float64) for x in arrays]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -103,8 +97,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, tuple]:
     Raises ValueError for an id outside 0 .. V-1 (NumPy would read -1 as the last word) and
     for ids that are not integers.
     """
-    x = np.asarray(x)
-    [W] = floats(W)
+    [x], [W] = as_arrays(x), floats(W)
     check_word_ids(x, len(W), "x")
     return W[x], (x, W)
 
@@ -119,22 +112,11 @@ def word_embedding_backward(dout: Array, cache: tuple) -> Array:
     Returns dW (V, D).
     """
     x, W = cache
+    [dout] = floats(dout)
     # out[n, t] = W[x[n, t]]. With ``dW[x] += dout`` a word that is used twice would count once.
     dW = np.zeros(W.shape, np.result_type(dout, W))
     np.add.at(dW, x, dout)
     return dW
-
-
-def check_word_ids(ids: Array, vocabulary_size: int, name: str) -> None:
-    """Raises ValueError, with the name, unless ids are integers in 0 .. vocabulary_size - 1."""
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"{name}: word ids must be integers, found {ids.dtype}")
-    if ids.size and (ids.min() < 0 or ids.max() >= vocabulary_size):
-        wrong = ids.min() if ids.min() < 0 else ids.max()
-        raise ValueError(
-            f"{name}: word id {wrong} is outside the vocabulary of {vocabulary_size} words "
-            f"(0 .. {vocabulary_size - 1}); was it made with another vocabulary?"
-        )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -171,6 +153,7 @@ def dropout_forward(x: Array, p: float, rng: np.random.Generator | None, train: 
 def dropout_backward(dout: Array, cache: Array | None) -> Array:
     """Gradient of ``dropout_forward``: of dout, dx; the same entries pass, with the same scale."""
     mask = cache
+    [dout] = floats(dout)
     # out = x * mask
     return dout.copy() if mask is None else dout * mask
 
@@ -182,6 +165,7 @@ def dropout_backward(dout: Array, cache: Array | None) -> Array:
 
 def sigmoid(x: Array) -> Array:
     """``1 / (1 + exp(-x))``, written as ``0.5 (1 + tanh(x / 2))``: it cannot overflow."""
+    [x] = floats(x)
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
@@ -210,6 +194,7 @@ def softmax_backward(dweights: Array, weights: Array) -> Array:
     Returns:
     - dscores: (..., L); it sums to 0, and is 0 where a weight is 0
     """
+    dweights, weights = floats(dweights, weights)
     return weights * (dweights - (weights * dweights).sum(axis=-1, keepdims=True))
 
 
@@ -255,10 +240,10 @@ def temporal_softmax_loss(
     """
     [x] = floats(x)
     N, _, V = x.shape
-    mask = np.asarray(mask)
+    y, mask = as_arrays(y, mask)
     scored = np.nonzero(mask)  # the P places that count; the others are never looked at
     weights = mask[scored].astype(x.dtype) / N
-    words = np.asarray(y)[scored]
+    words = y[scored]
     check_word_ids(words, V, "y")
     right = np.arange(len(words)), words
 

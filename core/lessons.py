@@ -1,33 +1,39 @@
-"""What the notebooks share: source code on show, graphs of a computation, answers to exercises.
+"""What the notebooks share: source code on show, graphs of a computation, trained runs.
 
-The gradient checks of the exercises are ``core.gradient_check.check``; here stands what answers
-everything else. Needs IPython, which every notebook has.
+``core.answers`` answers the exercises. Needs IPython, which every notebook has.
 """
 
 from __future__ import annotations
 
 import ast
-import copy
 import importlib.util
 import inspect
 import json
 import os
 import textwrap
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 
+from core.answers import Answer, compare, confirm
 from core.coco_utils import decode_captions, image_path
 from core.decoding import beam_search
-from core.gradient_check import relative_error, told_apart
 from core.image_utils import load_image
 from core.show.plots import BLUE, COLOURS, GREY, ORANGE
 
-Array = np.ndarray
+__all__ = [
+    "Answer",
+    "compare",
+    "confirm",
+    "draw_graph",
+    "embedded_data",
+    "load_trained",
+    "show_captions",
+    "show_source",
+    "style",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINED = ROOT / "notebooks" / "trained"  # small runs that came with the lessons
@@ -221,113 +227,3 @@ def show_captions(model, data: dict, split: str, images: Sequence[int], columns:
             ha="center", va="top", transform=ax.transAxes, parse_math=False,
         )  # fmt: skip
     plt.show()
-
-
-@dataclass
-class Answer:
-    """What an exercise was told: shown as text at the end of a cell, true when it is solved."""
-
-    passed: bool
-    text: str
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    def __repr__(self) -> str:
-        return self.text
-
-
-def compare(function: Callable, oracle: Callable, *arguments, tolerance: float = 1e-8) -> Answer:
-    """Compares a learner's function with one that is known to be right.
-
-    Inputs:
-    - function: the learner's; any wrong value, shape or error of it becomes a sentence
-    - oracle: computes what is expected
-    - arguments: both get copies of these
-    - tolerance: the norm-relative error that is allowed to arrays and numbers
-    """
-    name = getattr(function, "__name__", "the function")
-    given = copy.deepcopy(arguments)
-    try:
-        got = function(*given)
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        found = f"{name} raised {type(error).__name__}: {error}"
-        if "NoneType" in found:
-            found += "; does a function still return None?"
-        return Answer(False, f"{found} (line {place.lineno}: {place.line})")
-    if got is None:
-        return Answer(False, f"{name} returned None: is it written yet, with a return at its end?")
-    expected = oracle(*copy.deepcopy(arguments))
-    if problem := _difference(got, expected, tolerance):
-        return Answer(False, f"{name} {problem}")
-    if not _is_unchanged(given, arguments):
-        return Answer(False, f"{name} writes into what it was given; work on a copy")
-    return Answer(True, f"{name} holds")
-
-
-def _is_unchanged(now, then) -> bool:
-    """Whether the arrays in two values, one of which was a copy of the other, still agree."""
-    if isinstance(now, Array):
-        return now.shape == then.shape and now.tobytes() == then.tobytes()  # NaN is NaN
-    if isinstance(now, dict):
-        return now.keys() == then.keys() and all(_is_unchanged(now[k], then[k]) for k in now)
-    if isinstance(now, tuple | list):
-        return len(now) == len(then) and all(map(_is_unchanged, now, then))
-    return True
-
-
-def _difference(got, expected, tolerance: float) -> str | None:
-    """How two values differ, as the rest of a sentence; None when they do not."""
-    if isinstance(expected, tuple | list | dict) and type(got) is type(expected):
-        if len(got) != len(expected):
-            return f"returned {len(got)} values, expected {len(expected)}"
-        places = range(len(expected))
-        if isinstance(expected, dict):
-            places = list(expected)
-            if got.keys() != expected.keys():
-                return f"returned the keys {sorted(got)}, expected {sorted(expected)}"
-        for place in places:
-            if problem := _difference(got[place], expected[place], tolerance):
-                return f"[{place!r}] {problem}"
-        return None
-    try:
-        a, b = np.asarray(got), np.asarray(expected)
-        numbers = np.issubdtype(a.dtype, np.number) and np.issubdtype(b.dtype, np.number)
-    except ValueError:
-        numbers = False
-    arrays = isinstance(got, Array) and isinstance(expected, Array)
-    if (numbers or arrays) and a.shape != b.shape:
-        return f"returned shape {a.shape}, expected {b.shape}"
-    if not numbers:
-        return None if np.all(got == expected) else f"returned {got!r}, expected {expected!r}"
-    error = relative_error(a, b)
-    if not error <= tolerance:  # NaN as well
-        if a.ndim == 0:
-            return "returned {}, expected {}".format(*told_apart(a[()], b[()]))
-        at = np.unravel_index(np.argmax(np.nan_to_num(np.abs(a - b), nan=np.inf)), a.shape)
-        where = ", ".join(map(str, at))
-        values = "got {}, expected {}".format(*told_apart(a[at], b[at]))
-        return f"is off by {error:.1e}; worst at [{where}]: {values}"
-    return None
-
-
-def confirm(got, accepts: Callable, expected: str) -> Answer:
-    """Whether what a learner's experiment found is what it should find.
-
-    Inputs:
-    - got: a value; None when there is nothing there yet
-    - accepts: a value -> whether it is as expected
-    - expected: says what is expected, "a loss below 0.5, say"
-    """
-    if got is None or got is Ellipsis:
-        return Answer(False, f"There is no answer yet; expected {expected}.")
-    shown = f"{got:.4g}" if isinstance(got, float | np.floating) else repr(got)
-    try:
-        if accepts(got):
-            return Answer(True, f"holds: {expected}")
-        if isinstance(got, float | np.floating) and accepts(float(shown)):
-            shown = f"{got:.17g}"  # rounded it would be right
-    except Exception as error:
-        expected += f" ({type(error).__name__}: {error})"
-    return Answer(False, f"found {shown}, expected {expected}.")

@@ -11,18 +11,21 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from core.support.arrays import floats
+
 Array = np.ndarray
 
 
-def _filled_in(config: dict | None, **defaults: float) -> dict:
-    """The config with defaults for what it lacks, its numbers as Python floats.
+def _filled(w, dw, config: dict | None, **defaults: float) -> tuple[Array, Array, dict]:
+    """w, dw, and the config with defaults for what it lacks, its numbers as Python floats.
 
     A NumPy number of double precision would turn float32 parameters into float64 ones.
     """
+    w, dw = floats(w, dw)
     config = {} if config is None else config
     for name, default in defaults.items():
         config[name] = float(config.get(name, default))
-    return config
+    return w, dw, config
 
 
 def sgd(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]:
@@ -30,7 +33,7 @@ def sgd(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]:
 
     config: learning_rate (1e-2).
     """
-    config = _filled_in(config, learning_rate=1e-2)
+    w, dw, config = _filled(w, dw, config, learning_rate=1e-2)
     return w - config["learning_rate"] * dw, config
 
 
@@ -42,7 +45,7 @@ def sgd_momentum(w: Array, dw: Array, config: dict | None = None) -> tuple[Array
 
     config: learning_rate (1e-2), momentum (0.9), velocity (zeros).
     """
-    config = _filled_in(config, learning_rate=1e-2, momentum=0.9)
+    w, dw, config = _filled(w, dw, config, learning_rate=1e-2, momentum=0.9)
     velocity = config.get("velocity", np.zeros_like(w))
     config["velocity"] = config["momentum"] * velocity + dw
     return w - config["learning_rate"] * config["velocity"], config
@@ -56,7 +59,7 @@ def rmsprop(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dic
 
     config: learning_rate (1e-2), decay_rate (0.99), epsilon (1e-8), cache (zeros).
     """
-    config = _filled_in(config, learning_rate=1e-2, decay_rate=0.99, epsilon=1e-8)
+    w, dw, config = _filled(w, dw, config, learning_rate=1e-2, decay_rate=0.99, epsilon=1e-8)
     decay = config["decay_rate"]
     cache = config.get("cache", np.zeros_like(w))
     config["cache"] = decay * cache + (1 - decay) * dw**2
@@ -78,7 +81,7 @@ def adam(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]:
     config: learning_rate (1e-3), beta1 (0.9), beta2 (0.999), epsilon (1e-8), m and v (zeros), t (0,
     the number of steps taken).
     """
-    config = _filled_in(config, learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8)
+    w, dw, config = _filled(w, dw, config, learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8)
     beta1, beta2 = config["beta1"], config["beta2"]
     t = config["t"] = config.get("t", 0) + 1
     m = config["m"] = beta1 * config.get("m", np.zeros_like(w)) + (1 - beta1) * dw
@@ -96,7 +99,7 @@ def adamw(w: Array, dw: Array, config: dict | None = None) -> tuple[Array, dict]
 
     config: as for ``adam``, and weight_decay (1e-2).
     """
-    config = _filled_in(config, learning_rate=1e-3, weight_decay=1e-2)
+    w, dw, config = _filled(w, dw, config, learning_rate=1e-3, weight_decay=1e-2)
     return adam(w * (1 - config["learning_rate"] * config["weight_decay"]), dw, config)
 
 
@@ -121,7 +124,7 @@ def clip_factor(grads: Mapping[str, Array], max_norm: float) -> tuple[float, flo
     Pascanu, Mikolov and Bengio (ICML 2013, algorithm 1), with the 1e-6 in the denominator of
     ``torch.nn.utils.clip_grad_norm_``. The factor is 1 where the norm is small enough.
     """
-    norm = float(np.sqrt(sum(float(np.vdot(g, g)) for g in grads.values())))
+    norm = float(np.sqrt(sum(float(np.vdot(g, g)) for g in floats(*grads.values()))))
     factor = float(max_norm) / (norm + 1e-6)
     return (1.0 if factor >= 1 else factor), norm  # NaN stays NaN, for all to see
 

@@ -60,6 +60,7 @@ def rnn_step_backward(dnext_h: Array, cache: tuple):
     Returns dx (N, D), dprev_h (N, H), dWx (D, H), dWh (H, H), db (H,).
     """
     x, prev_h, Wx, Wh, next_h = cache
+    [dnext_h] = floats(dnext_h)
     # next_h = tanh(a), and tanh'(a) = 1 - tanh(a)^2
     da = dnext_h * (1 - next_h**2)
     # a = x @ Wx + prev_h @ Wh + b
@@ -161,6 +162,7 @@ def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache: tuple):
     Returns dx (N, D), dprev_h (N, H), dprev_c (N, H), dWx (D, 4H), dWh (H, 4H), db (4H,).
     """
     x, prev_h, prev_c, Wx, Wh, i, f, o, g, tanh_c = cache
+    dnext_h, dnext_c = floats(dnext_h, dnext_c)
     # next_h = o * tanh(next_c): next_c has a second reader, so its two gradients add up
     do = dnext_h * tanh_c
     dc = dnext_c + dnext_h * o * (1 - tanh_c**2)

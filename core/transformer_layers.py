@@ -26,6 +26,7 @@ from core.layers import (
     temporal_affine_backward,
     temporal_affine_forward,
 )
+from core.support.arrays import as_mask
 from core.support.erf import erf
 
 Array = np.ndarray
@@ -116,6 +117,7 @@ def gelu_forward(x: Array) -> tuple[Array, tuple]:
 def gelu_backward(dout: Array, cache: tuple) -> Array:
     """Gradients of ``gelu_forward``: ``Phi' = exp(-x^2 / 2) / sqrt(2 pi)``, the normal density."""
     x, phi = cache
+    [dout] = floats(dout)
     # out = x * Phi(x)
     return dout * (phi + x * np.exp(-0.5 * x**2) * (2 * np.pi) ** -0.5)
 
@@ -195,7 +197,7 @@ def scaled_dot_product_attention_forward(q: Array, k: Array, v: Array, mask: Arr
     Inputs:
     - q: (N, h, T, d)
     - k, v: (N, h, S, d)
-    - mask: booleans that broadcast to (N, h, T, S), True = may attend; None allows everything
+    - mask: booleans or 0, 1 that broadcast to (N, h, T, S), True = may attend; None allows all
 
     Returns:
     - out: (N, h, T, d); a query that may attend to nothing gets zeros
@@ -204,7 +206,7 @@ def scaled_dot_product_attention_forward(q: Array, k: Array, v: Array, mask: Arr
     q, k, v = floats(q, k, v)
     scores = q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5
     if mask is not None:
-        scores = np.where(mask, scores, -np.inf)
+        scores = np.where(as_mask(mask), scores, -np.inf)
     weights = softmax(scores)
     return weights @ v, (q, k, v, weights)
 
@@ -221,6 +223,7 @@ def scaled_dot_product_attention_backward(dout: Array, cache: tuple):
     Returns dq (N, h, T, d), dk, dv (N, h, S, d).
     """
     q, k, v, weights = cache
+    [dout] = floats(dout)
     # out = weights @ v
     dweights = dout @ v.swapaxes(-1, -2)
     dv = weights.swapaxes(-1, -2) @ dout
@@ -250,14 +253,14 @@ def multi_head_attention_forward(
     - key, value: (N, S, E); the same array as query for self-attention
     - Wq, Wk, Wv, Wo: (E, E), bq, bk, bv, bo: (E,)
     - num_heads: h, divides E
-    - mask: booleans, True = may attend: (T, S) for all, (N, T, S) for each image, or anything that
+    - mask: as above, True = may attend: (T, S) for all, (N, T, S) for each image, or anything that
       broadcasts to (N, h, T, S); None allows everything
 
     Returns:
     - out: (N, T, E). A query that may attend to nothing reads zeros: its row is bo.
     - cache: those of the projections, and that of the attention, which ends with the weights
 
-    Raises ValueError when h does not divide E and for a mask that is not boolean.
+    Raises ValueError when h does not divide E and for a mask of other numbers than 0 and 1.
 
     The gradient of bk is 0: it adds the same q . bk to every score of a query, and a softmax does
     not see what is added to all of its scores.
@@ -266,9 +269,7 @@ def multi_head_attention_forward(
     if num_heads < 1 or E % num_heads:
         raise ValueError(f"num_heads: found {num_heads}, expected a divisor of the width {E}")
     if mask is not None:
-        mask = np.asarray(mask)
-        if mask.dtype != bool:
-            raise ValueError(f"mask: found {mask.dtype}, expected booleans, True = may attend")
+        mask = as_mask(mask)
         if mask.ndim == 3:
             mask = mask[:, None]
     q, q_cache = temporal_affine_forward(query, Wq, bq)

@@ -9,9 +9,12 @@ with a tag:
 
     # %% tags=["setup"]                  to the lesson, its exercises and its solutions: the imports
     # %% [markdown] tags=["exercise"]    to all three: what is asked
-    # %% tags=["exercise"]               code of the exercises and the solutions only; what stands
+    # %% tags=["exercise"]               code of the exercises and the solutions only; what is
                                          between the lines "### BEGIN SOLUTION" and "### END
                                          SOLUTION" is blank in the exercises
+    # %% tags=["task"]                   the same for lines to write in the lesson itself: blank
+                                         there, filled in the solutions; it needs the setup alone
+    # %% tags=["hide-input"]             code that is shown folded: plots and plumbing
     # %% tags=["measured"]               its output is a time or the like, other on every run
     # %% tags=["picture"]                its figure stands for the lesson in the README
 """
@@ -46,22 +49,50 @@ LARGEST = 1_500_000  # bytes of a notebook
 WIDTH = 360  # pixels of a lesson's picture
 TIMEOUT = 600  # seconds a cell may take before something is wrong
 
-# Where the project can be fetched from, for those who open a notebook without it: the address in
-# pyproject.toml, once it has one.
-_URL = re.search(r'^Repository = "(.+)"', (HERE.parent / "pyproject.toml").read_text("utf-8"), re.M)
-FIRST_CELL = f'''\
+_HAVE_IT = 'importlib.util.find_spec("core") and importlib.util.find_spec("core.lessons")'
+_WITHOUT_ADDRESS = f'''\
+# Another package may be called core, too: only that of this project will do.
+import importlib.util
+
+have_it = {_HAVE_IT}
+assert have_it, "first, in the folder of the project: python -m pip install -e ."'''
+_WITH_ADDRESS = f"""\
 # Only where this Python does not have the project yet, on Colab for instance.
 import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = "{_URL[1] if _URL else "<this repository>"}"
-if importlib.util.find_spec("core") is None:
-    assert "<" not in REPOSITORY, "write the address of the project into the line above"
-    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "project"], check=True)
+if not ({_HAVE_IT}):
+    subprocess.run(["git", "clone", "--depth", "1", "ADDRESS", "project"], check=True)
     install = [sys.executable, "-m", "pip", "install", "-q", "-e", "project"]
     subprocess.run(install, check=True)
-    sys.path.insert(0, "project")'''
+    sys.path.insert(0, "project")
+    sys.modules.pop("core", None)  # one of another project"""
+
+
+def address() -> str | None:
+    """Where the project is published: Repository in pyproject.toml, once it has one."""
+    settings = (HERE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'^Repository = "(.+?)(?:\.git)?/?"', settings, re.M)
+    return found and found[1]
+
+
+def opening(address: str | None, notebook: str) -> tuple[str, str]:
+    """What follows a notebook's title, and its first cell of code.
+
+    Inputs:
+    - address: of the repository; None where it has none
+    - notebook: its path in the repository
+    """
+    if address is None:
+        return "", _WITHOUT_ADDRESS
+    code = _WITH_ADDRESS.replace("ADDRESS", address)
+    place = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", address)
+    if place is None:  # Colab opens what is on GitHub
+        return "", code
+    colab = f"https://colab.research.google.com/github/{place[1]}/blob/main/{notebook}"
+    return f"\n\n[**Open in Colab**]({colab})", code
+
 
 _SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION *$", re.DOTALL | re.M)
 _BLANK = r"\1...  # your code here"
@@ -76,31 +107,74 @@ _METADATA = {
 
 
 def paths_of(name: str) -> dict[str, Path]:
-    """The three notebooks of a master, by kind."""
+    """Where the notebooks of a master belong, by kind."""
     return {kind: HERE / ("" if kind == "lessons" else kind) / f"{name}.ipynb" for kind in KINDS}
 
 
 def notebooks_of(master: Path) -> dict[str, nbformat.NotebookNode]:
-    """A master -> its lesson, its exercises and its solutions, without outputs."""
+    """A master -> its lesson, its exercises and its solutions, without outputs.
+
+    What has no exercises has no notebook for them; tasks alone have one for their solutions.
+    """
     cells = jupytext.read(master, fmt="py:percent").cells
     title = next(c.source for c in cells if c.cell_type == "markdown").split("\n")[0].lstrip("# ")
-    first = nbformat.v4.new_code_cell(FIRST_CELL)
     lesson, exercises = [], [_title("Exercises", title, master)]
     solutions = [_title("Solutions", title, master)]
+    kinds = {"lessons"}
     for cell in cells:
         tags = cell.metadata.get("tags", [])
-        exercise = "exercise" in tags
+        blank = _with_source(cell, _SOLUTION.sub(_BLANK, cell.source))
+        filled = _with_source(cell, _SOLUTION.sub(_inside, cell.source))
+        exercise, setup, task = (tag in tags for tag in ("exercise", "setup", "task"))
         if not exercise or cell.cell_type == "markdown":
-            lesson.append(cell)
-        if exercise or "setup" in tags:
-            solutions.append(_with_source(cell, _SOLUTION.sub(_inside, cell.source)))
-            exercises.append(_with_source(cell, _SOLUTION.sub(_BLANK, cell.source)))
-    # The title of a lesson comes first, then the cell that installs.
-    return {
-        "lessons": _notebook([lesson[0], first, *lesson[1:]]),
-        "exercises": _notebook([exercises[0], first, *exercises[1:]]),
-        "solutions": _notebook([solutions[0], first, *solutions[1:]]),
-    }
+            lesson.append(blank)
+        if exercise or setup:
+            exercises.append(blank)
+        if exercise or setup or task:
+            solutions.append(filled)
+        kinds |= {"exercises", "solutions"} if exercise else {"solutions"} if task else set()
+    cells = {"lessons": lesson, "exercises": exercises, "solutions": solutions}
+    paths = paths_of(master.stem)
+    lesson[0] = _with_source(lesson[0], _with_ways(lesson[0].source, ways(master, KINDS[0])))
+    if beside := ways(master, KINDS[0]):
+        lesson.append(nbformat.v4.new_markdown_cell(beside))
+    return {kind: _notebook(_opened(paths[kind], cells[kind])) for kind in KINDS if kind in kinds}
+
+
+def ways(master: Path, kind: str) -> str:
+    """A line of links: to the notebook before, to the contents, to the one after it."""
+    up = "" if kind == "lessons" else "../"
+    masters = sorted(master.parent.glob("[0-9][0-9]_*.py"))
+    place = masters.index(master)
+    links = []
+    if place > 0 and (kind == "lessons" or place > 1):
+        before = masters[place - 1]
+        links.append(f"[← {_name(before)}]({before.stem}.ipynb)")
+    if (start := masters[0]) != master and start.stem.startswith("00"):
+        links.append(f"[contents]({up}{start.stem}.ipynb)")
+    if place + 1 < len(masters):
+        after = masters[place + 1]
+        links.append(f"[{_name(after)} →]({after.stem}.ipynb)")
+    return " · ".join(links)
+
+
+def _name(master: Path) -> str:
+    """The title of a lesson, without its number."""
+    heading = re.search(r"^# # (?:\d+ · )?(.+)$", master.read_text(encoding="utf-8"), re.M)
+    return heading[1]
+
+
+def _with_ways(source: str, line: str) -> str:
+    """A cell with the links below its heading."""
+    heading, _, rest = source.partition("\n")
+    return f"{heading}\n\n{line}\n{rest}" if line else source
+
+
+def _opened(path: Path, cells: list) -> list:
+    """The title comes first, then the cell that looks for the project."""
+    badge, code = opening(address(), path.relative_to(HERE.parent).as_posix())
+    title = _with_source(cells[0], cells[0].source + badge)
+    return [title, nbformat.v4.new_code_cell(code), *cells[1:]]
 
 
 def _inside(solution: re.Match) -> str:
@@ -110,10 +184,10 @@ def _inside(solution: re.Match) -> str:
 def _title(kind: str, title: str, master: Path) -> nbformat.NotebookNode:
     lesson = f"../{master.stem}.ipynb"
     other = "solutions" if kind == "Exercises" else "exercises"
-    return nbformat.v4.new_markdown_cell(
-        f"# {kind}: {title}\n\nBack to [the lesson]({lesson}); "
-        f"beside it [the {other}](../{other}/{master.stem}.ipynb)."
-    )
+    text = f"# {kind}: {title}\n\nBack to [the lesson]({lesson})"
+    if 'tags=["exercise"]' in master.read_text(encoding="utf-8"):
+        text += f"; beside it [the {other}](../{other}/{master.stem}.ipynb)"
+    return nbformat.v4.new_markdown_cell(_with_ways(text + ".", ways(master, kind.lower())))
 
 
 def _with_source(cell, source: str):
@@ -129,6 +203,8 @@ def _notebook(cells) -> nbformat.NotebookNode:
         cell.id = f"cell-{number}"
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
+        if "hide-input" in tags:  # as JupyterLab calls it
+            cell.metadata["jupyter"] = {"source_hidden": True}
         notebook.cells.append(nbformat.from_dict(cell))
     return notebook
 
@@ -208,7 +284,8 @@ def problems(kind: str, notebook, committed) -> list[str]:
             found.append(f"{place}: {noise[0]!r} in its output")
         if _kinds(cell) != _kinds(before):
             found.append(f"{place}: shows {_kinds(cell)}, in the repository {_kinds(before)}")
-        if kind != "lessons" and re.search(r"^(check|compare|confirm)\(", cell.source, re.M):
+        asks = kind != "lessons" or "task" in cell.metadata.get("tags", [])
+        if asks and re.search(r"^(check|compare|confirm)\(", cell.source, re.M):
             holds = bool(re.search(r"\bholds\b", _text(cell)))
             if holds != (kind == "solutions"):
                 found.append(f"{place}: answers {_text(cell).strip()[-200:]!r}")
@@ -358,7 +435,8 @@ def main() -> int:
     jobs = []
     for master in masters:
         notebooks = notebooks_of(master)
-        jobs += [(kind, path, notebooks[kind]) for kind, path in paths_of(master.stem).items()]
+        paths = paths_of(master.stem)
+        jobs += [(kind, paths[kind], notebook) for kind, notebook in notebooks.items()]
     return {"make": make, "check": check}[arguments.command](jobs)
 
 

@@ -126,4 +126,12 @@ def test_targets_that_jobs_and_pages_name_are_there():
     targets = set(re.findall(r"^([\w-]+):", makefile, re.M))
     for name in (".github/workflows/ci.yml", "CONTRIBUTING.md", "CHANGELOG.md", ".ci/run"):
         named = re.findall(r"\bmake ([a-z][a-z-]+)", (ROOT / name).read_text(encoding="utf-8"))
-        assert set(named) - {"NN"} - {"site"} <= targets, name
+        assert set(named) - {"NN"} <= targets, name
+
+
+def test_whatever_an_extra_asks_for_has_its_version():
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower().replace("_", "-")
+    pinned = set(re.findall(r"^([\w-]+)==", text, re.M))
+    for name, wanted in PROJECT["project"]["optional-dependencies"].items():
+        names = {re.match(r"[\w-]+", each)[0].lower() for each in wanted}
+        assert names <= pinned, name

@@ -177,9 +177,12 @@ def test_compare_says_what_is_wrong():
     for function, sentence in (
         (lambda x: None, "returned None"),
         (lambda x: x.T + 1, "returned shape (3, 2), expected (2, 3)"),
-        (lambda x: x + np.eye(2, 3), "worst at [0, 1]: got 1, expected 2"),
-        (lambda x: np.nan * x, "worst at [0, 0]: got nan"),
-        (lambda x: "no", "returned 'no'"),
+        (
+            lambda x: x + np.eye(2, 3),
+            "is wrong at 4 of 6 places, first at [0, 1]: got 1, expected 2",
+        ),
+        (lambda x: np.nan * x, "is NaN at 6 of 6 places, first at [0, 0]"),
+        (lambda x: "no", "returned a text, expected an array of shape (2, 3)"),
         (torn, "raised KeyError: 'nothing there' (line"),
         (into, "writes into what it was given"),
     ):
@@ -193,8 +196,11 @@ def test_compare_says_what_is_wrong():
 
 def test_compare_looks_into_tuples_and_dicts():
     assert compare(lambda: (1.0, {"a": [2, "b"]}), lambda: (1.0, {"a": [2, "b"]}))
-    assert "expected 3" in repr(compare(lambda: (1.0, {"a": 2}), lambda: (1.0, {"a": 3})))
-    assert "keys" in repr(compare(lambda: {"b": 1}, lambda: {"a": 1}))
+    answer = compare(lambda: (1.0, {"a": 2}), lambda: (1.0, {"a": 3}))
+    assert "[1] ['a'] returned 2, which is one too few" in repr(answer)
+    assert "has the key 'b' too many; lacks the key 'a'" in repr(
+        compare(lambda: {"b": 1}, lambda: {"a": 1})
+    )
     assert "returned 1 values, expected 2" in repr(compare(lambda: (1,), lambda: (1, 2)))
 
 
@@ -233,8 +239,8 @@ def build():
 MASTERS = sorted((ROOT / "notebooks" / "masters").glob("[0-9]*.py"))
 
 
-def test_there_are_fourteen_lessons():
-    assert [path.name[:2] for path in MASTERS] == [f"{n:02}" for n in range(1, 15)]
+def test_there_are_fourteen_lessons_and_a_start():
+    assert [path.name[:2] for path in MASTERS] == [f"{n:02}" for n in range(15)]
 
 
 @pytest.mark.parametrize("master", MASTERS, ids=lambda path: path.stem)
@@ -243,6 +249,9 @@ def test_notebooks_are_what_their_master_says(build, master):
 
     notebooks = build.notebooks_of(master)
     for kind, path in build.paths_of(master.stem).items():
+        if kind not in notebooks:
+            assert not path.exists()
+            continue
         committed = nbformat.read(path, as_version=4)
         nbformat.validate(committed)
         assert [c.source for c in committed.cells] == [c.source for c in notebooks[kind].cells]
@@ -252,6 +261,8 @@ def test_notebooks_are_what_their_master_says(build, master):
         prose = "\n".join(c.source for c in committed.cells if c.cell_type == "markdown")
         for target in re.findall(r"\]\(([^)#:]+)\)", prose):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+    if master.name.startswith("00"):
+        return
     exercises = notebooks["exercises"].cells
     assert sum(cell.source.count("### Exercise") for cell in exercises) == 3
     assert sum("your code here" in cell.source for cell in exercises) >= 3
@@ -297,6 +308,33 @@ def test_one_master_three_notebooks(notebooks):
     assert "def twice(x):\n    return 2 * x\n\n\ncompare" in sources["solutions"][-1]
     assert "def twice(x):\n    ...  # your code here\n\n\ncompare" in sources["exercises"][-1]
     assert all("find_spec" in sources[kind][1] for kind in sources)
+
+
+def test_each_notebook_leads_to_those_beside_it(build):
+    start, *rest = [path.stem for path in MASTERS]
+    assert build.ways(MASTERS[0], "lessons").endswith(f" →]({rest[0]}.ipynb)")
+    for kind, before, contents in (("lessons", start, start), ("exercises", None, f"../{start}")):
+        for number, master in enumerate(MASTERS[1:], 1):
+            links = re.findall(r"\]\((.+?)\.ipynb\)", build.ways(master, kind))
+            assert links == [x for x in (before, contents, *rest[number : number + 1]) if x]
+            before = master.stem
+            [cell] = build.notebooks_of(master)[kind].cells[:1]
+            assert build.ways(master, kind) in cell.source
+
+
+def test_tasks_are_blank_in_the_lesson_and_solved_in_the_solutions(build, tmp_path):
+    master = tmp_path / "99_a_lesson.py"
+    master.write_text(
+        MASTER.replace('tags=["exercise"]', 'tags=["task"]')
+        + '\n# %% tags=["hide-input"]\nprint(2)\n',
+        encoding="utf-8",
+    )
+    notebooks = build.notebooks_of(master)
+    assert notebooks.keys() == {"lessons", "solutions"}
+    lesson = [cell.source for cell in notebooks["lessons"].cells]
+    assert any("def twice(x):\n    ...  # your code here" in source for source in lesson)
+    assert any("return 2 * x" in cell.source for cell in notebooks["solutions"].cells)
+    assert notebooks["lessons"].cells[-1].metadata["jupyter"] == {"source_hidden": True}
 
 
 @pytest.mark.slow
@@ -370,7 +408,7 @@ def test_glossary_points_at_the_lines_that_it_quotes(build):
 
 
 def test_an_answer_never_shows_two_equal_numbers():
-    answer = compare(lambda x: x + 1e-7, lambda x: x, np.array([1.5]))
+    answer = compare(lambda x: x + 1e-7, lambda x: x, np.array([1.5, 2.5]))
     got, expected = re.search(r"got (\S+), expected (\S+)$", answer.text).groups()
     assert got != expected
     assert "returned 1.5000001" in compare(lambda: 1.5000001, lambda: 1.5, tolerance=1e-9).text

@@ -183,10 +183,23 @@ def test_a_query_that_may_see_nothing_reads_zeros(blind):
         assert gradients[name].any() == sees.any(), name
 
 
-@pytest.mark.parametrize("dtype", [int, float])
-def test_a_mask_that_is_not_boolean_is_refused(dtype):
-    with pytest.raises(ValueError, match=f"mask: found {np.dtype(dtype)}, expected booleans"):
-        attend(attention_inputs(), mask=np.ones((T, S), dtype))
+@pytest.mark.parametrize("dtype", [int, np.uint8, float, np.float32])
+def test_a_mask_may_be_of_zeros_and_ones(dtype):
+    mask = np.random.default_rng(0).random((T, S)) < 0.5
+    expected, expected_gradients = attend(attention_inputs(), mask=mask)
+    out, gradients = attend(attention_inputs(), mask=mask.astype(dtype))
+    np.testing.assert_array_equal(out, expected)
+    for name, gradient in gradients.items():
+        np.testing.assert_array_equal(gradient, expected_gradients[name])
+
+
+@pytest.mark.parametrize("wrong", [-np.inf, 2, -1, np.nan])
+def test_a_mask_of_other_numbers_is_refused(wrong):
+    """PyTorch's other mask among them, 0 to look and -inf not to: it would be read upside down."""
+    mask = np.zeros((T, S))
+    mask[0, 0] = wrong
+    with pytest.raises(ValueError, match="mask: found float64 numbers other than 0 and 1"):
+        attend(attention_inputs(), mask=mask)
 
 
 @pytest.mark.parametrize("num_heads", [4, 0, -1, 12])

@@ -68,6 +68,26 @@ LACKS_IT = {
 }
 
 
+@pytest.mark.parametrize("benchmark", ["", ".train_step", ".decode", ".bleu_differs"])
+def test_benchmarks_that_compare_with_torch_say_so_and_explain_themselves_without_it(
+    python, benchmark
+):
+    code, out, error = python("-m", f"benchmarks{benchmark}", "--help")
+    assert (code, error) == (0, "")
+    assert "usage:" in out
+    needed = ("--checkpoint", "run", "--references", ".") if "bleu" in benchmark else ()
+    code, out, error = python("-m", f"benchmarks{benchmark}", *needed)
+    assert (code, out) == (2, "")
+    assert error.count("\n") == 1, error
+    assert f"benchmarks{benchmark}: needs PyTorch, which is not installed" in error
+
+
+@pytest.mark.parametrize("benchmark", ["memory", "data", "roofline", "busy", "start", "halts"])
+def test_benchmarks_of_numpy_alone_load_without_it(python, benchmark):
+    code, _, error = python("-c", f"import benchmarks.{benchmark}")
+    assert code == 0, error
+
+
 @pytest.mark.parametrize("what", LACKS_IT)
 def test_what_needs_torch_says_so_in_a_line_and_leaves_nothing_behind(python, what):
     code, out, error = python(*LACKS_IT[what])

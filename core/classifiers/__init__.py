@@ -1,1 +1,1 @@
-"""The name that Stanford's course CS231n gives to the package of its models."""
+"""CS231n's names: of the package of its models, and of its update rules."""

@@ -3,6 +3,7 @@
 from core.coco_utils.batches import (
     caption_limit,
     minibatches,
+    null_of,
     sample_coco_minibatch,
     share_of_unknown,
     take_samples,
@@ -47,6 +48,7 @@ __all__ = [
     "image_path",
     "load_coco_data",
     "minibatches",
+    "null_of",
     "open_features",
     "picture_paths",
     "plain_words",

@@ -21,22 +21,23 @@ def sample_coco_minibatch(
     split: str = "train",
     rng: np.random.Generator | None = None,
 ) -> tuple[Array, Array, Array]:
-    """A random minibatch, without repetition.
+    """A random minibatch, without repetition; CS231n's draws with repetition.
 
     Inputs:
     - data: from ``load_coco_data``
     - batch_size: number of captions; at most as many as there are
     - split: 'train', 'val' or 'test'
-    - rng: draws the captions; a fresh, unseeded generator when None
+    - rng: draws the captions; NumPy's global generator when None, so that ``np.random.seed`` holds,
+      as it does in CS231n's notebooks
 
     Returns:
     - captions: (N, T)
     - features: (N, ...) of the images that they describe
     - urls: (N,) of those images
     """
-    rng = rng if rng is not None else np.random.default_rng()
     total = len(data[f"{split}_captions"])
-    rows = rng.choice(total, size=min(batch_size, total), replace=False)
+    choice = np.random.choice if rng is None else rng.choice
+    rows = choice(total, size=min(batch_size, total), replace=False)
     image_idxs = data[f"{split}_image_idxs"][rows]
     captions = data[f"{split}_captions"][rows]
     features = np.asarray(data[f"{split}_features"][image_idxs])
@@ -92,6 +93,11 @@ def minibatches(
         order = np.concatenate([w[np.argsort(lengths[w], kind="stable")] for w in windows])
         starts = rng.permutation(starts)
     yield from _read_ahead(read, starts, workers) if workers else map(read, starts)
+
+
+def null_of(model) -> int:
+    """The id that pads captions: 0 in every data folder, unless the model says otherwise."""
+    return getattr(model, "null", getattr(model, "_null", 0))
 
 
 def _read_ahead(read: Callable, items: Iterable, workers: int) -> Iterator:

@@ -111,8 +111,8 @@ def load_coco_data(
     Returns a dict with, for each split,
 
     - ``train_captions`` (M, T), ``train_image_idxs`` (M,) integer arrays
-    - ``train_features`` (n_images, ...), an array mapped from its file: rows are read when they are
-      indexed
+    - ``train_features`` (n_images, ...), indexed and computed with as an array: rows are read when
+      they are indexed. It may be changed, in memory alone: ``data["train_features"] -= mean``.
     - ``train_urls`` (n_images,) array of str
 
     and ``idx_to_word``, ``word_to_idx``, and ``source``: a dict of the ``folder``, the

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from core.support.files import reading
 
@@ -20,6 +21,7 @@ Array = np.ndarray
 
 HOW_TO_MEND = "prepare or fetch the data set again (datasets/README.md)"
 _SMALL = 2**26  # bytes
+_CHANGING = ("fill", "sort", "partition", "put", "itemset")  # methods that write into an array
 _MOST_INFLATED = 200  # times that numbers may be larger than their compressed form
 
 
@@ -94,22 +96,26 @@ def open_features(path: str | Path) -> Rows:
         if offset is None or not as_stored:
             return _ChunkedRows(path, dataset)
         if not hasattr(os, "preadv"):  # Windows, where nobody can cut a file that is mapped
-            return np.memmap(
-                path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape
+            return np.memmap(  # "c": what is written stays in memory
+                path, dtype=dataset.dtype, mode="c", offset=offset, shape=dataset.shape
             )
         return _StoredRows(path, dataset, offset)
 
 
-class Rows:
+class Rows(NDArrayOperatorsMixin):
     """A table in a file, indexed as an array by a number, a slice or an array.
 
     Nothing is mapped into memory: the system kills a process when the file that it has mapped is
     cut by another. A file that changes raises ValueError instead.
+
+    It may be computed with, and changed (``table -= mean``), as an array. The first change reads
+    all rows, and from then on they are in memory. No change reaches the file.
     """
 
     def __init__(self, path: Path, dataset: h5py.Dataset):
         self.path, self.shape, self.dtype = path, dataset.shape, dataset.dtype
         self.ndim = len(self.shape)
+        self._changed: Array | None = None
         self._numbers = np.arange(len(self))
         self._made = self._state()
 
@@ -120,19 +126,40 @@ class Rows:
         if isinstance(rows, tuple):
             first, *others = rows
             return self[first][(slice(None),) * np.ndim(self._numbers[first]) + tuple(others)]
+        if self._changed is not None:
+            return self._changed[rows]
         numbers = self._numbers[rows]
         found = self._read(np.ravel(numbers))
         self._require_unchanged()
         return found.reshape(*np.shape(numbers), *self.shape[1:])
 
+    def __setitem__(self, rows, values) -> None:
+        self._in_memory()[rows] = values
+
     def __array__(self, dtype=None, copy=None) -> Array:
         return np.asarray(self[:], dtype=dtype)
+
+    def __array_ufunc__(self, ufunc, method: str, *inputs, out=(), **how):
+        """Computes with all rows, for ``table - mean``; with ``out``, for ``table -= mean``."""
+        if method == "at":  # would write into what has been read
+            return NotImplemented
+        inputs = [x[:] if isinstance(x, Rows) else x for x in inputs]
+        if out:
+            how["out"] = tuple(x._in_memory() if isinstance(x, Rows) else x for x in out)
+        found = getattr(ufunc, method)(*inputs, **how)
+        return out[0] if len(out) == 1 else found
 
     def __getattr__(self, name: str):
         """Whatever else an array has, of all rows."""
         if name.startswith("_") or not hasattr(np.ndarray, name):
             raise AttributeError(f"a table of features has no {name!r}")
-        return getattr(self[:], name)
+        return getattr(self._in_memory() if name in _CHANGING else self[:], name)
+
+    def _in_memory(self) -> Array:
+        """All rows, as an array that may be changed."""
+        if self._changed is None:
+            self._changed = self[:]
+        return self._changed
 
     def _state(self) -> tuple[int, int]:
         found = os.stat(self.path)

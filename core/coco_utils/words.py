@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from core.support.arrays import as_arrays
+
 Array = np.ndarray
 
 SPECIAL_WORDS = ("<NULL>", "<START>", "<END>", "<UNK>")
@@ -143,7 +145,7 @@ def decode_captions(captions: Array, idx_to_word: Sequence[str]) -> list[str] | 
     Returns a list of N strings, or one string. A sentence ends before its first <END>; <START> and
     <NULL> are left out.
     """
-    captions = np.asarray(captions)
+    [captions] = as_arrays(captions)
     if captions.ndim == 1:
         return decode_captions(captions[None], idx_to_word)[0]
     sentences = []

@@ -6,6 +6,11 @@ from core.gradient_check.checking import (
     Row,
     check_case,
 )
+from core.gradient_check.course import (
+    eval_numerical_gradient_blobs,
+    eval_numerical_gradient_net,
+    grad_check_sparse,
+)
 from core.gradient_check.diagnosis import HINTS, diagnose, hints
 from core.gradient_check.differences import (
     eval_numerical_gradient,
@@ -28,6 +33,9 @@ __all__ = [
     "diagnose",
     "eval_numerical_gradient",
     "eval_numerical_gradient_array",
+    "eval_numerical_gradient_blobs",
+    "eval_numerical_gradient_net",
+    "grad_check_sparse",
     "hints",
     "load_implementation",
     "relative_error",

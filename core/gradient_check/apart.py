@@ -34,7 +34,11 @@ _CALL = {"call": True}
 
 
 def check_apart(
-    path: str | Path, cases: Sequence[Case], seed: int, to_stderr: bool = False
+    path: str | Path,
+    cases: Sequence[Case],
+    seed: int,
+    to_stderr: bool = False,
+    messages: Iterator[dict | None] | None = None,
 ) -> Iterator:
     """Checks the functions of a file; yields the names that it defines, then the rows of each case.
 
@@ -43,12 +47,14 @@ def check_apart(
     - cases: from ``core.gradient_check.cases``; those with none of its functions are left out
     - seed: of the random inputs
     - to_stderr: where its prints go, instead of to stdout
+    - messages: of the other process, if it is started already
 
     Raises FileNotFoundError when there is no such file, ValueError when it cannot be imported. What
     a function does wrong becomes the ``problem`` of a row, also that it ends the process or does
     not come back in ``PATIENCE`` seconds; cases that are not reached then have a row that says so.
     """
-    messages = messages_of(path, seed, [case.name for case in cases], to_stderr)
+    if messages is None:
+        messages = messages_of(path, seed, [case.name for case in cases], to_stderr)
     try:
         first = _next(messages, "while it was imported")
         if "error" in first:
@@ -91,7 +97,8 @@ def serve(path: str, seed: int, names: Sequence[str], send: Callable[[dict], Non
         return
     send({"names": sorted(functions)})
     functions = {name: functions[name] for name in functions.keys() & KNOWN}
-    for case in (case for case in CASES if case.name in names):
+    cases = {case.name: case for case in CASES}
+    for case in map(cases.get, names):
         if functions.keys() & set(case.functions):
             send(_record(case, seed, functions, send))
 
@@ -197,24 +204,38 @@ def _unpacked(packed):
 def messages_of(
     path: str | Path, seed: int, names: Sequence[str], to_stderr: bool
 ) -> Iterator[dict | None]:
-    """What the other process sends; None when it says nothing for ``PATIENCE`` seconds.
+    """Starts the other process, and yields what it sends."""
+    arguments = [str(path), str(seed), *names]
+    stdout = 2 if to_stderr else None
+    return read_messages(*start("core.gradient_check.apart", arguments, stdout=stdout))
 
-    At its end, how it ended: {"ended": exit code}. The process is stopped with the generator.
+
+def start(module: str, arguments: Sequence[str], **streams) -> tuple[int, subprocess.Popen]:
+    """Starts a module of ours; returns the end of the pipe that it sends through, and the process.
+
+    ``streams``: where its prints go, stdout and stderr as for ``subprocess.Popen``.
     """
     reading, writing = os.pipe()
     root = str(Path(core.__file__).parents[1])
     python_path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "core.gradient_check.apart", str(path), str(seed), *names]
     sys.stdout.flush()
+    # Its standard input is the pipe's other end, the one thing that every system hands on.
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=writing,
+        env=os.environ | {"PYTHONPATH": python_path},
+        **streams,
+    )
+    os.close(writing)
+    return reading, process
+
+
+def read_messages(reading: int, process: subprocess.Popen) -> Iterator[dict | None]:
+    """What the other process sends; None when it says nothing for ``PATIENCE`` seconds.
+
+    At its end, how it ended: {"ended": exit code}. The process is stopped with the generator.
+    """
     with open(reading, encoding="utf-8", errors="replace") as pipe:
-        # Its standard input is the pipe's other end, the one thing that every system hands on.
-        process = subprocess.Popen(
-            command,
-            stdin=writing,
-            stdout=2 if to_stderr else None,
-            env=os.environ | {"PYTHONPATH": python_path},
-        )
-        os.close(writing)
         lines: queue.Queue = queue.Queue()
 
         def read() -> None:
@@ -262,8 +283,8 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, ImplementationError) else "it changes what checks it"
 
 
-def _main() -> None:
-    path, seed, *names = sys.argv[1:]
+def answer(path: str, seed: str, *names: str) -> None:
+    """All that the other process does; it ends here."""
     sys.argv = [path]
     pipe = os.fdopen(os.dup(0), "w", encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDONLY)  # for who asks for input
@@ -290,4 +311,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    answer(*sys.argv[1:])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from core.gradient_check.precision import check_point, check_value
+from core.support.arrays import as_arrays
 
 Array = np.ndarray
 
@@ -58,9 +59,17 @@ def eval_numerical_gradient_array(
     - h: the step
 
     Returns the gradient of ``sum(f(x) * df)`` with respect to x. Raises ValueError as
-    ``eval_numerical_gradient`` does.
+    ``eval_numerical_gradient`` does, and for a df that is a tensor of PyTorch.
     """
-    return eval_numerical_gradient(lambda x: np.sum(check_value(f(x), h) * df), x, h=h)
+    check_point(x, h)
+    [df] = as_arrays(df)
+    # Subtracted before the sum: where f does not change, nothing is left to round.
+    unmoved = np.asarray(f(x)).copy()
+
+    def weighed(x: Array) -> float:
+        return np.sum((np.asarray(check_value(f(x), h)) - unmoved) * df)
+
+    return eval_numerical_gradient(weighed, x, h=h)
 
 
 def relative_error(got: Array, expected: Array, floor: float = 0.0) -> float:

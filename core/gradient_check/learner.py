@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from core.gradient_check.cases import CASES, Case, our_function
+from core.gradient_check.source import read_source
 
 KNOWN = {name for case in CASES for name in case.functions}  # names that --impl can replace
 
@@ -21,6 +22,8 @@ class ImplementationError(Exception):
 
 def load_implementation(path: str | Path) -> dict[str, Callable]:
     """The functions and classes that a Python file defines itself, by name.
+
+    Those that are still empty, as ``raise NotImplementedError`` alone, are left out.
 
     Raises FileNotFoundError when there is no such file, ValueError when it cannot be imported.
     """
@@ -44,12 +47,12 @@ def load_implementation(path: str | Path) -> dict[str, Callable]:
         raise ValueError(f"{path}: could not be imported: {_sentence(error)}") from error
     finally:
         sys.path[:] = search_path
-    functions = {}
+    functions, empty = {}, read_source(path).empty
     for name, value in vars(module).items():
         origin = str(getattr(value, "__module__", None))
         # Under a known name anything callable counts that is not ours, imported from core.
         is_own = origin == module.__name__ or (name in KNOWN and not origin.startswith("core."))
-        if callable(value) and is_own:
+        if callable(value) and is_own and name not in empty:
             functions[name] = value
     return functions
 
@@ -113,11 +116,12 @@ def malformed(got, shape: tuple) -> str | None:
 
 def _sentence(error: BaseException) -> str:
     """The error with its line of the learner's file, on one line."""
-    here = Path(__file__).parents[1]  # core
+    # core, NumPy and Python itself, whose lines a learner did not write
+    others = Path(__file__).parents[1], Path(np.__file__).parent, Path(traceback.__file__).parent
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not Path(frame.filename).is_relative_to(here)
+        if not any(Path(frame.filename).is_relative_to(other) for other in others)
     ]
     place = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
     try:

@@ -19,6 +19,7 @@ from core.layers import (
     temporal_affine_forward,
     temporal_softmax_loss,
 )
+from core.support.arrays import as_arrays
 
 Array = np.ndarray
 
@@ -106,7 +107,7 @@ class CaptioningModel:
         scores, score_cache = temporal_affine_forward(h, *self._vocabulary())
         if self.top_k is not None:  # the captions were drawn, from so many words at each place
             scores = decoding.without_undrawn(self, scores, targets, self.top_k)
-        factors = mask if weights is None else mask * np.asarray(weights)[:, None]
+        factors = mask if weights is None else mask * as_arrays(weights)[0][:, None]
         loss, dscores = temporal_softmax_loss(
             scores, targets, factors, smoothing=self.label_smoothing
         )
@@ -156,7 +157,7 @@ class CaptioningModel:
     def _checked(self, features: Array, captions: Array) -> tuple[Array, Array, Array, Array]:
         """features, words read (N, T), words scored (N, T), which of them count (N, T)."""
         features = self._checked_features(features)
-        captions = np.asarray(captions)
+        [captions] = as_arrays(captions)
         if captions.ndim != 2 or len(captions) != len(features) or captions.shape[1] < 2:
             raise ValueError(
                 f"captions: found shape {captions.shape}, expected ({len(features)}, at least 2)"
@@ -179,7 +180,7 @@ class CaptioningModel:
         return features
 
     def _as_array(self, features: Array) -> Array:
-        return np.asarray(features, dtype=self.dtype)
+        return np.asarray(as_arrays(features)[0], dtype=self.dtype)
 
     def needs_a_grid(self) -> list[str]:
         """Parameters whose gradient is 0 when the image has one location."""

@@ -16,7 +16,7 @@ from core.support.schema import Entries, shown
 # Settings that a resumed run may change; what else it was started with stays. Where files lie is
 # no setting: ``core.runs.data`` compares what they hold.
 _MAY_CHANGE = {"num_epochs", "patience", "engine", "device", "precision", "workers"}
-_MAY_CHANGE |= {"data", "init", "weights"}
+_MAY_CHANGE |= {"data", "init", "weights", "impl"}
 MIN_COUNT = 5  # of a photo folder's vocabulary
 TRAINED_ON = ("train", "val")  # the splits that a run reads
 DEFAULTS = {
@@ -54,6 +54,7 @@ DEFAULTS = {
     "dtype": "float32",
     "seed": 0,
     "engine": "numpy",
+    "impl": None,
     "device": "auto",
     "precision": "float32",
     "workers": 0,
@@ -70,7 +71,7 @@ DEFAULTS = {
 # With num_samples: nothing that keeps a model from learning by heart.
 OVERFIT_DEFAULTS = {"num_epochs": 120, "batch_size": 25, "lr_decay": 0.98, "dropout": 0.0}
 # What runs of earlier versions did, which do not say so.
-_BEFORE = {"max_words": 0, "min_count": None}
+_BEFORE = {"max_words": 0, "min_count": None, "impl": None}
 # What suits one model better than DEFAULTS.
 MODEL_DEFAULTS = {
     "transformer": {"learning_rate": 1e-3, "dropout": 0.1, "num_epochs": 12},
@@ -118,6 +119,10 @@ def resolve_settings(options: dict, folder: Path, resume: bool) -> dict:
         _check_recipe(options, settings)
         if settings["finetune_encoder"]:
             settings["engine"] = "torch"
+        if "impl" in options:
+            _check_impl(options, settings)
+            settings["engine"] = "plain"
+            settings["impl"] = {"file": os.path.realpath(options["impl"])}
         check_engine_options(options, settings["engine"])
         return settings
 
@@ -137,6 +142,15 @@ def resolve_settings(options: dict, folder: Path, resume: bool) -> dict:
     _refuse_options_of_other_models(options, settings["model"])
     _check_engine_of_encoder(options, settings)
     check_engine_options(options, options.get("engine", settings["engine"]))
+    if "impl" in options and settings["impl"] is None:
+        raise ValueError(
+            f"--impl: the run in {folder} was begun with core's functions alone; leave the option "
+            "out, or start another run with another --out"
+        )
+    if settings["impl"] is not None:
+        _check_impl(options, settings)
+        if "impl" in options:
+            settings["impl"]["file"] = os.path.realpath(options.pop("impl"))
     for name, value in options.items():
         if name not in _MAY_CHANGE and settings[name] != value:
             raise ValueError(
@@ -178,6 +192,24 @@ def _check_engine_of_encoder(options: dict, settings: dict) -> None:
         raise ValueError(
             f"--engine {engine}: has no gradients of an encoder; leave it out, or "
             "--finetune_encoder 0"
+        )
+
+
+def _check_impl(options: dict, settings: dict) -> None:
+    if settings["finetune_encoder"]:
+        raise ValueError(
+            "--impl: takes functions into the plain engine, which has no gradients of an encoder; "
+            "leave one of them out, or take --finetune_encoder 0"
+        )
+    if options.get("engine", "plain") != "plain":
+        raise ValueError(
+            f"--engine {options['engine']}: --impl takes functions into the plain engine alone; "
+            "take --engine plain, or leave one of them out"
+        )
+    if settings["objective"] == "scst":
+        raise ValueError(
+            "--objective scst: weighs captions, which the loss of an --impl need not do; leave one "
+            "of them out"
         )
 
 
@@ -226,7 +258,8 @@ def check_same_settings(checkpoint, settings: dict, folder: Path) -> None:
                 f"{folder / 'last.npz'}: was made with the setting {shown(name)}, which this "
                 "version does not know; go on with the version that wrote it"
             )
-        if name not in _MAY_CHANGE and settings[name] != value:
+        of_impl = name == "impl" and (settings["impl"] is None) != (value is None)
+        if of_impl or (name not in _MAY_CHANGE and settings[name] != value):
             raise ValueError(
                 f"{folder / 'config.json'}: has {name} {settings[name]}, "
                 f"but last.npz was made with {value}; put that back"

@@ -46,6 +46,17 @@ STRENGTH = Number(0)
 FRACTION = Number(0, 1, beyond=True)
 DROPOUT = Number(0, 1, below=True)
 
+# Of --impl: the file, and which functions of a run were the learner's all the time.
+_IMPL = Entries(
+    {
+        "file": Text(name=True),
+        "sha256": Text(),
+        "functions": ListOf(Text()),
+        "ours": ListOf(Text()),
+        "changed_after": ListOf(NATURAL),  # epochs
+    },
+    ("file", "sha256", "functions", "ours", "changed_after"),
+)
 SETTINGS = {
     "model": OneOf(MODEL_NAMES),
     "data": Text(name=True),
@@ -82,6 +93,7 @@ SETTINGS = {
     "dtype": OneOf(DTYPES),
     "seed": SEED,
     "engine": OneOf(ENGINES),
+    "impl": Optional(_IMPL),
     "device": OneOf(DEVICES),
     "precision": OneOf(PRECISIONS),
     "workers": Whole(0, 256),

@@ -5,8 +5,13 @@ author = "the authors of Caption from Scratch"
 extensions = ["myst_nb"]
 html_theme = "sphinx_book_theme"
 html_title = project
-html_theme_options = {"use_download_button": False, "navigation_with_keys": False}
+html_theme_options = {
+    "use_download_button": False,
+    "navigation_with_keys": False,
+    "navbar_persistent": [],  # the search is at the side already
+}
 html_context = {"default_mode": "auto"}  # light or dark, as the system is
+html_show_search_summary = False  # read from a disk, a page may fetch no other
 html_show_sphinx = False
 html_copy_source = html_show_sourcelink = False
 html_static_path = ["_static"]
@@ -61,9 +66,12 @@ def _mathml(writer, node, display):
 
     tex = node.astext()
     try:
-        writer.body.append(convert(tex, display=display))
+        formula = convert(tex, display=display)
     except Exception as error:
         raise ValueError(f"a formula that cannot be drawn: {tex}: {error!r}") from error
+    if display == "inline" and len(tex) > 50:  # wider than a phone
+        formula = f'<span class="wide-formula">{formula}</span>'
+    writer.body.append(formula)
     raise SkipNode
 
 

@@ -941,12 +941,23 @@ def words_to_say(captions, null):
     ### END SOLUTION
 
 
+def by_reading(captions, null):
+    """Takes words from the front of each row until the padding begins."""
+    counts = []
+    for row in captions.tolist():
+        said = row[1 : row.index(null)] if null in row else row[1:]
+        counts.append(len(said))
+    return np.array(counts)
+
+
 some_captions = lessons.embedded_data("rnn")["val_captions"][:200]
 compare(
     words_to_say,
-    lambda captions, null: np.count_nonzero(captions, axis=1) - 1,
+    by_reading,
     some_captions,
     0,
+    also={"when <NULL> is not 0": (np.array([[1, 0, 5, 2, 7, 7], [1, 0, 0, 4, 3, 2]]), 7)},
+    exercise="01.1",
 )
 
 # %% [markdown] tags=["exercise"]
@@ -966,7 +977,17 @@ def share_kept(x, k):
 
 
 some_points = np.random.default_rng(2).standard_normal((50, 6)) * [5, 4, 3, 2, 1, 0.5] + 7
-compare(share_kept, lambda x, k: fit_pca(x, k).explained, some_points, 2)
+compare(
+    share_kept,
+    lambda x, k: fit_pca(x, k).explained,
+    some_points,
+    2,
+    also={
+        "for one component": (some_points[:9], 1),
+        "for all components": (some_points, 6),
+    },
+    exercise="01.2",
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 3 · A project: what the neighbours agree on
@@ -974,7 +995,7 @@ compare(share_kept, lambda x, k: fit_pca(x, k).explained, some_points, 2)
 # One neighbour may be a poor one. Ask more of them, and say the caption that agrees best with all the others
 # (Devlin et al. 2015). Write `consensus`: of a list of captions it returns the one whose words have most in
 # common with those of the others. A measure that works: $|A \cap B| / \sqrt{|A|\,|B|}$ for the sets of words
-# $A$ and $B$ of two captions, summed over all $B$.
+# $A$ and $B$ of two captions, summed over all $B$. First it is tried on a few captions that were made up.
 #
 # Then compare 1 neighbour with 20. More captions are true. Look at the second figure before you rejoice: what
 # is the price?
@@ -993,6 +1014,31 @@ def consensus(captions):
     ### END SOLUTION
 
 
+MADE_UP = [
+    "nothing at all",
+    "there is a small green triangle in the top left corner of this picture",
+    "a large red circle above a small green square",
+    "a large red circle above a small blue square",
+    "a tiny red circle above a small blue square",
+    "a large red circle below a big blue box",
+    "it is dark here",
+    "it is dark here",
+    "a cat",
+    "no idea",
+]
+compare(
+    consensus,
+    lambda captions: MADE_UP[3],  # its neighbours share most of its words
+    MADE_UP,
+    also={
+        "for the same captions the other way round": (MADE_UP[::-1],),
+        "for a single caption": ([MADE_UP[3]],),
+    },
+    exercise="01.3",
+)
+
+
+# %% tags=["exercise"]
 def truth_and_words(counts=(1, 20), pictures=150):
     """For each number of neighbours: the share of true captions, and their mean length."""
     data = lessons.embedded_data("rnn")
@@ -1010,13 +1056,12 @@ def truth_and_words(counts=(1, 20), pictures=150):
         true = [caption_is_true(*pair) for pair in zip(said, scenes, strict=False)]
         mean_words = np.mean([len(caption.split()) for caption in said])
         found[count] = round(float(np.mean(true)), 2), round(float(mean_words), 1)
+    print("neighbours: (true captions, words in a caption)", found)
     return found
 
 
-found = truth_and_words()
-print("neighbours: (true captions, words in a caption)", found)
 confirm(
-    found,
+    truth_and_words,
     lambda found: found[20][0] > found[1][0] and found[20][1] < found[1][1],
     "more true captions with 20 neighbours than with 1, and shorter ones",
 )

@@ -1263,7 +1263,15 @@ def difference_of_cubes(h):
     return ((points + h) ** 3 - (points - h) ** 3) / (2 * h)
 
 
-compare(extrapolated, lambda D, h: 3 * points**2, difference_of_cubes, 0.5, tolerance=1e-13)
+compare(
+    extrapolated,
+    lambda D, h: 3 * points**2,
+    difference_of_cubes,
+    0.5,
+    tolerance=1e-13,
+    also={"for another step": (difference_of_cubes, 2.0)},
+    exercise="02.1",
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 · Three slips
@@ -1302,11 +1310,12 @@ check("rnn_step_backward", mended_backward)
 # ### Exercise 3 · A project: write the check, and have it judged
 #
 # Write `holds(forward, backward, x)`: True when `backward(dout, x)` is the gradient of `forward(x)`, False when
-# it is not. You may use `eval_numerical_gradient_array`. Eight layers will be shown to it. Two are right, and
-# your check must say so; six are wrong, each in a way of this lesson: zeros that ones would not see, an
+# it is not. You may use `eval_numerical_gradient_array`. Nine layers will be shown to it. Two are right, and
+# your check must say so; seven are wrong, each in a way of this lesson: zeros that ones would not see, an
 # upstream that is forgotten, a factor of 1.001, a gradient so tiny that an absolute tolerance finds zeros good
-# enough, NaN (which is neither larger nor smaller than any limit), and a backward that writes into what it was given.
-# (Compare with copies. A check that notices it only because its own upstream was spoilt has been lucky.)
+# enough, NaN (which is neither larger nor smaller than any limit), and two backwards that write into what they
+# were given, one into `dout`, one into `x`. The numbers of these two are right, even for what they have spoilt:
+# compare with copies.
 
 
 # %% tags=["exercise"]
@@ -1323,9 +1332,18 @@ def holds(forward, backward, x):
 
 
 # %% tags=["exercise"]
-def writes(dout, x):
-    dout *= 1 - np.tanh(x) ** 2
+def relu(x):
+    return np.maximum(0, x)
+
+
+def writes_into_dout(dout, x):
+    dout *= x > 0
     return dout
+
+
+def writes_into_x(dout, x):
+    x += 1
+    return 3 * dout
 
 
 def tiny_tanh(x):
@@ -1340,7 +1358,8 @@ LAYERS = {
     "1.001 times": (np.tanh, lambda dout, x: 1.001 * dout * (1 - np.tanh(x) ** 2)),
     "tiny zeros": (tiny_tanh, lambda dout, x: np.zeros_like(x)),
     "NaN": (np.tanh, lambda dout, x: np.full_like(x, np.nan)),
-    "writes": (np.tanh, writes),
+    "writes into dout": (relu, writes_into_dout),
+    "writes into x": (lambda x: 3 * x, writes_into_x),
 }
 
 
@@ -1359,9 +1378,10 @@ def judged(check):
 
 
 confirm(
-    judged(holds),
+    lambda: judged(holds),
     lambda found: all(answer is name.startswith("right") for name, answer in found.items()),
     "True for the layers that are right and False for all others",
+    exercise="02.3",
 )
 
 # %% [markdown]

@@ -1044,14 +1044,21 @@ def weights_by_experiment(beta, t):
     return np.array(weights)
 
 
-compare(weights_of_mean, weights_by_experiment, 0.9, 12)
+compare(
+    weights_of_mean,
+    weights_by_experiment,
+    0.9,
+    12,
+    also={"after one step": (0.9, 1), "with beta 0.5": (0.5, 3)},
+    exercise="04.1",
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 · Adam, by yourself
 #
 # Write the rule: `config` holds `learning_rate`, `beta1`, `beta2`, `epsilon`, and, from the second step on, what
-# you put there. Return the new parameter and the config; do not write into `w` or `dw`. Below, it goes 20 steps
-# beside PyTorch's, with large gradients and with tiny ones.
+# you put there. Return the new parameter and the config. Do not write into `w` or `dw`, and do not keep `dw` itself:
+# its memory is used again. Below, it goes 20 steps beside PyTorch's, with large gradients and with tiny ones.
 
 
 # %% tags=["exercise"]
@@ -1070,28 +1077,60 @@ def my_adam(w, dw, config):
 NUMBERS = {"learning_rate": 0.1, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
 
 
-def twenty_steps_of_mine(gradients):
-    w, config = np.zeros(gradients.shape[1]), dict(NUMBERS)
+def steps_of(rule, gradients, config):
+    """The weights after each step of an update rule, which must not write into w and dw."""
+    w, way = np.zeros(gradients.shape[1:]), []
     for gradient in gradients:
-        after = my_adam(w, gradient, config)
+        before, dw = w.copy(), gradient.copy()
+        after = rule(w, dw, config)
         if after is None:
             return None
+        assert np.array_equal(w, before), (
+            "it writes into w; w - step is a new array, w -= step not"
+        )
+        assert np.array_equal(dw, gradient), "it writes into dw; make a new array"
         w, config = after
-    return w
+        way.append(np.array(w))
+        dw[...] = np.nan  # the memory of the gradient is used again
+    return np.array(way)
 
 
-def twenty_steps_of_torch(gradients):
-    w = torch.nn.Parameter(torch.zeros(gradients.shape[1], dtype=torch.float64))
-    optimizer = torch.optim.Adam([w], lr=0.1, betas=(0.9, 0.99), eps=1e-8)
+def steps_of_torch(gradients, make_optimizer):
+    w = torch.nn.Parameter(torch.zeros(gradients.shape[1:], dtype=torch.float64))
+    optimizer, way = make_optimizer(w), []
     for gradient in gradients:
         w.grad = torch.tensor(gradient)
         optimizer.step()
-    return w.detach().numpy()
+        way.append(w.detach().numpy().copy())
+    return np.array(way)
+
+
+def my_steps(gradients, numbers):
+    return steps_of(my_adam, gradients, dict(numbers))
+
+
+def adam_of_torch(gradients, numbers):
+    rate, beta1, beta2, epsilon = numbers.values()
+    return steps_of_torch(
+        gradients, lambda w: torch.optim.Adam([w], rate, (beta1, beta2), epsilon)
+    )
 
 
 rng = np.random.default_rng(1)
 gradients = rng.standard_normal((20, 6)) * np.array([1e2, 1, 1e-3, 1e-7, 1e-8, 1e-9])
-compare(twenty_steps_of_mine, twenty_steps_of_torch, gradients)
+other_numbers = {"learning_rate": 0.01, "beta1": 0.8, "beta2": 0.95, "epsilon": 1e-3}
+compare(
+    my_steps,
+    adam_of_torch,
+    gradients,
+    NUMBERS,
+    axis="step",
+    also={
+        "with other numbers in config": (gradients, other_numbers),
+        "for a matrix": (gradients.reshape(20, 2, 3), NUMBERS),
+    },
+    exercise="04.2",
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 3 · A project: look ahead
@@ -1102,10 +1141,13 @@ compare(twenty_steps_of_mine, twenty_steps_of_torch, gradients)
 #
 # $$ w \leftarrow w - \alpha\,(g + \mu\, m) $$
 #
-# Write it, with the velocity in `config["velocity"]` (absent at the first step). Then measure in a valley with
-# the curvatures 1 and 100, $\alpha = 0.009$ and $\mu = 0.9$, from $(1, 1)$: after how many steps is
-# $\tfrac12(u^2 + 100 v^2)$ below $10^{-6}$ and stays there? Return the two counts, of momentum (`sgd_momentum`)
-# and of yours.
+# Write it. `config` holds `learning_rate` ($\alpha$), `momentum` ($\mu$) and, from the second step on, the velocity
+# under `"velocity"`. Return the new parameter and the config; do not write into `w` or `dw`.
+#
+# Then measure in a valley with the curvatures 1 and 100, $\alpha = 0.009$ and $\mu = 0.9$, from $(1, 1)$: after how
+# many steps is $\tfrac12(u^2 + 100 v^2)$ below $10^{-6}$, and stays there? It may rise again once it was below: follow
+# it for 1000 steps. Return the two counts, of momentum (`sgd_momentum`) and of yours. (After the first step the count
+# is 1.)
 
 
 # %% tags=["exercise"]
@@ -1117,26 +1159,27 @@ def nesterov(w, dw, config):
     ### END SOLUTION
 
 
-def way_of_mine(gradients):
-    w, config = np.zeros(gradients.shape[1]), {"learning_rate": 0.1, "momentum": 0.8}
-    for gradient in gradients:
-        after = nesterov(w, gradient, config)
-        if after is None:
-            return None
-        w, config = after
-    return w
+def my_way(gradients, rate, momentum):
+    return steps_of(nesterov, gradients, {"learning_rate": rate, "momentum": momentum})
 
 
-def way_of_torch(gradients):
-    w = torch.nn.Parameter(torch.zeros(gradients.shape[1], dtype=torch.float64))
-    optimizer = torch.optim.SGD([w], lr=0.1, momentum=0.8, nesterov=True)
-    for gradient in gradients:
-        w.grad = torch.tensor(gradient)
-        optimizer.step()
-    return w.detach().numpy()
+def way_of_torch(gradients, rate, momentum, ahead=True):
+    return steps_of_torch(
+        gradients, lambda w: torch.optim.SGD([w], rate, momentum, nesterov=ahead)
+    )
 
 
-compare(way_of_mine, way_of_torch, np.random.default_rng(2).standard_normal((20, 6)))
+some_gradients = np.random.default_rng(2).standard_normal((20, 6))
+compare(
+    my_way,
+    way_of_torch,
+    some_gradients,
+    0.1,
+    0.8,
+    axis="step",
+    also={"with other numbers in config": (some_gradients, 0.02, 0.5)},
+    exercise="04.3",
+)
 
 
 # %% tags=["exercise"]
@@ -1155,9 +1198,10 @@ def steps_to_the_bottom():
 
 
 confirm(
-    steps_to_the_bottom(),
-    lambda counts: 100 < counts[0] < 200 and 50 < counts[1] < counts[0],
-    "two counts, the second (Nesterov's) smaller than the first",
+    steps_to_the_bottom,
+    lambda counts: sum(counts) == 269 and counts[0] - counts[1] == 67,
+    "two counts, first that of sgd_momentum, after which the loss is below 1e-6 for good",
+    exercise="04.3b",
 )
 
 # %% [markdown]

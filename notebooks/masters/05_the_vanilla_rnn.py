@@ -419,8 +419,8 @@ lessons.show_captions(trained, data, "val", range(6))
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 · The state's own derivative (one line)
 #
-# The backward of a step begins with $da$. Write it, given $dh_{\text{next}}$ and $h_{\text{next}}$, without
-# computing another tanh.
+# The backward of a step begins with $da$. Write it, given $dh_{\text{next}}$ and $h_{\text{next}}$, both $(N, H)$,
+# without computing another tanh.
 
 
 # %% tags=["exercise"]
@@ -438,6 +438,7 @@ compare(
     lambda dh, h: rnn_step_backward(dh, (others[0], h, *others[1:], h))[1],
     dnext_h,
     np.tanh(state),
+    exercise="05.1",
 )
 
 # %% [markdown] tags=["exercise"]
@@ -494,25 +495,34 @@ def relu_step_backward(dnext_h, cache):
 
 
 def relu_gradients(x, prev_h, Wx, Wh, b):
-    """Your five gradients, for an upstream gradient of 1, 2, 3, ..."""
+    """Your state and your five gradients, for an upstream gradient of 1, 2, 3, ..."""
     next_h, cache = relu_step_forward(x, prev_h, Wx, Wh, b)
     upstream = np.arange(1.0, next_h.size + 1).reshape(next_h.shape)
-    return tuple(relu_step_backward(upstream, cache))
+    given = upstream.copy()
+    gradients = relu_step_backward(given, cache)
+    assert np.array_equal(given, upstream), "relu_step_backward writes into dnext_h"
+    names = "dx", "dprev_h", "dWx", "dWh", "db"
+    return {"next_h": next_h, **dict(zip(names, gradients, strict=True))}
 
 
 def numerical_gradients(x, prev_h, Wx, Wh, b):
+    def state(_):
+        a = x @ Wx + prev_h @ Wh + b
+        return np.where(a > 0, a, 0)
+
     upstream = np.arange(1.0, prev_h.size + 1).reshape(prev_h.shape)
-    return tuple(
-        eval_numerical_gradient_array(
-            lambda _: np.maximum(0, x @ Wx + prev_h @ Wh + b), value, upstream
-        )
-        for value in (x, prev_h, Wx, Wh, b)
-    )
+    arrays = {"dx": x, "dprev_h": prev_h, "dWx": Wx, "dWh": Wh, "db": b}
+    gradients = {
+        name: eval_numerical_gradient_array(state, array, upstream)
+        for name, array in arrays.items()
+    }
+    return {"next_h": state(None), **gradients}
 
 
 rng = np.random.default_rng(4)
 inputs = [rng.standard_normal(shape) for shape in ((4, 3), (4, 5), (3, 5), (5, 5), (5,))]
-compare(relu_gradients, numerical_gradients, *inputs)
+one_row = inputs[0][:1], inputs[1][:1], *inputs[2:]
+compare(relu_gradients, numerical_gradients, *inputs, also={"for one row": one_row})
 
 
 # %% tags=["exercise"]
@@ -533,11 +543,16 @@ def share_left(scale, T=60, H=16, seed=0):
     ### END SOLUTION
 
 
-shares = [share_left(scale) for scale in (0.9, 1.0, 1.1)]
+def shares():
+    found = [share_left(scale) for scale in (0.9, 1.0, 1.1)]
+    return None if None in found else found
+
+
 confirm(
-    None if None in shares else shares,
+    shares,
     lambda shares: np.allclose(shares, [0.9**60, 1, 1.1**60]),
-    "one share that fades, one that keeps everything, one that explodes, as powers of c",
+    "one share that fades, one that keeps everything, one that explodes",
+    exercise="05.3",
 )
 
 # %% [markdown]

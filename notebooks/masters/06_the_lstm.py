@@ -953,8 +953,8 @@ lessons.show_captions(model, data, "val", (4, 5, 9, 11, 12, 16))
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 · The forget gate's sum (one line)
 #
-# Given $dc$, all that reaches the new cell, $c_{\text{prev}}$ and the forget gate $f$: write $da_f$, the gradient
-# of the sum inside the gate.
+# Given $dc$, all that reaches the new cell, $c_{\text{prev}}$ and the forget gate $f$, all $(N, H)$: write $da_f$,
+# the gradient of the sum inside the gate, which the sigmoid made into $f$.
 
 
 # %% tags=["exercise"]
@@ -964,9 +964,24 @@ def forget_gate_gradient(dc, prev_c, f):
     ### END SOLUTION
 
 
+def from_the_step(dc, prev_c, f):
+    """By lstm_step_backward, with a Wx that gives x the forget gate's sum and nothing else."""
+    H = f.shape[1]
+    nothing = np.zeros_like(f)
+    Wx = np.hstack([np.zeros((H, H)), np.eye(H), np.zeros((H, 2 * H))])  # i, f, o, g
+    cache = (nothing, nothing, prev_c, Wx, Wx, nothing, f, nothing, nothing, nothing)
+    return lstm_step_backward(nothing, dc, cache)[0]
+
+
 dc, prev_c, a_f = np.random.default_rng(3).standard_normal((3, 4, 5))
 compare(
-    forget_gate_gradient, lambda dc, c, f: dc * c * (f - f**2), dc, prev_c, sigmoid(a_f)
+    forget_gate_gradient,
+    from_the_step,
+    dc,
+    prev_c,
+    sigmoid(a_f),
+    also={"for one row": (dc[:1], prev_c[:1], sigmoid(a_f[:1]))},
+    exercise="06.1",
 )
 
 # %% [markdown] tags=["exercise"]
@@ -1043,7 +1058,16 @@ gru_rng = np.random.default_rng(5)
 gru_arguments = [
     0.5 * gru_rng.standard_normal(s) for s in ((4, 3), (4, 5), (3, 15), (5, 15), (15,))
 ]
-compare(your_state, lambda *arguments: referee(*arguments)[0], *gru_arguments)
+gru_one_row = gru_arguments[0][:1], gru_arguments[1][:1], *gru_arguments[2:]
+
+
+compare(
+    your_state,
+    lambda *arguments: referee(*arguments)[0],
+    *gru_arguments,
+    also={"for one row": gru_one_row},
+    exercise="06.3",
+)
 
 
 # %% tags=["exercise"]
@@ -1071,10 +1095,19 @@ def your_gradients(*arguments):
     if returned is None:
         return None
     next_h, cache = returned
-    return gru_step_backward(np.arange(1.0, next_h.size + 1).reshape(next_h.shape), cache)
+    upstream = np.arange(1.0, next_h.size + 1).reshape(next_h.shape)
+    given = upstream.copy()
+    gradients = gru_step_backward(given, cache)
+    assert np.array_equal(given, upstream), "gru_step_backward writes into dnext_h"
+    return gradients
 
 
-compare(your_gradients, lambda *arguments: referee(*arguments)[1], *gru_arguments)
+compare(
+    your_gradients,
+    lambda *arguments: referee(*arguments)[1],
+    *gru_arguments,
+    also={"for one row": gru_one_row},
+)
 
 # %% [markdown]
 # ## What to keep

@@ -861,7 +861,16 @@ def operations_of_a_word(W, H, V):
     ### END SOLUTION
 
 
-compare(operations_of_a_word, lambda W, H, V: 6 * H * (W + H + V), 256, 512, 1004)
+COUNTED = {(256, 512, 1004): 5443584, (3, 5, 7): 450, (5, 3, 2): 180}
+compare(
+    operations_of_a_word,
+    lambda *sizes: COUNTED[sizes],
+    256,
+    512,
+    1004,
+    also={"for W, H, V = 3, 5, 7": (3, 5, 7), "for W, H, V = 5, 3, 2": (5, 3, 2)},
+    exercise="07.1",
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 · Back through time with one product in the loop
@@ -932,7 +941,15 @@ ragged = [
     ragged_rng.standard_normal((6, 5)),
     *(0.5 * ragged_rng.standard_normal(s) for s in ((4, 5), (5, 5), (5,))),
 ]  # fmt: skip
-compare(rnn_without_padding, with_padding, *ragged)
+one_row = ragged[0][:1, :4], np.array([4]), ragged[2][:1], *ragged[3:]
+of_one_word = ragged[0], np.ones(6, dtype=int), *ragged[2:]
+compare(
+    rnn_without_padding,
+    with_padding,
+    *ragged,
+    also={"for one caption": one_row, "for captions of one word": of_one_word},
+    exercise="07.3",
+)
 
 
 # %% tags=["exercise"]
@@ -948,7 +965,12 @@ def rows_multiplied():
     return sum(rows)
 
 
-confirm(rows_multiplied(), lambda rows: rows == 25, "25 rows, as many as there are words")
+confirm(
+    rows_multiplied,
+    lambda rows: rows == 25,
+    "25 rows, as many as there are words",
+    exercise="07.3b",
+)
 
 # %% [markdown]
 # ## What to keep

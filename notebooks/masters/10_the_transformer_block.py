@@ -1168,7 +1168,14 @@ def counted(E, F):
     )
 
 
-compare(parameters_of_a_block, counted, 48, 100)
+compare(
+    parameters_of_a_block,
+    counted,
+    48,
+    100,
+    also={"for E, F = 3, 5": (3, 5)},
+    exercise="10.1",
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 · Layer norm, and a cheaper one
@@ -1207,20 +1214,23 @@ def rms_norm_backward(dout, x, eps=1e-5):
     ### END SOLUTION
 
 
-def rms_norm_by_differences(dout, x):
+def rms_norm_by_differences(dout, x, eps=1e-5):
     def forward(x):
-        return x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-5)
+        return x / np.sqrt((x**2).mean(axis=1, keepdims=True) + eps)
 
     return eval_numerical_gradient_array(forward, x, dout)
 
 
 rng = np.random.default_rng(1)
+dout, x = rng.standard_normal((4, 6)), 1 + rng.standard_normal((4, 6))
 compare(
     rms_norm_backward,
     rms_norm_by_differences,
-    rng.standard_normal((4, 6)),
-    1 + rng.standard_normal((4, 6)),
-    tolerance=1e-6,
+    dout,
+    x,
+    tolerance=1e-7,
+    also={"for one row": (dout[:1], x[:1]), "with eps = 0.5": (dout, x, 0.5)},
+    exercise="10.2",
 )
 
 # %% [markdown] tags=["exercise"]
@@ -1272,14 +1282,15 @@ def score(q, k, p, r):
     ### END SOLUTION
 
 
-def yours(x, dout):
-    out, cache = rotate_forward(x, np.arange(3))
+def yours(x, dout, positions):
+    out, cache = rotate_forward(x, positions)
     return {"out": out, "dx": rotate_backward(dout, cache)}
 
 
-def by_complex_numbers(x, dout):
+def by_complex_numbers(x, dout, positions):
     """A pair as one complex number: a rotation is a product."""
-    turn = np.exp(1j * np.arange(3)[:, None] * 10000.0 ** (-np.arange(0, 8, 2) / 8))
+    d = x.shape[-1]
+    turn = np.exp(1j * positions[:, None] * 10000.0 ** (-np.arange(0, d, 2) / d))
 
     def forward(x):
         z = (x[..., 0::2] + 1j * x[..., 1::2]) * turn
@@ -1290,7 +1301,19 @@ def by_complex_numbers(x, dout):
 
 rng = np.random.default_rng(2)
 x, dout = rng.standard_normal((2, 2, 2, 3, 8))
-compare(yours, by_complex_numbers, x, dout, tolerance=1e-6)
+compare(
+    yours,
+    by_complex_numbers,
+    x,
+    dout,
+    np.arange(3),
+    tolerance=1e-7,
+    also={
+        "at positions 7, 0, 2": (x, dout, np.array([7, 0, 2])),
+        "for one word": (x[:1, :, :1], dout[:1, :, :1], np.array([5])),
+    },
+    exercise="10.3",
+)
 
 # %% tags=["exercise"]
 q, k = np.random.default_rng(3).standard_normal((2, 8))
@@ -1301,10 +1324,19 @@ def expected(n):
     return (z * np.exp(1j * n * 10000.0 ** (-np.arange(0, 8, 2) / 8))).sum().real
 
 
-scores = [score(q, k, *places) for places in ((2, 0), (9, 7), (2, 1))]
+def scores():
+    found = [score(q, k, *places) for places in ((2, 0), (9, 7), (2, 1))]
+    return None if None in found else found
+
+
+def are(scores, factor=1):
+    wanted = factor * np.array([expected(2), expected(2), expected(1)])
+    return np.allclose(scores, wanted, rtol=0, atol=1e-12)
+
+
 confirm(
-    None if None in scores else scores,
-    lambda s: np.allclose(s, [expected(2), expected(2), expected(1)], rtol=0, atol=1e-12),
+    scores,
+    are,
     "the same score at (2, 0) and (9, 7), and another at (2, 1)",
 )
 

@@ -1121,7 +1121,21 @@ def in_high_precision(log_probs, T):
 
 
 rows = log_softmax(5 * np.random.default_rng(1).standard_normal((3, 7)))
-compare(at_temperature, in_high_precision, rows, 0.005)
+flat_rows = log_softmax(0.01 * np.random.default_rng(2).standard_normal((3, 1000)))
+compare(
+    at_temperature,
+    in_high_precision,
+    rows,
+    0.7,
+    also={
+        "at T = 1": (rows, 1.0),
+        "at T = 20": (rows, 20.0),
+        "at T = 0.0001": (rows, 0.0001),
+        "at T = 0.001, for flat rows of 1000 words": (flat_rows, 0.001),
+        "for one row": (rows[:1], 0.5),
+    },
+    exercise="11.1",
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 · One step of beams, for a whole batch
@@ -1156,12 +1170,25 @@ def by_sorting(log_p, log_probs):
     return parents.astype(int), words.astype(int), totals
 
 
+def step_of(N, K, V):
+    return np.log(rng.random((N, K))), log_softmax(3 * rng.standard_normal((N, K, V)))
+
+
 rng = np.random.default_rng(2)
+first_log_p, first_log_probs = step_of(3, 4, 9)
+first_log_p[:, 1:] = -np.inf
 compare(
     best_continuations,
     by_sorting,
-    np.log(rng.random((4, 3))),
-    log_softmax(3 * rng.standard_normal((4, 3, 6))),
+    *step_of(4, 3, 6),
+    also={
+        "with 8 beams and 60 words": step_of(5, 8, 60),
+        "with 400 beams": step_of(2, 400, 9),  # a partition sorts a few of them by chance
+        "for one picture": step_of(1, 3, 6),
+        "with one beam": step_of(4, 1, 6),
+        "at the first step, where one beam alone is alive": (first_log_p, first_log_probs),
+    },
+    exercise="11.2",
 )
 
 # %% [markdown] tags=["exercise"]
@@ -1191,6 +1218,49 @@ def consensus(draws):
     ### END SOLUTION
 
 
+AGREED = "a large red circle above a small blue square"
+OTHERS = [  # each shares much with AGREED, and less with the rest
+    "a large red circle above a small green square",
+    "a large red circle below a small blue square",
+    "a tiny red circle above a small blue square",
+    "a large red circle above a small blue triangle",
+    "a large green circle above a small blue square",
+    "the large red circle above a small blue square",
+]
+ALONE = [
+    "the cat sleeps",
+    "it is dark where the cat was",
+    "it is dark where the cat was",
+    "a cat",
+    "no idea what one can see there, it may be the moon or a plate on a table",
+]
+
+
+def in_other_words(caption):
+    for word, other in (
+        ("red", "pink"),
+        ("circle", "cross"),
+        ("blue", "grey"),
+        ("cat", "dog"),
+    ):
+        caption = caption.replace(word, other)
+    return caption
+
+
+def on_made_up_draws(captions):
+    """The draws of a picture, and of one of something else, whose draws come in another order."""
+    others = [in_other_words(caption) for caption in reversed(captions)]
+    return consensus([list(pair) for pair in zip(captions, others, strict=True)])
+
+
+compare(
+    on_made_up_draws,
+    lambda captions: [AGREED, in_other_words(AGREED)],
+    [*ALONE, *OTHERS[:3], AGREED, *OTHERS[3:]],
+    exercise="11.3",
+)
+
+# %% tags=["exercise"]
 model, data = lessons.load_trained("rnn")[0], lessons.embedded_data("rnn")
 features, rng = np.asarray(data["val_features"]), np.random.default_rng(0)
 draws = [
@@ -1206,7 +1276,11 @@ def share_true(captions):
     return np.mean([caption_is_true(c, s) for c, s in zip(captions, scenes, strict=True)])
 
 
-confirm(share_true(consensus(draws)), lambda share: share > 0.45, "more than 45 % true")
+confirm(
+    lambda: share_true(consensus(draws)),
+    lambda share: share > 0.45,
+    "a share above 0.45 that is true",
+)
 
 # %% [markdown]
 # ## What to keep

@@ -1287,7 +1287,16 @@ def counted(cases):
 
 # VGG16's convolution and pooling, SqueezeNet's first, ResNet's first, a patch of a vision transformer
 cases = [(224, 3, 1, 1), (224, 2, 2, 0), (224, 3, 2, 0), (224, 7, 2, 3), (224, 16, 16, 0)]
-compare(sizes_after, counted, cases)
+compare(
+    sizes_after,
+    counted,
+    cases,
+    also={
+        "for a kernel as large as the input": ([(3, 3, 1, 0), (3, 3, 2, 0), (1, 1, 1, 0)],),
+        "when the stride leaves places over": ([(10, 3, 4, 0), (11, 4, 5, 2)],),
+    },
+    exercise="12.1",
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 · Fold a frozen batch normalisation away
@@ -1331,7 +1340,17 @@ layer = (
     *rng.standard_normal((2, 4)),
     rng.uniform(0.5, 2, 4),
 )
-compare(fold, measured, *layer, *rng.standard_normal((2, 4)), 1e-5)
+layer += *rng.standard_normal((2, 4)), 1e-5
+one_channel = *(array[:1] for array in layer[:-1]), 0.5
+
+
+compare(
+    fold,
+    measured,
+    *layer,
+    also={"for one channel and eps = 0.5": one_channel},
+    exercise="12.2",
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 3 · A project: the detective
@@ -1386,7 +1405,7 @@ def sent(seed):
     return pictures, rng.permutation(features).astype(np.float16), name
 
 
-letters = [sent(seed) for seed in (3, 12, 5, 26, 9)]
+letters = [sent(seed) for seed in (13, 2, 30, 11, 14)]
 compare(
     all_cases, lambda _: [name for *_, name in letters], [letter[:2] for letter in letters]
 )

@@ -1080,6 +1080,12 @@ compare(
     by_counters,
     "a red circle and a red square and a cat".split(),
     ["a red circle".split(), "a red circle and a blue square".split()],
+    also={
+        "when no word is right": (["cat"], [["a", "dog"]]),
+        "for an empty candidate": ([], [["a", "dog"]]),
+        "for one reference": ("a a b".split(), ["a b b".split()]),
+    },
+    exercise="13.1",
 )
 
 # %% [markdown] tags=["exercise"]
@@ -1103,12 +1109,18 @@ def one_at_a_time(one, other, draws):
 
 
 rng = np.random.default_rng(0)
+scores = rng.random(50), rng.random(50) + 0.1
+draws = rng.integers(50, size=(400, 50))
 compare(
     paired_interval,
     one_at_a_time,
-    rng.random(50),
-    rng.random(50) + 0.1,
-    rng.integers(50, size=(400, 50)),
+    *scores,
+    draws,
+    also={
+        "for a single sample": (*scores, draws[:1]),
+        "for one picture": (*(s[:1] for s in scores), 0 * draws[:2, :1]),
+    },
+    exercise="13.2",
 )
 
 # %% [markdown] tags=["exercise"]
@@ -1140,6 +1152,39 @@ def share_of_facts(words, references):
     ### END SOLUTION
 
 
+CAPTIONS = {
+    "all facts are known": "a large red circle above a small blue square",
+    "no fact is known": "a green triangle",
+    "there is no fact": "no idea",
+    "a fact is known, and one is not": "a red circle above a yellow square",
+    "the colours are exchanged": "a blue circle above a red square",
+}
+REFERENCES = [
+    "a large red circle above a small blue square".split(),
+    "a red circle".split(),
+]
+
+
+def on_made_up_captions():
+    """The scores of CAPTIONS."""
+    found = [share_of_facts(caption.split(), REFERENCES) for caption in CAPTIONS.values()]
+    return None if None in found else dict(zip(CAPTIONS, map(float, found), strict=True))
+
+
+confirm(
+    on_made_up_captions,
+    lambda scores: (
+        [score == 1 for score in scores.values()] == [1, 0, 0, 0, 0]
+        and [score == 0 for score in scores.values()] == [0, 1, 1, 0, 1]
+        and min(scores.values()) >= 0
+        and max(scores.values()) <= 1
+    ),
+    "1 when all facts are known, 0 when none is or none is said, else between the two",
+    exercise="13.3",
+)
+
+
+# %% tags=["exercise"]
 def correlation_with_truth(measure):
     """Over the RNN's captions (five beams) of the held-out pictures; None: not yet."""
     model, data = lessons.load_trained("rnn")[0], lessons.embedded_data("rnn")
@@ -1160,7 +1205,7 @@ def correlation_with_truth(measure):
 
 
 confirm(
-    correlation_with_truth(share_of_facts),
+    lambda: correlation_with_truth(share_of_facts),
     lambda correlation: correlation > 0.75,
     "a correlation with truth above 0.75",
 )

@@ -782,7 +782,16 @@ def by_multiplying(log_probabilities):
 
 rows = np.log(np.random.default_rng(0).uniform(0.1, 0.95, (3, 6)))
 rows[0, 4:] = rows[2, 5:] = 0  # these captions are shorter
-compare(how_sure, by_multiplying, rows)
+compare(
+    how_sure,
+    by_multiplying,
+    rows,
+    also={
+        "for one caption of one word": (rows[:1, :1],),
+        "for full captions": (rows[1:2],),
+    },
+    exercise="14.1",
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 · A caption file that survives your captions
@@ -833,7 +842,8 @@ compare(read_back, as_given, pairs)
 # ### Exercise 3 · A project: the doctor
 #
 # Write `diagnosis(model, features)`. It returns `"encoder"` when the features hardly differ from picture to
-# picture (spread below 0.1), `"decoder"` when they do and the captions do not follow them (at most a tenth of
+# picture (spread below 0.1: the norm of the features less their mean over the pictures, over the norm of the
+# features), `"decoder"` when they do and the captions do not follow them (at most a tenth of
 # them change when each picture gets the features of the next), else `"healthy"`. Use
 # `beam_search(model, features, max_length=20)`, whose first result is (N, 1, T) ids. Then meet four patients,
 # all made of the trained `attention` run.
