@@ -153,6 +153,11 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"write a page of each word's probability and map: {_IN_REPORT} images, scores of all",
     )
     parser.add_argument("--weights", metavar="FILE", help="the encoder's weights, if moved")
+    parser.add_argument(
+        "--features",
+        metavar="FILE.h5",
+        help="of your own photos, for a model that was trained with core.flickr8k --features",
+    )
     return parser
 
 
@@ -200,12 +205,13 @@ def split_items(options, checkpoint, data: dict) -> tuple[list[Item], object]:
 
 
 def photo_items(options, checkpoint, device: str) -> tuple[list[Item], object]:
-    """The user's own photos and their features, by the extractor in the checkpoint.
+    """The user's own photos and their features, by the extractor in the checkpoint or as given.
 
     Those of a folder that cannot be read are left out, and a warning says so.
 
     Raises ValueError for a photo that was named and cannot be read, and when none can.
     """
+    from core.encoders.given import features_of_own_photos
     from core.encoders.photos import find_unreadable, first_readable
     from core.encoders.pictures import LookedAt
     from core.image_utils import list_pictures, other_files
@@ -231,8 +237,11 @@ def photo_items(options, checkpoint, device: str) -> tuple[list[Item], object]:
         paths = [Path(name) for name in options.image][: options.num_samples]
         for reason in find_unreadable(paths).values():
             raise ValueError(f"--image {reason}")
-    items = [Item(i, str(path), path) for i, path in enumerate(paths)]
-    return items, LookedAt(paths, extractor_of(checkpoint, options.weights, device))
+    if options.features:
+        paths, table = features_of_own_photos(checkpoint, options.features, paths, options.image)
+    else:
+        table = LookedAt(paths, extractor_of(checkpoint, options.weights, device))
+    return [Item(i, str(path), path) for i, path in enumerate(paths)], table
 
 
 def look_at(options, checkpoint, device: str) -> tuple[list[Item], object, dict | None]:
@@ -693,6 +702,8 @@ def caption(options, path: Path, checkpoints: list, device: str, own=None) -> No
     model = models[0]
     if options.attention and not model.grid:
         raise ValueError(f"--attention: {checkpoint.model} has no attention; leave it out")
+    if options.features and not own_photos(options):
+        raise ValueError("--features: goes with --image or --images; add one of them")
     if options.data and own_photos(options):
         raise ValueError("--data: does not go with photos of your own, leave it out")
     if not own_photos(options):

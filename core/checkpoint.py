@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from core.parameter_shapes import parameter_shapes
-from core.support.choices import OUTPUTS
+from core.support.choices import GIVEN, OUTPUTS
 from core.support.declared import CONFIG, META, fault_of_extractor
 from core.support.files import atomic_file
 from core.support.memory import available_memory
@@ -286,7 +286,8 @@ def _check_arrays(members: Mapping[str, _Member], meta: dict) -> None:
         _require(fits, f"its projection has shapes {mean} and {components}, which do not fit")
         known = meta["extractor"]
         _require(known is not None, "it has a projection, but no extractor")
-        width = OUTPUTS[known["encoder"]][known["output"]][-1]
+        given = known["encoder"] == GIVEN
+        width = (known["shape"] if given else OUTPUTS[known["encoder"]][known["output"]])[-1]
         _require(
             mean == (width,), f"its projection reads {mean} numbers, its encoder gives {width}"
         )

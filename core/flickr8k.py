@@ -2,6 +2,7 @@
 
     python -m core.flickr8k --root Flickr8k --out datasets/flickr8k --weights squeezenet1_1.pth
     python -m core.flickr8k ... --encoder resnet101 --weights download --grid    for attention
+    python -m core.flickr8k --root Flickr8k --out DIR --features clip.h5    others' networks
 
 Made for Flickr8k (Hodosh, Young and Hockenmaier, JAIR 2013) in the forms in which copies of it
 come, and fit for anybody's photos: ``core.photos`` reads them. Captions without splits of their own
@@ -32,10 +33,12 @@ from core.encoders.extract import (
     require_names_in_utf8,
     require_space,
 )
+from core.encoders.given import GivenFeatures
 from core.encoders.photos import PHOTOS_FILE, left_out, open_all, refuse_unreadable
 from core.photos import PhotoFolder, read_photo_folder
 from core.photos.forms import counted
 from core.support import processes
+from core.support.choices import OUTPUTS
 from core.support.command_line import (
     ArgumentParser,
     fraction,
@@ -51,6 +54,7 @@ Array = np.ndarray
 
 # How features are stored. A grid is a hundred times as large as a vector; its 11 bits of precision
 # are enough for an encoder's outputs, and the models compute in their own dtype.
+_COMPONENTS = 512  # of the PCA of pooled features, unless others are asked for
 _DTYPES = {"pooled": np.dtype(np.float32), "grid": np.dtype(np.float16)}
 tokenize = plain_words  # its earlier name, which code of others calls
 
@@ -131,15 +135,16 @@ def take_fraction(splits: Mapping[str, Sequence[str]], share: float) -> dict[str
 def prepare_photos(
     root: str | Path,
     out: str | Path,
-    encoder: str,
-    weights: str,
-    pca: int = 512,
+    encoder: str | None,
+    weights: str | None,
+    pca: int | None = None,
     min_count: int = 5,
     share: float = 1.0,
     seed: int = 0,
     grid: int | None = None,
     device: str = "cpu",
     say: Callable[[str], None] = lambda line: None,
+    given: str | Path | None = None,
 ) -> dict | None:
     """Writes a data folder from a photo folder, whole or not at all.
 
@@ -150,27 +155,29 @@ def prepare_photos(
     Inputs:
     - root: the photo folder
     - out: the data folder to make
-    - encoder: one of ``core.support.choices.ENCODERS``
+    - encoder: one of ``core.support.choices.ENCODERS``; None with ``given``
     - weights: a state dict of the encoder, 'download' or 'random'
-    - pca: number of components of the pooled features, fitted on the training photos; 0 keeps the
-      features as they are
+    - pca: number of components, fitted on the training photos: of the pooled features, and of the
+      grid's channels where there are more; 0 keeps both as they are, None makes 512 of the pooled
+      ones (of given features no more than there are) and keeps the grid
     - min_count: words rarer than this in the training captions become <UNK>
     - share: take this part of the images of each split
     - seed: of the random split, where there are no lists
     - grid: also store a grid of this many cells a side; 0: the encoder's own; None: no grid
     - device: where the encoder computes
     - say: takes the lines that say what was read and left out, before the photos are looked at
+    - given: a file of features that another program made, instead of an encoder's
+      (``core.encoders.given``)
 
     Returns what was done: for each split the number of images and captions, the size of the
-    vocabulary, the variance kept, the shape of the grid, the photos skipped. In all processes but
-    the first it returns None.
+    vocabulary, the components of each kind's PCA and the variance that they keep, the shape of the
+    grid, the photos skipped. In all processes but the first it returns None.
 
-    Raises ValueError when more than 1 % of the photos cannot be read, or when there are fewer
-    training photos than components; FileExistsError when ``out`` is taken; OSError when the disk is
-    too small; and as ``read_photo_folder`` and ``vocabulary_of`` do.
+    Raises ValueError when more than 1 % of the photos cannot be read or have no features, or when
+    there are fewer training photos than components; FileExistsError when ``out`` is taken; OSError
+    when the disk is too small; and as ``read_photo_folder`` and ``vocabulary_of`` do.
     """
     from core.coco_utils import save_coco_data
-    from core.encoders import OUTPUTS, Extractor
     from core.encoders.pca import fit_pca
 
     out = Path(out)
@@ -178,10 +185,14 @@ def prepare_photos(
     require_free_of_parts(out, parts)
     source = read_photo_folder(root, seed)
     splits = take_fraction(source.splits, share)
-    output, (width,) = next(iter(OUTPUTS[encoder].items()))
-    if pca >= len(splits["train"]) or pca > width:
+    theirs = None if given is None else GivenFeatures.read(given)
+    width = theirs.table.shape[-1] if theirs else next(iter(OUTPUTS[encoder].values()))[0]
+    of_pooled = pca
+    if pca is None:
+        of_pooled = min(_COMPONENTS, width) if theirs else _COMPONENTS
+    if of_pooled >= len(splits["train"]) or of_pooled > width:
         raise ValueError(
-            f"pca: found {pca} components for {len(splits['train'])} training photos with "
+            f"pca: found {of_pooled} components for {len(splits['train'])} training photos with "
             f"{width} features each; a PCA needs more photos than components and at least "
             "as many features, so take more photos or fewer components (0: none)"
         )
@@ -190,11 +201,9 @@ def prepare_photos(
     total = sum(map(len, splits.values()))
     taken = [f"--fraction {share}: {total:,} photos are taken"] if share < 1 else []
     account = [*source.account, *taken, unknown]
-    extractor = Extractor(encoder, output, weights, device=device)
-    extractors = {"pooled": extractor}
-    if grid is not None:
-        extractors["grid"] = extractor.beside("grid", grid or None)
-
+    extractors = theirs.extractors() if theirs else _extractors(encoder, weights, grid, device)
+    if theirs:
+        account += theirs.account(name for names in splits.values() for name in names)
     if processes.rank() == 0:
         for line in account:
             say(line)
@@ -202,24 +211,32 @@ def prepare_photos(
     require_space(out.parent, extractors, _DTYPES, total)
     paths = {s: [source.image_folder / name for name in names] for s, names in splits.items()}
     require_names_in_utf8(name for names in splits.values() for name in names)
-    open_all(paths, Path(root), device)
-    found = {}
-    for split, of_split in paths.items():
-        description = f"features of {split} by {encoder}"
-        found[split] = extract(of_split, extractors, parts / split, _DTYPES, description)
+    if theirs:
+        found = {s: theirs.of_photos(splits[s], paths[s], extractors, _DTYPES) for s in paths}
+    else:
+        open_all(paths, Path(root), device)
+        found = {}
+        for split, of_split in paths.items():
+            description = f"features of {split} by {encoder}"
+            found[split] = extract(of_split, extractors, parts / split, _DTYPES, description)
     if processes.rank() > 0:
         return None
     reasons = {split: of_split.skipped for split, of_split in found.items()}
-    refuse_unreadable(reasons, {split: len(p) for split, p in paths.items()}, Path(root))
+    counts = {split: len(of_split) for split, of_split in paths.items()}
+    refuse_unreadable(reasons, counts, Path(root), "be used" if theirs else "be read")
     skipped = [reason for of_split in found.values() for reason in of_split.skipped]
     urls = {split: [splits[split][i] for i in of_split.kept] for split, of_split in found.items()}
     features = {
         kind: {split: of_split.features[kind] for split, of_split in found.items()}
         for kind in extractors
     }
-    if pca:
-        extractor.pca = fit_pca(features["pooled"]["train"], pca)
-        features["pooled"] = {s: x.project(extractor.pca) for s, x in features["pooled"].items()}
+    components = {"pooled": of_pooled, "grid": pca or 0}
+    for kind, tables in features.items():
+        samples = tables["train"] if kind == "pooled" else tables["train"].cells()
+        # A grid that has no more channels would only be turned.
+        if components[kind] and (kind == "pooled" or components[kind] < samples.shape[1]):
+            extractors[kind].pca = fit_pca(samples, components[kind])
+            features[kind] = {s: x.project(extractors[kind].pca) for s, x in tables.items()}
     captions = captions_in_words(source, urls)
     vocabulary, unknown, share_unknown = vocabulary_of(captions, min_count)
     save_coco_data(
@@ -244,10 +261,23 @@ def prepare_photos(
         "images": {split: len(names) for split, names in urls.items()},
         "captions": {split: len(pairs) for split, pairs in captions.items()},
         "vocabulary": len(vocabulary),
-        "explained": extractor.pca.explained if pca else None,
-        "grid": None if grid is None else extractors["grid"].shape,
+        "components": {
+            kind: (each.shape[-1], each.pca.explained)
+            for kind, each in extractors.items()
+            if each.pca
+        },
+        "grid": extractors["grid"].shape if "grid" in extractors else None,
         "skipped": skipped,
     }
+
+
+def _extractors(encoder: str, weights: str, grid: int | None, device: str) -> dict:
+    """What looks at the photos, for each kind of features; of one network."""
+    from core.encoders import Extractor
+
+    pooled = Extractor(encoder, next(iter(OUTPUTS[encoder])), weights, device=device)
+    beside = {} if grid is None else {"grid": pooled.beside("grid", grid or None)}
+    return {"pooled": pooled, **beside}
 
 
 def main() -> None:
@@ -256,13 +286,28 @@ def main() -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the data folder to make")
     add_encoder_options(parser, "store a grid of locations too, for attention")
     parser.add_argument(
-        "--pca", type=non_negative_int, default=512, metavar="K", help="components; 0: none"
+        "--features",
+        metavar="FILE.h5",
+        help="instead of an encoder: features that another program made (docs/photos.md)",
+    )
+    parser.add_argument(
+        "--pca",
+        type=non_negative_int,
+        metavar="K",
+        help=f"components, of a grid's channels too; 0: none (default: {_COMPONENTS}, and no fewer "
+        "channels of a grid)",
     )
     parser.add_argument("--min_count", type=positive_int, default=5, help="rarer words are <UNK>")
     parser.add_argument("--fraction", type=fraction, default=1.0, help="part of the images to take")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of a random split")
     options = parser.parse_args()
-    require_torch(f"--encoder {options.encoder}")
+    if options.features is None:
+        require_torch(f"--encoder {options.encoder}")
+    else:
+        for name in ("encoder", "weights", "grid", "device"):
+            if getattr(options, name) != parser.get_default(name):
+                raise ValueError(f"--{name}: nobody looks at photos with --features; leave it out")
+        options.encoder, options.device = None, "cpu"
     with processes.joined(options.device) as device:
         done = prepare_photos(
             options.root,
@@ -276,6 +321,7 @@ def main() -> None:
             options.grid,
             device,
             print,
+            options.features,
         )
     if done is None:
         return
@@ -285,9 +331,12 @@ def main() -> None:
         captions = counted(done["captions"][split], "caption")
         print(f"{split}: {counted(count, 'photo')}, {captions}")
     print(f"vocabulary: {done['vocabulary']:,} words, the four special ones included")
-    if done["explained"] is not None:
-        print(f"PCA: {options.pca} components keep {done['explained']:.1%} of the variance")
+    for kind, (count, explained) in done["components"].items():
+        of = "" if kind == "pooled" else " of the grid's channels"
+        print(f"PCA{of}: {count} components keep {explained:.1%} of the variance")
     if done["grid"] is not None:
+        if options.pca and "grid" not in done["components"]:
+            print(f"PCA: none of the grid's channels, which are no more than {options.pca}")
         print(f"grid: {done['grid'][0]} cells of {done['grid'][1]} features")
     model = "lstm" if done["grid"] is None else "attention"
     print(f"next: python training.py --model {model} --data {quoted(options.out)}")

@@ -213,7 +213,9 @@ def read(path) -> tuple[np.ndarray, list[str], Extractor]:
     return np.asarray(open_features(path)), names, Extractor.rebuild(specification, arrays)
 
 
-@pytest.mark.parametrize("options", [("--pca", 7), ("--pca", 0), ("--grid",), ("--grid", 2)])
+@pytest.mark.parametrize(
+    "options", [("--pca", 7), ("--pca", 0), ("--grid",), ("--grid", 2, "--pca", 7)]
+)
 def test_command(photos, tmp_path, command, options):
     out = tmp_path / "features.h5"
     code, text, error = command(
@@ -222,7 +224,8 @@ def test_command(photos, tmp_path, command, options):
     assert code == 0, error
     features, names, extractor = read(out)
     shapes = {("--pca", 7): (7,), ("--pca", 0): (128,), ("--grid",): (64, 140)}
-    assert features.shape == (COUNT, *shapes.get(options, (4, 140)))
+    assert features.shape == (COUNT, *shapes.get(options, (4, 7)))
+    assert ("PCA: keeps " in text) == (7 in options)
     assert str(features.shape) in text
     assert names == [path.name for path in photos]
     again = extractor([load_image(path) for path in photos[130:134]])
@@ -256,10 +259,10 @@ def test_the_command_refuses(photos, tmp_path, refuses):
     refuses(*base, "--images", tmp_path / "nowhere", says=("--images", "no such folder"))
     refuses(*base, "--images", tmp_path, says=("--images", "holds no pictures"))
     refuses(*base, "--images", images, "--pca", 500, says=("--pca 500", str(COUNT), "fewer"))
-    refuses(*base, "--images", images, "--grid", "--pca", 5, says=("--pca", "--grid"))
+    refuses(*base, "--images", images, "--grid", "--pca", 141, says=("--pca 141", "140 wide"))
     refuses(*base, "--images", images, "--grid", 9, says=("9 cells", "1 to 8"))
     download = ("--weights", "download", "--pca", 0, "--images", images)
-    refuses(*base, *download, says=("nobody published weights of tiny_cnn",))
+    refuses(*base, *download, says=("nobody published a state dict of tiny_cnn",))
     out.write_text("mine")
     refuses(*base, "--images", images, says=("--out", "is there already"))
     assert out.read_text() == "mine"

@@ -15,6 +15,7 @@ from PIL import Image
 
 from core.coco_utils import decode_captions, feature_kinds, load_coco_data, picture_paths
 from core.encoders import Extractor
+from core.encoders.pca import fit_pca
 from core.flickr8k import (
     load_photo_data,
     plain_words,
@@ -361,6 +362,27 @@ def test_the_pooled_features_are_those_without_a_grid(root, tmp_path):
     assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_a_pca_of_the_grids_channels(root, tmp_path):
+    """Fitted on the cells of training photos alone, stored as the grid is, and for later photos."""
+    for name, pca in (("whole", 0), ("data", 5)):  # what SqueezeNet sees by chance hardly differs
+        options = {"pca": pca, "min_count": 2, "grid": 3}
+        done = prepare_photos(root, tmp_path / name, "tiny_cnn", "random", **options)
+    whole = load_coco_data(tmp_path / "whole", features="grid")
+    data = load_coco_data(tmp_path / "data", features="grid")
+    cells = np.asarray(whole["train_features"], np.float64).reshape(-1, 140)
+    pca = fit_pca(cells, 5)
+    assert done["grid"] == (9, 5)
+    assert done["components"]["grid"][1] == pytest.approx(pca.explained, rel=1e-5)
+    for split in ("train", "val"):
+        table = data[f"{split}_features"]
+        assert table.dtype == np.float16
+        expected = pca(np.asarray(whole[f"{split}_features"]))
+        np.testing.assert_allclose(table, expected, rtol=2e-3, atol=2e-3)
+    extractor = Extractor.rebuild(data["source"]["extractor"], data["source"]["arrays"])
+    features = extractor([load_image(root / "Images" / "010.jpg")])[0]
+    np.testing.assert_allclose(features, data["val_features"][1], rtol=1e-2, atol=1e-2)
+
+
 def test_a_disk_that_is_too_small_is_noticed_first(root, tmp_path, monkeypatch, refuses):
     usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
@@ -373,7 +395,8 @@ def test_attention_is_trained_on_a_grid_of_photos(root, tmp_path, command):
     out = tmp_path / "data"
     code, text, error = command(*ARGUMENTS, "--root", root, "--out", out, "--grid", 7)
     assert code == 0, error
-    assert "grid: 49 cells of 512 features" in text
+    assert "PCA of the grid's channels: 4 components keep " in text
+    assert "grid: 49 cells of 4 features" in text
     assert "--model attention" in text
     run = tmp_path / "run"
     code, text, error = command(
@@ -502,11 +525,12 @@ def test_some_real_photos(tmp_path):
         REAL, tmp_path / "data", "squeezenet1_1", str(weights), pca=16, share=0.005, grid=0
     )
     assert done["images"] == {"train": 30, "val": 5}
-    assert 0.5 < done["explained"] < 1
+    assert 0.5 < done["components"]["pooled"][1] < 1
+    assert 0.5 < done["components"]["grid"][1] < 1
     with h5py.File(tmp_path / "data" / "train2014_squeezenet1_1_pooled_pca.h5") as file:
         assert np.isfinite(file["features"]).all()
     grid = load_coco_data(tmp_path / "data", features="grid")["val_features"].astype(np.float32)
-    assert grid.shape == (5, 169, 512)
+    assert grid.shape == (5, 169, 16)
     assert np.isfinite(grid).all()
     distances = np.abs(grid[:, None] - grid[None]).mean(axis=(2, 3))
     assert (distances[~np.eye(5, dtype=bool)] > 0.1 * np.abs(grid).mean()).all()

@@ -34,7 +34,7 @@ NOT_RUN = {
     "python -m sphinx -c docs/site . site": "tests/test_site.py builds it",
     "python -m core.workbook watch my_layers.py": "stays; the tests of the workbook watch",
     "python training.py --model attention": "ten minutes; below with --num_samples",
-    "python -m core.flickr8k --root PHOTOS --out datasets/mine --encoder squeezenet1_1"
+    "python -m core.flickr8k --root PHOTOS --out datasets/mine --encoder mobilenet_v2"
     " --weights download": "weights from the network; tests/test_flickr8k.py with random ones",
     "python training.py --model lstm --data datasets/mine": "needs those features",
 }

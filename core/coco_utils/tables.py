@@ -267,10 +267,16 @@ class Blocks:
             return table
         return cls(table.shape, table.dtype, lambda: iter([table]))
 
+    def cells(self) -> Blocks:
+        """A table of grids (n, L, C) as one of all their cells, (n L, C)."""
+        n, L, C = self.shape
+        flat = lambda: (block.reshape(-1, C) for block in self.blocks())  # noqa: E731
+        return Blocks((n * L, C), self.dtype, flat)
+
     def project(self, pca) -> Blocks:
-        """The table through a ``core.encoders.pca.PCA``."""
+        """The table through a ``core.encoders.pca.PCA``, stored as it is."""
         shape = *self.shape[:-1], pca.components.shape[1]
-        return Blocks(shape, np.dtype(np.float32), lambda: map(pca, self.blocks()))
+        return Blocks(shape, self.dtype, lambda: map(pca, self.blocks()))
 
 
 def write_features(path: str | Path, table: Array | Blocks, **more) -> None:

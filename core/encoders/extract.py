@@ -18,7 +18,7 @@ import shutil
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -62,6 +62,7 @@ class Extracted:
     - skipped: for each other photo the reason
     - features: for each kind a table with a row for each photo that was kept
     - stamps, hashes: (n, 4), (n,) what tells for each photo whether it is still the same
+    - explained: the share of the variance that a PCA of the features keeps; None without one
     """
 
     kept: list[int]
@@ -69,6 +70,7 @@ class Extracted:
     features: dict[str, Blocks]
     stamps: Array
     hashes: Array
+    explained: float | None = None
 
     @property
     def photos(self) -> list[tuple[int, int, str]]:
@@ -335,8 +337,9 @@ def extract_folder(
     - out: the file: ``features`` (n, ...), the ``names`` (n,) of the files below the folder, the
       ``extractor`` that made them as JSON, and its PCA
     - encoder, weights, device: as for ``Extractor``
-    - pca: components of a PCA that is fitted on these photos; 0: none; 512 when None
-    - grid: instead of one vector a photo, a grid of this many cells a side in float16; 0: the
+    - pca: components of a PCA that is fitted on these photos, of a grid on all its cells; 0: none;
+      when None 512, of a grid none
+    - grid: instead of one vector per photo, a grid of this many cells a side in float16; 0: the
       encoder's own
 
     Returns what was found; None in all processes but the first.
@@ -353,15 +356,18 @@ def extract_folder(
     require_free_of_parts(out, parts, file=True)
     paths = list_pictures(images)
     require_names_in_utf8(str(path.relative_to(images)) for path in paths)
-    if grid is not None and pca:
-        raise ValueError("--pca: is for one vector a photo; leave it out, or leave --grid out")
     pca = (512 if grid is None else 0) if pca is None else pca
-    if pca >= len(paths):
+    if grid is None and pca >= len(paths):
         raise ValueError(
             f"--pca {pca}: needs more photos than components, found {len(paths)}; take fewer "
             "components, or 0 for none"
         )
     output = next(iter(OUTPUTS[encoder])) if grid is None else "grid"
+    if pca > (width := OUTPUTS[encoder][output][-1]):
+        raise ValueError(
+            f"--pca {pca}: the output {output!r} of {encoder} is {width} wide, expected no more "
+            "components; take fewer, or 0 for none"
+        )
     extractor = Extractor(encoder, output, weights, grid=grid or None, device=device)
     dtypes = {"features": np.float32 if grid is None else np.float16}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -373,8 +379,9 @@ def extract_folder(
     refuse_unreadable({"--images": found.skipped}, {"--images": len(paths)}, Path(images))
     table = found.features["features"]
     if pca:
-        extractor.pca = fit_pca(table, pca)
+        extractor.pca = fit_pca(table if grid is None else table.cells(), pca)
         table = table.project(extractor.pca)
+        found = replace(found, explained=extractor.pca.explained)
     names = [paths[i].relative_to(images).as_posix() for i in found.kept]
     with atomic_file(out) as temporary:
         specification = json.dumps(extractor.specification)
@@ -385,7 +392,12 @@ def extract_folder(
 
 def add_encoder_options(parser: ArgumentParser, grid: str) -> None:
     """The options that say what looks at the photos; ``grid`` is what --grid is for."""
-    parser.add_argument("--encoder", choices=ENCODERS, default="squeezenet1_1")
+    parser.add_argument(
+        "--encoder",
+        choices=ENCODERS,
+        default="squeezenet1_1",
+        help="what looks at the photos; mobilenet_v2 is the best for a laptop",
+    )
     parser.add_argument(
         "--weights", default="download", metavar="FILE", help="a state dict, or 'random'"
     )
@@ -408,7 +420,10 @@ def main() -> None:
     parser.add_argument("--out", required=True, metavar="FILE.h5", help="the file to make")
     add_encoder_options(parser, "a grid of locations instead of one vector")
     parser.add_argument(
-        "--pca", type=non_negative_int, metavar="K", help="components; 0: none (default: 512)"
+        "--pca",
+        type=non_negative_int,
+        metavar="K",
+        help="components; 0: none (default: 512; of a grid: none)",
     )
     options = vars(parser.parse_args())
     from core.image_utils import other_files
@@ -421,6 +436,8 @@ def main() -> None:
             print(left_out(found.skipped, len(found.kept) + len(found.skipped)))
         if others := other_files(options["images"]):
             print(others)
+        if found.explained is not None:
+            print(f"PCA: keeps {found.explained:.1%} of the variance")
         with h5py.File(options["out"]) as file:
             print(f"{options['out']}: {file['features'].shape} {file['features'].dtype}")
 

@@ -4,6 +4,8 @@ An ``Extractor`` is stored with the data it made and in every checkpoint trained
 photo of tomorrow goes through the very same steps. The encoders are
 
     fixed_cnn        for the embedded pictures, in NumPy (``core/encoders/fixed_cnn.py``)
+    mobilenet_v2     Sandler et al. 2018, 14 MB           (``core/encoders/mobilenet.py``)
+    tf_mobilenet_v2  the same for TensorFlow's weights, padded as there
     squeezenet1_1    Iandola et al. 2016, 5 MB            (``core/encoders/squeezenet.py``)
     vgg16            Simonyan and Zisserman, ICLR 2015    (``core/encoders/vgg.py``)
     resnet50, resnet101, resnet152    He et al., CVPR 2016    (``core/encoders/resnet.py``)
@@ -177,9 +179,7 @@ class Extractor:
     @property
     def arrays(self) -> dict[str, Array]:
         """The projection, by name; empty without one."""
-        if self.pca is None:
-            return {}
-        return {"pca_mean": self.pca.mean, "pca_components": self.pca.components}
+        return {} if self.pca is None else self.pca.arrays
 
     @classmethod
     def rebuild(
@@ -261,9 +261,9 @@ def _identify(encoder: str, weights: str | None, sha256: str | None) -> tuple[st
         raise ValueError(f"weights: {encoder} needs a weight file, 'download' or 'random'")
     if weights == "random":
         return weights, "random"
-    if weights == "download":
-        from core.encoders.weights import download
+    from core.encoders.weights import download, encoder_of
 
+    if weights == "download":
         weights = download(encoder)
     path = Path(os.path.realpath(weights))
     if path.is_dir():
@@ -277,6 +277,12 @@ def _identify(encoder: str, weights: str | None, sha256: str | None) -> tuple[st
         while block := file.read(2**20):
             digest.update(block)
     found = digest.hexdigest()
+    published = encoder_of(found)
+    if published not in (None, encoder):
+        raise ValueError(
+            f"{weights}: is the published file of {published}, not of {encoder}; take --encoder "
+            f"{published}, or give another file with --weights"
+        )
     if sha256 is not None and found != sha256:
         raise ValueError(
             f"{weights}: is not the weight file that the features were made with "

@@ -32,6 +32,11 @@ class PCA:
         """(..., D) -> (..., K) float32."""
         return (np.asarray(x, np.float32) - self.mean) @ self.components
 
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """What it is made of, by the names under which it is stored."""
+        return {"pca_mean": self.mean, "pca_components": self.components}
+
 
 def fit_pca(x: Array | Blocks, width: int) -> PCA:
     """Fits a PCA, in the memory of D x D numbers, or of n x D when that is less.

@@ -99,9 +99,12 @@ def left_out(reasons: Sequence[str], count: int) -> str:
 
 
 def refuse_unreadable(
-    reasons: Mapping[str, Sequence[str]], counts: Mapping[str, int], folder: Path
+    reasons: Mapping[str, Sequence[str]],
+    counts: Mapping[str, int],
+    folder: Path,
+    lack: str = "be read",
 ) -> None:
-    """Raises ValueError when too many photos cannot be read.
+    """Raises ValueError when too many photos cannot be read, or used for what else they lack.
 
     Too many are more than 1 % of all, one photo apart, and all of a split.
 
@@ -117,13 +120,13 @@ def refuse_unreadable(
     )
     if len(what) > max(1, _MOST_UNREADABLE * total):
         raise ValueError(
-            f"{folder}: more than {_MOST_UNREADABLE:.0%} of the photos cannot be read, "
+            f"{folder}: more than {_MOST_UNREADABLE:.0%} of the photos cannot {lack}, "
             f"{len(what):,} of {total:,}, for example {what[0]}; {copy}"
         )
     for split, several in reasons.items():
         if several and len(several) == counts[split]:
             raise ValueError(
-                f"{folder}: no photo of {split} can be read, for example {several[0]}; {copy}"
+                f"{folder}: no photo of {split} can {lack}, for example {several[0]}; {copy}"
             )
 
 

@@ -70,7 +70,7 @@ def read_photo_folder(root: str | Path, seed: int = 0) -> PhotoFolder:
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
     files, account = _files_below(root), []
-    index = _Names(files)
+    index = Names(files)
     forms = _forms(root, files)
     if not forms:
         raise FileNotFoundError(f"{root}: holds no captions {_reason(root, files)}")
@@ -172,7 +172,7 @@ def _reason(root: Path, files: list[str]) -> str:
 
 
 def _chosen(
-    root: Path, forms: dict[str, str], index: _Names, account: list[str]
+    root: Path, forms: dict[str, str], index: Names, account: list[str]
 ) -> dict[str, str | None]:
     """The caption files to read, each with its split: one, or one for each split."""
 
@@ -250,7 +250,7 @@ def _read_lists(
 ) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = {}
     owner: dict[str, str] = {}
-    known = _Names(captions)
+    known = Names(captions)
     for file, split in sorted(lists.items(), key=lambda item: SPLITS.index(item[1])):
         names, unknown, twice = _read_list(root / file, known)
         total = counted(len(names) + len(unknown) + twice, "name")
@@ -277,7 +277,7 @@ def _read_lists(
     return splits
 
 
-def _read_list(path: Path, known: _Names) -> tuple[list[str], list[str], int]:
+def _read_list(path: Path, known: Names) -> tuple[list[str], list[str], int]:
     """The captioned photos that a list names, names of no such photo, and how many come again."""
     lines = list(filter(None, read_lines(path)))
     names, unknown, twice = {}, [], 0
@@ -358,7 +358,7 @@ def _without_suffix(name: str) -> str:
     return PICTURE.sub("", _in_one_spelling(name))
 
 
-class _Names:
+class Names:
     """Known names, found by what others write: with more or less of the folders, in other letter
     cases, with or without the suffix.
     """
@@ -391,7 +391,7 @@ class _Names:
 
 
 def _find_photos(
-    root: Path, files: list[str], index: _Names, names: list[str], account: list[str]
+    root: Path, files: list[str], index: Names, names: list[str], account: list[str]
 ) -> dict[str, str]:
     """Name -> path below the root, for each photo that is there."""
     folders = {posixpath.basename(posixpath.dirname(file)) for file in files}

@@ -14,6 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from core.runs.settings import DEFAULTS, MIN_COUNT, TRAINED_ON, find_checkpoint
+from core.support.choices import GIVEN
 from core.support.schema import shown
 
 
@@ -296,9 +297,18 @@ def extractor_of(checkpoint, weights: str | None = None, device: str = "cpu"):
     - checkpoint: its extractor must be known
     - weights: where the weight file of an encoder that was not trained is now, if it was moved
     - device: where a PyTorch encoder computes
+
+    Raises ValueError when its features were made by another program, and as ``Extractor`` does.
     """
     from core.encoders import Extractor
 
+    if checkpoint.extractor["encoder"] == GIVEN:
+        from core.encoders.given import told
+
+        raise ValueError(
+            f"--image: the model reads features that {told(checkpoint.extractor['made_by'])} made; "
+            "make those of these photos by the same script, and add --features FILE.h5"
+        )
     arrays, trained = checkpoint.extractor_arrays, checkpoint.encoder_state
     return Extractor.rebuild(checkpoint.extractor, arrays, weights, trained, device)
 

@@ -21,7 +21,10 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 # What ``--encoder`` takes, and the shape of what each computes for a picture: first one vector
 # (D,), then a grid (L, C).
 _RESNET = {"pooled": (2048,), "grid": (7 * 7, 2048)}
+_MOBILENET = {"pooled": (1280,), "grid": (7 * 7, 1280)}
 ENCODERS = {
+    "mobilenet_v2": _MOBILENET,
+    "tf_mobilenet_v2": _MOBILENET,
     "squeezenet1_1": {"pooled": (512,), "grid": (13 * 13, 512)},
     "vgg16": {"fc7": (4096,), "grid": (14 * 14, 512)},
     "resnet50": _RESNET,
@@ -31,3 +34,4 @@ ENCODERS = {
 }
 # All encoders: those of ``--encoder``, and the one of the embedded pictures.
 OUTPUTS = {"fixed_cnn": {"strips": (665,), "grid": (8 * 8, 47)}, **ENCODERS}
+GIVEN = "given"  # in place of an encoder: features that another program made

@@ -13,6 +13,7 @@ from core.support.choices import (
     DTYPES,
     ENCODERS,
     ENGINES,
+    GIVEN,
     MODEL_NAMES,
     OBJECTIVES,
     OUTPUTS,
@@ -135,12 +136,14 @@ _PREPROCESSING = Entries(
 )
 _EXTRACTOR = Entries(
     {
-        "encoder": OneOf(tuple(OUTPUTS)),
+        "encoder": OneOf((*OUTPUTS, GIVEN)),
         "output": Text(),
         "preprocessing": _PREPROCESSING,
         "weights": Optional(Text(name=True)),
         "sha256": Optional(Text()),
         "grid": Optional(Whole(1, 1_000)),
+        "shape": ListOf(Whole(1, 10**7)),
+        "made_by": Entries({}, others=True),
     },
     ("encoder", "output", "preprocessing", "weights", "sha256"),
     others=True,
@@ -150,6 +153,11 @@ _EXTRACTOR = Entries(
 def fault_of_extractor(extractor: dict) -> str | None:
     """What does not go together in a specification whose entries are each as they must be."""
     encoder, output, grid = (extractor.get(name) for name in ("encoder", "output", "grid"))
+    if encoder == GIVEN:
+        shape, known = extractor.get("shape", []), "made_by" in extractor
+        least = {"pooled": 1, "grid": 2}.get(output)
+        fits = known and least is not None and least <= len(shape) <= 2
+        return None if fits else f"{GIVEN} has no {shown(output)} of {shown(shape)}"
     if output not in OUTPUTS[encoder]:
         return f"{encoder} has no output {shown(output)}"
     if grid is not None and (output != "grid" or grid**2 > OUTPUTS[encoder]["grid"][0]):
