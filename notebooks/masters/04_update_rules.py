@@ -172,7 +172,7 @@ for name, gradients in (("stays", [1, 1, 1, 1]), ("alternates", [1, -1, 1, -1]))
 #    m_t = (-1)^t g\,\frac{1 - (-\mu)^t}{1 + \mu} \;\to\; \pm\, 0.53\,g \qquad (\mu = 0.9) $$
 #
 # What agrees with itself goes ten times as far; what contradicts itself goes half as far. That is what the valley
-# needs. (It also means that a rate that was right for gradient descent is ten times too large with momentum.)
+# needs.
 #
 # How much is gained? Eliminate the velocity: $\alpha\, m_t = w_{t-1} - w_t$, and with the gradient $\lambda w$
 #
@@ -195,8 +195,14 @@ for name, gradients in (("stays", [1, 1, 1, 1]), ("alternates", [1, -1, 1, -1]))
 #    \sqrt\mu = \frac{\sqrt\kappa - 1}{\sqrt\kappa + 1},
 #    \qquad \alpha = \frac{(1 + \sqrt\mu)^2}{\lambda_2} $$
 #
-# Gradient descent had $\kappa$ in this place, momentum has $\sqrt\kappa$. For $\kappa = 25$ the factor a step is
+# Gradient descent had $\kappa$ in this place, momentum has $\sqrt\kappa$. For $\kappa = 25$ the factor per step is
 # $4/6 = 0.67$ instead of 0.92; for $\kappa = 10{,}000$ it would be 0.980 instead of 0.9998.
+#
+# Does momentum need a smaller rate? In this valley the opposite is true. Convergence ends where a root reaches
+# $-1$: put $r = -1$ into the equation, and $\alpha\lambda = 2(1 + \mu)$ remains. So the limit rises from
+# $2/\lambda_2$ to $2(1 + \mu)/\lambda_2$, and the best rate from 0.077 to 0.111. (Where gradients agree for long,
+# steps are up to $1/(1 - \mu)$ times as long: with $\mu = 0.9$ people often start with a smaller rate for that
+# reason.)
 
 # %%
 show_source(sgd_momentum)
@@ -224,6 +230,13 @@ steps_sgd = int(np.argmax(height(best_sgd) < 1e-3))
 steps_momentum = int(np.argmax(height(way) < 1e-3))
 print(f"to a loss of 0.001: gradient descent {steps_sgd} steps, momentum {steps_momentum}")
 assert 0 < steps_momentum < steps_sgd / 2
+best_rate = (1 + root) ** 2 / 25
+print(f"best rate: gradient descent {2 / 26:.3f}, momentum {best_rate:.3f}")
+assert best_rate > 2 / 26
+limit = 2 * (1 + root**2) / 25
+for part, arrives in ((0.99, True), (1.01, False)):
+    way = descend(sgd_momentum, 2000, momentum=root**2, learning_rate=part * limit)
+    assert (height(way[-1]) < 1e-6) == arrives
 
 # %% [markdown]
 # ### Equal to PyTorch, step by step
@@ -729,10 +742,23 @@ print("not clipped:", *(f"{loss:.2g}" for loss in losses["not clipped"]))
 print(f"clipped: after 80 steps {losses['clipped at 1'][-1]:.1g}")
 assert losses["not clipped"][-1] > 1e12 and losses["clipped at 1"][-1] < 0.01
 
+
+def above(point):
+    """Whether h_20 is above 1: on the wall's side of the floor."""
+    w, b = point
+    return b * np.sum(w ** np.arange(20)) > 1
+
+
+sides = [above(point) for point in ways["clipped at 1"]]
+crossings = int(np.sum(np.diff(sides)))
+print(f"it crosses the floor {crossings} times in {len(sides) - 1} steps")
+assert crossings > 70
+
 # %% [markdown]
 # Without clipping, the first step leaves the map, and the next loss has 46 digits. With clipping, the first step
-# has the same direction and is 0.05 long. It goes down the wall, crosses the floor of the valley a few times, and
-# follows it to where the steps become shorter than the limit and clipping no longer matters.
+# has the same direction and is 0.05 long. It goes down the wall and then zigzags: nearly every step crosses the
+# floor of the valley. While it does, it follows the floor to where the gradient is shorter than the limit and clipping
+# no longer matters.
 #
 # ### The same in a captioner
 #
