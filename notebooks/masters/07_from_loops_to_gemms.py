@@ -786,8 +786,9 @@ places, rates, _ = np.transpose(points)
 plt.loglog(places, rates, "o", label="$h W_h$, by rows")
 for place, rate, n in points:
     plt.annotate(
-        str(n), (place, rate), xytext=(0, -13), textcoords="offset points", ha="center"
-    )
+        str(n), (place, rate), xytext=(0, -12), textcoords="offset points", ha="center",
+        va="center", fontsize=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+    )  # fmt: skip
 plt.gca().set(xlabel="operations for each byte", ylabel="billion operations a second")
 plt.legend()
 plt.show()
