@@ -393,7 +393,7 @@ assert forgetful < 25
 #
 #     python training.py --model rnn --hidden_dim 128 --wordvec_dim 64 --out runs/rnn
 #
-# makes it in about a minute.
+# makes it in about a minute on one core.
 
 # %%
 trained, history = lessons.load_trained("rnn")

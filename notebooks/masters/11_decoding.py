@@ -319,7 +319,9 @@ assert np.allclose(tempered(p, 0.5), p**2 / (p**2).sum()) and np.allclose(temper
 
 with np.errstate(all="ignore"):
     for T in (0.005, 0.001):
-        print(f"T = {T}: 0.45^(1/T) = {0.45 ** (1 / T):.0e}, the red share {tempered(p, T)[0]}")
+        print(
+            f"T = {T}: 0.45^(1/T) = {0.45 ** (1 / T):.0e}, the red share {tempered(p, T)[0]}"
+        )
     assert np.isclose(tempered(p, 0.005)[0], 1) and np.isnan(tempered(p, 0.001)).all()
 
 # %% [markdown]
