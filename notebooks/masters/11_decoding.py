@@ -936,7 +936,7 @@ print("the formulas and the counted products are equal")
 
 # %% [markdown]
 # With the cache a word costs nearly the same at every place; only $2tE$ grows. Without it each word pays for the
-# image again and for all words before it: a caption of $T$ words is about $T^2/2$ words' work instead of $T$. That
+# image again and for all words before it: a caption of $n$ words is about $n^2/2$ words' work instead of $n$. That
 # is multiplications. Seconds are another thing, so we measure them, for 100 pictures at once:
 
 
