@@ -639,16 +639,16 @@ for p in (0.1, 0.5):
 #
 # ## Positions
 #
-# To attention a caption is a bag of words ([lesson 9](09_multi_head_attention.ipynb)). So each position $p$ gets a
+# To attention a caption is a bag of words ([lesson 9](09_multi_head_attention.ipynb)). So each position $t$ gets a
 # vector of its own that is added to its word. The paper takes sines and cosines, one frequency for each pair of
 # channels:
 #
-# $$ P_{p,2i} = \sin(p\,\omega_i), \qquad P_{p,2i+1} = \cos(p\,\omega_i), \qquad \omega_i = 10000^{-2i/E} $$
+# $$ P_{t,2i} = \sin(t\,\omega_i), \qquad P_{t,2i+1} = \cos(t\,\omega_i), \qquad \omega_i = 10000^{-2i/E} $$
 #
 # With $E = 4$ there are two frequencies, $\omega_0 = 1$ and $\omega_1 = 10000^{-1/2} = 0.01$:
 
 # %%
-print(" p   sin p    cos p    sin p/100  cos p/100")
+print(" t   sin t    cos t    sin t/100  cos t/100")
 for position in range(4):
     angles = position, position, position / 100, position / 100
     row = [
@@ -665,12 +665,12 @@ for position in range(4):
 P = positional_encoding(60, 64)
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), gridspec_kw={"width_ratios": [1.1, 1]})
 image = axes[0].imshow(P, aspect="auto", cmap="RdBu", vmin=-1, vmax=1)
-axes[0].set(xlabel="channel", ylabel="position $p$", title="sines and cosines, width 64")
+axes[0].set(xlabel="channel", ylabel="position $t$", title="sines and cosines, width 64")
 axes[0].grid(False)
 figure.colorbar(image, ax=axes[0])
-for q in (10, 30, 50):
-    axes[1].plot(P @ P[q], label=f"$q = {q}$")
-axes[1].set(xlabel="position $p$", ylabel="$P_p \\cdot P_q$", title="who resembles whom")
+for u in (10, 30, 50):
+    axes[1].plot(P @ P[u], label=f"$u = {u}$")
+axes[1].set(xlabel="position $t$", ylabel="$P_t \\cdot P_u$", title="who resembles whom")
 axes[1].set_ylim(13, 37)
 axes[1].legend(loc="upper center", ncols=3)
 plt.show()
@@ -678,22 +678,22 @@ plt.show()
 # %% [markdown]
 # ### A shift is a rotation
 #
-# Take one pair, $(\sin p\omega, \cos p\omega)$. The addition theorems say
+# Take one pair, $(\sin t\omega, \cos t\omega)$. The addition theorems say
 #
-# $$ \sin((p+k)\omega) = \sin p\omega \cos k\omega + \cos p\omega \sin k\omega, \qquad
-#    \cos((p+k)\omega) = \cos p\omega \cos k\omega - \sin p\omega \sin k\omega $$
+# $$ \sin((t+k)\omega) = \sin t\omega \cos k\omega + \cos t\omega \sin k\omega, \qquad
+#    \cos((t+k)\omega) = \cos t\omega \cos k\omega - \sin t\omega \sin k\omega $$
 #
-# which is a product with a matrix that does not depend on $p$:
+# which is a product with a matrix that does not depend on $t$:
 #
-# $$ P_{p+k} = P_p\, R_k, \qquad
+# $$ P_{t+k} = P_t\, R_k, \qquad
 #    R_k = \begin{pmatrix} \cos k\omega & -\sin k\omega \\ \sin k\omega & \cos k\omega \end{pmatrix}
 #    \text{ for each pair, } 0 \text{ elsewhere} $$
 #
 # A rotation by the angle $k\omega$. "Three words back" is one linear map, the same everywhere in the sentence, and
 # linear maps are what $W_q$ and $W_k$ can learn. The second consequence is that
 #
-# $$ P_p \cdot P_q = \sum_i \big( \sin p\omega_i \sin q\omega_i + \cos p\omega_i \cos q\omega_i \big)
-#    = \sum_i \cos\big((p - q)\,\omega_i\big) $$
+# $$ P_t \cdot P_u = \sum_i \big( \sin t\omega_i \sin u\omega_i + \cos t\omega_i \cos u\omega_i \big)
+#    = \sum_i \cos\big((t - u)\,\omega_i\big) $$
 #
 # depends on the distance only. That is why the three curves of the figure are one curve, shifted.
 
@@ -714,7 +714,7 @@ for k in (1, 3, 20):
 frequencies = 10000 ** (-np.arange(0, 64, 2) / 64)
 distance = np.arange(60)[:, None] - np.arange(60)
 assert np.abs(P @ P.T - np.cos(distance[..., None] * frequencies).sum(axis=2)).max() < 1e-12
-print("off by less than 1e-12: P[p + k] from P[p] R_k, and P P^T from cosines of p - q")
+print("off by less than 1e-12: P[t + k] from P[t] R_k, and P P^T from cosines of t - u")
 
 # %% [markdown]
 # ### Learned positions
