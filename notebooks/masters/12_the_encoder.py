@@ -1230,7 +1230,8 @@ assert found["two stages open"]["colour"] > 0.95
 #
 # Now the situation of a *pretrained* encoder: it knows something, the decoder is new. We keep the encoder that has
 # just learned, put a fresh decoder on it, open the two stages again, and train for two epochs with different
-# learning rates for the encoder. The decoder's is $2 \cdot 10^{-3}$ throughout.
+# learning rates for the encoder. The decoder's is $2 \cdot 10^{-3}$ throughout; with that rate for the encoder, too,
+# we try two seeds.
 
 # %%
 grown = {
@@ -1238,28 +1239,30 @@ grown = {
     if name.startswith("encoder.")
 }  # fmt: skip
 after = {}
-for rate in (0, 1e-4, 1e-2):
-    fresh = captioner(2 if rate else 0, seed=7)
+for rate, seed in ((0, 7), (1e-4, 7), (2e-3, 7), (2e-3, 8), (1e-2, 7)):
+    fresh = captioner(2 if rate else 0, seed=seed)
     fresh.params = {**fresh.params, **grown}
     train(fresh, 2, encoder_rate=rate)
-    after[rate] = held_out(fresh)
+    now = after[rate] = held_out(fresh)
     moved = np.sqrt(
         sum(((fresh.params[n] - v) ** 2).sum() for n, v in grown.items())
         / sum((v**2).sum() for v in grown.values())
     )
     print(
-        f"encoder's rate {rate or 'frozen':<7} weights moved by {moved:>4.0%}; "
-        f"{as_text(after[rate])}"
+        f"encoder's rate {rate or 'frozen':<7} seed {seed}: weights moved by {moved:>4.0%}; "
+        f"{as_text(now)}"
     )
+    assert rate != 2e-3 or now["loss"] > after[0]["loss"]
 assert after[1e-2]["loss"] > 1.5 * max(after[0]["loss"], after[1e-4]["loss"])
 assert after[1e-2]["colour"] < 0.6 and min(after[0]["colour"], after[1e-4]["colour"]) > 0.9
 assert abs(after[0]["loss"] - after[1e-4]["loss"]) < 0.05  # so short a time brings no gain
 
 # %% [markdown]
 # In its first steps a fresh decoder sends gradients that mean nothing. At a high rate the encoder follows
-# them, and what it knew is gone before the decoder can use it. Three rates, one seed and two epochs show this
-# danger, and nothing else. They do not show which rate is best, and at the low rate the open encoder gains nothing
-# over the frozen one in so short a time. What is usual: first a frozen encoder, whose features are computed once and
+# them, and what it knew is gone before the decoder can use it. At the decoder's own rate it is a matter of
+# luck: one decoder finds its way, and with another seed the encoder is lost. Two epochs show this danger, and nothing
+# else. They do not show which rate is best, and at the low rate the open encoder gains nothing over the frozen one in
+# so short a time. What is usual: first a frozen encoder, whose features are computed once and
 # kept; then open the last stages (the first ones, edges and colours, serve every task), with a rate well below the
 # decoder's, to be chosen on held-out data. Two commands of [docs/photos.md](../docs/photos.md) do just this with a
 # ResNet-101 on real photos: the first trains the decoder alone
