@@ -170,7 +170,8 @@ draw_tree(
 
 # %% [markdown]
 # The captioners of these lessons know 41 words, four of them special. Of the other 37 they say up to a dozen: that
-# makes $37^{12} \approx 7 \cdot 10^{18}$ captions of twelve words alone. Brute force ends with toys. It is what we hold the others against.
+# makes $37^{12} \approx 7 \cdot 10^{18}$ captions of twelve words alone. Brute force ends with toys. It is what we
+# hold the others against.
 #
 # ## Greedy, and the garden path
 #
