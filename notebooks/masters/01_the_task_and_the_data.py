@@ -44,10 +44,10 @@ lessons.style()
 # %% [markdown]
 # ## A picture, and what can be said of it
 #
-# The pictures of these lessons are drawn by the project itself: one to three coloured shapes on 64 x 64 pixels,
-# each with five captions. (The first call draws them, once, in about half a minute more.) Nothing has to be
-# downloaded, and one thing is possible that no collection of photos allows: because we know what was drawn, a program can
-# tell whether a caption is **true**.
+# The pictures of these lessons are drawn by the project itself: one to three coloured shapes on 64 x 64 pixels, each
+# with five captions. (The first call draws them, once, in about half a minute more.) Nothing has to be downloaded,
+# and one thing is possible that no collection of photos allows: because we know what was drawn, a program can tell
+# whether a caption is **true**.
 
 # %%
 data = lessons.embedded_data("rnn")
@@ -767,9 +767,9 @@ assert all(worse > better for worse, better in pairwise(losses.values()))
 # $$ \left(1 - \frac{1}{M}\right)^M = e^{\,M \ln(1 - 1/M)} = e^{-1 - \frac{1}{2M} - \dots}
 #    \;\longrightarrow\; \frac{1}{e} = 36.8\,\% $$
 #
-# (as $\ln(1 - \epsilon) = -\epsilon - \epsilon^2/2 - \dots$). How often a caption comes follows, for large $M$, Poisson's
-# distribution: $k$ times with probability $1 / (e\, k!)$. Measured with the sampler that the course CS231n made
-# customary, whose batches are drawn independently, against a shuffled pass:
+# (as $\ln(1 - \epsilon) = -\epsilon - \epsilon^2/2 - \dots$). How often a caption comes follows, for large $M$,
+# Poisson's distribution: $k$ times with probability $1 / (e\, k!)$. Measured with the sampler that the course CS231n
+# made customary, whose batches are drawn independently, against a shuffled pass:
 
 # %%
 M = len(data["train_captions"])

@@ -977,9 +977,9 @@ sentences = [decode_captions(np.array(caption), idx_to_word) for caption in said
 print("\n".join(sentences[:10]))
 
 # %% [markdown]
-# Every pair of neighbours sounds right. The sentences do not: two shapes are announced and one is named;
-# something is under a square, and nobody says what. Let us measure it. Of all runs of one to ten words that it says, how
-# many occur somewhere in the 40,000 training captions? For comparison the same of captions that were held out.
+# Every pair of neighbours sounds right. The sentences do not: two shapes are announced and one is named; something
+# is under a square, and nobody says what. Let us measure it. Of all runs of one to ten words that it says, how many
+# occur somewhere in the 40,000 training captions? For comparison the same of captions that were held out.
 
 
 # %% tags=["picture"]

@@ -36,8 +36,9 @@ lessons.style()
 # %% [markdown]
 # ## By hand: one weight
 #
-# The smallest problem that has a bottom: $L(w) = \tfrac12 \lambda w^2$, with the gradient $\lambda w$ and the curvature
-# $\lambda$. A step of **gradient descent** goes against the gradient, by the learning rate $\alpha$ times its length:
+# The smallest problem that has a bottom: $L(w) = \tfrac12 \lambda w^2$, with the gradient $\lambda w$ and the
+# curvature $\lambda$. A step of **gradient descent** goes against the gradient, by the learning rate $\alpha$ times
+# its length:
 #
 # $$ w \;\leftarrow\; w - \alpha\lambda w = (1 - \alpha\lambda)\, w $$
 #

@@ -385,8 +385,8 @@ assert 2 < forgetful < 12 and 8 < forgetful_losses[-1] / losses[-1] < 16
 # %% [markdown]
 # The loss begins near 37, which is 10 tokens of $\ln 41 = 3.7$ nats each, and ends at 0.5 a caption, 0.05 a token.
 # The forgetful gradient makes a handsome curve as well, which flattens at about twelve times that, and one caption
-# in seven is repeated. Without the blue curve beside it, who would look for a bug in a loss that falls? A check finds it at
-# once.
+# in seven is repeated. Without the blue curve beside it, who would look for a bug in a loss that falls? A check
+# finds it at once.
 #
 # Learning by heart is not the aim. Trained on all 40,000 captions, for 10 epochs and with dropout, the same model
 # speaks of pictures that it has never seen. The run below came with the lessons; from the folder of the project

@@ -945,14 +945,14 @@ assert 0.5 < true["lstm"][single & with_place["lstm"]].mean() < 0.8
 
 # %% [markdown]
 # It dares more. The RNN names the shape and stops; the LSTM says where it is in half of the cases, and there one
-# caption in three is wrong. Where it does not speak of a place it is as good. A share of true captions rewards silence:
-# remember that when you compare captioners by any single number ([lesson 13](13_is_it_any_good.ipynb)). The loss,
-# in nats per token on the same captions for both, cannot be had by saying less.
+# caption in three is wrong. Where it does not speak of a place it is as good. A share of true captions rewards
+# silence: remember that when you compare captioners by any single number ([lesson 13](13_is_it_any_good.ipynb)). The
+# loss, in nats per token on the same captions for both, cannot be had by saying less.
 #
-# Why the place? Both models read one vector for the whole picture, and all that they will ever say of it has to
-# be in the 128 numbers of the first state before the first word is out. A wider state holds more (the LSTM of the
-# [results on shapes](../docs/results-shapes.md), with twice the units, is true of nine pictures in ten). The other way is not to remember the picture at
-# all, but to look again at every word ([lesson 8](08_soft_attention.ipynb)).
+# Why the place? Both models read one vector for the whole picture, and all that they will ever say of it has to be
+# in the 128 numbers of the first state before the first word is out. A wider state holds more (the LSTM of the
+# [results on shapes](../docs/results-shapes.md), with twice the units, is true of nine pictures in ten). The other
+# way is not to remember the picture at all, but to look again at every word ([lesson 8](08_soft_attention.ipynb)).
 
 # %%
 lessons.show_captions(model, data, "val", (4, 5, 9, 11, 12, 16))

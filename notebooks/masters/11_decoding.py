@@ -208,8 +208,8 @@ assert decode_captions(ids, toy.idx_to_word) == [" ".join(said[:-1])] and rank =
 #     python training.py --model rnn --hidden_dim 128 --wordvec_dim 64 --out runs/rnn
 #
 # makes it in about a minute on one core, and the same with `--model transformer --wordvec_dim 64` the Transformer
-# below in about nine minutes. The pictures are the 300 held-out ones, and since we know what is drawn in each, we can tell
-# whether a caption is **true** of its picture (`core.shapes.caption_is_true`).
+# below in about nine minutes. The pictures are the 300 held-out ones, and since we know what is drawn in each, we
+# can tell whether a caption is **true** of its picture (`core.shapes.caption_is_true`).
 
 # %%
 runs = {name: lessons.load_trained(name)[0] for name in ("rnn", "transformer")}

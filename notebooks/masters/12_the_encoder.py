@@ -772,7 +772,8 @@ assert accuracy["place"][-1] > at_50["place"] + 0.2 and accuracy["kind"][-1] > 0
 #
 # ## Four ways to ruin features without an error message
 #
-# "The same caption for every photo" is a common complaint, and the decoder need not be at fault. Each of the following runs without a warning.
+# "The same caption for every photo" is a common complaint, and the decoder need not be at fault. Each of the
+# following runs without a warning.
 #
 # ### 1 · Dropout left on
 #
@@ -1273,9 +1274,9 @@ assert abs(after[0]["loss"] - after[1e-4]["loss"]) < 0.05  # so short a time bri
 #
 #     python training.py --model attention --encoder tiny_cnn
 #
-# opens all five stages from random weights. The [results on shapes](../docs/results-shapes.md) report 10 minutes and 97.3 % of
-# captions true of held-out pictures; the features that were written down by hand reach 98.3 %, so the CNN has found out
-# nearly all by itself.
+# opens all five stages from random weights. The [results on shapes](../docs/results-shapes.md) report 10 minutes and
+# 97.3 % of captions true of held-out pictures; the features that were written down by hand reach 98.3 %, so the CNN
+# has found out nearly all by itself.
 #
 # ## Exercises
 #

@@ -173,8 +173,8 @@ show_source(bleu, docstring=False)
 #     python training.py --model attention --hidden_dim 128 --wordvec_dim 64 --attention_dim 64
 #     python training.py --model transformer --wordvec_dim 64
 #
-# in 1, 1.5, 6 and 9 minutes on one core (each with an `--out runs/NAME` of its own). Each captions the 300 held-out pictures,
-# greedily and with five beams. Five references a picture.
+# in 1, 1.5, 6 and 9 minutes on one core (each with an `--out runs/NAME` of its own). Each captions the 300 held-out
+# pictures, greedily and with five beams. Five references a picture.
 
 # %%
 NAMES = ("rnn", "lstm", "attention", "transformer")

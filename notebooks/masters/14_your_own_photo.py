@@ -319,10 +319,10 @@ plt.show()
 #
 # ## A photo of your own, and where the model looks
 #
-# Now a model that has learned more: the `attention` run that came with the lessons
-# (`python training.py --model attention --hidden_dim 128 --wordvec_dim 64 --attention_dim 64`, six minutes on one core),
-# 97 % of whose captions are true of held-out pictures of shapes. Put the path of a photo below; as long as it
-# says `None`, a picture is drawn that is in none of the data.
+# Now a model that has learned more: the `attention` run that came with the lessons (`python training.py --model
+# attention --hidden_dim 128 --wordvec_dim 64 --attention_dim 64`, six minutes on one core), 97 % of whose captions
+# are true of held-out pictures of shapes. Put the path of a photo below; as long as it says `None`, a picture is
+# drawn that is in none of the data.
 
 # %%
 MY_PHOTO = None  # "C:/photos/cat.jpg"
