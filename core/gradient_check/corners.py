@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from core.gradient_check.case import Case, ImplementationError
+from core.gradient_check.diagnosis import recognise
 from core.gradient_check.differences import relative_error
 from core.gradient_check.learner import Functions
 
@@ -135,5 +136,10 @@ def _fault(case: Case, functions: Functions, corner: dict, run, rng, named: str)
         if name[1:] in case.zero:
             floor = largest
         if not relative_error(value, right, floor) <= tolerance:
-            return f"{named} returned another {name} than ours"
+            words = f"{name} of {named} is not ours"
+            if not case.differentiable and "positions" not in corner:
+                ours = dict(zip(names, outputs, strict=False))
+                known = recognise(case, corner, None, {name: value}, ours)
+                words += f": it {known[name]}" if name in known else ""
+            return words
     return None

@@ -319,13 +319,13 @@ def _slips(case: Case, inputs: dict, upstream):
                 words = f"{hint.format(dout)}: is the upstream factor {dout} forgotten?"
                 yield words, lambda others=others: numbers({}, inputs, others)
             if upstream[i].ndim == 3:
-                for shift, other in ((1, "before"), (-1, "after")):
+                for shift, way, other in ((1, "early", "before"), (-1, "late", "after")):
                     round_ = np.roll(upstream[i], shift, axis=1)
                     zero = round_.copy()
                     zero[:, 0 if shift > 0 else -1] = 0
                     for moved in (zero, round_):
                         others = [*upstream[:i], moved, *upstream[i + 1 :]]
-                        words = f"is one time step off: step t reads {dout} of the step {other}"
+                        words = f"is one time step {way}: step t reads {dout} of the step {other}"
                         yield words, lambda others=others: numbers({}, inputs, others)
     mask = inputs.get("mask")
     if isinstance(mask, np.ndarray):

@@ -268,7 +268,7 @@ def _chain(image, words, read, scores):
     for word in words:
         state = torch.tanh(state + read[word])
     logits = state @ scores
-    logits[2] += 0.0 if state[-1] >= 0.7 else 50.0 if state[-1] > 0 else -50.0
+    logits[2] += 1.0 if state[-1] >= 0.53 else 50.0 if state[-1] > 0 else -50.0
     log_probs = F.log_softmax(logits, dim=0).tolist()
     return [-math.inf if word in (0, 1, 3) else p for word, p in enumerate(log_probs)]
 

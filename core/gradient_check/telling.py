@@ -55,6 +55,8 @@ def wrong_outputs(
             hint = "is NaN or infinite"
             if "mask" in inputs and case.name.endswith("attention"):
                 hint += ": is that a query that may see nothing? A sum of 0 divides nothing"
+            if case.name.startswith("adam"):
+                hint += ": is t 1 at the first step? 1 - beta^0 is 0"
             hint = f"the forward pass itself differs: it {hint}"
         elif name in slips:
             hint = f"the forward pass itself differs: it {slips[name]}"

@@ -149,9 +149,9 @@ class _Chain:
             raise ValueError(f"step: found tokens of shape {tokens.shape}, expected {len(state)}")
         state = np.tanh(state + self.read[tokens])
         scores = state @ self.scores
-        # 1, 0.76, 0.64, ...: <END> comes at the second word at the latest, or never
+        # 0.76, 0.64, 0.56, 0.51, ...: <END> comes at the fourth word at the latest, or never
         shrinking = state[:, -1]
-        scores[:, self.end] += np.where(shrinking > 0, np.where(shrinking < 0.7, 50, 0), -50)
+        scores[:, self.end] += np.where(shrinking > 0, np.where(shrinking < 0.53, 50, 1), -50)
         scores = scores - scores.max(axis=1, keepdims=True)
         return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)), state
 
@@ -160,6 +160,7 @@ class _Chain:
 
 
 def _make_decoder(rng, N, T, V, D):
+    N += 5
     V += 6  # the special words, and some more
     read, scores = rng.standard_normal((V, D)), 2 * rng.standard_normal((D, V))
     scores[:, -1] = scores[:, -2]  # a tie: the lower id comes first
@@ -167,7 +168,7 @@ def _make_decoder(rng, N, T, V, D):
     features = rng.standard_normal((N, D))
     read[:, -1] = 0  # the last entry of the state keeps its sign: it says whether <END> may come
     features[:, -1] = np.where(np.arange(N) == 0, -1.0, 1.0)
-    return {"features": features, "read": read, "scores": scores, "max_length": T}
+    return {"features": features, "read": read, "scores": scores, "max_length": T + 2}
 
 
 def _decoder(name: str, outputs: tuple[str, ...], options: dict, torch: Callable) -> Case:

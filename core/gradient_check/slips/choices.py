@@ -237,6 +237,11 @@ def _beam(
                     ended.append((score, open_[row] + [word] * (kind != "no end")))
             if kind == "keeps worst":
                 ended = sorted(ended, key=lambda each: each[0])[:n_best]
+                if (
+                    len(ended) == n_best
+                    and grown.max() / max_length**length_penalty <= ended[-1][0]
+                ):
+                    break
             going = words != model.end
             if kind == "ended go on":
                 going = np.ones_like(going)

@@ -307,10 +307,10 @@ _LOOP_BACKWARD = (
         (words, f"{way} at the edge: {edge}")
         for edge in ("zero", "stop", "round")
         for words, way in (
-            ("is one time step off: it adds dh[:, t + 1] at step t", "late"),
-            ("is one time step off: it adds dh[:, t - 1] at step t", "early"),
-            ("is one time step off: it uses the cache of the step after", "cache late"),
-            ("is one time step off: it uses the cache of the step before", "cache early"),
+            ("is one time step late: it adds dh[:, t + 1] at step t", "late"),
+            ("is one time step early: it adds dh[:, t - 1] at step t", "early"),
+            ("is one time step late: it uses the cache of the step after", "cache late"),
+            ("is one time step early: it uses the cache of the step before", "cache early"),
         )
     ),
     ("adds dh[:, t] to the gradient of the cell state too: it reaches h alone", "h into c"),
