@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from core import attention_layers, decoding, layers, models, optim, rnn_layers, transformer_layers
 
 _MODULES = (
@@ -19,6 +21,17 @@ _MODULES = (
 
 # What dimension letters are drawn from: all different, so that no axis can pass for another.
 SIZES = (3, 4, 5, 7, 8, 9, 10, 11)
+# Cases of many letters are composed of others: small, since each entry is moved by itself. The four
+# gates of H = 2 are 8 wide.
+_SMALL, _OTHERS = {"T": 3, "N": 4, "H": 2}, (5, 7, 9, 10, 11)
+
+
+def draw_sizes(letters: str, rng: np.random.Generator) -> dict[str, int]:
+    """A size for each letter, all different."""
+    small = {} if len(letters) <= 5 else {x: _SMALL[x] for x in letters if x in _SMALL}
+    others = [letter for letter in letters if letter not in small]
+    sizes = (_OTHERS if small else SIZES)[: len(others)]
+    return {**small, **dict(zip(others, rng.permutation(sizes).tolist(), strict=True))}
 
 
 def our_function(name: str) -> Callable:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.gradient_check.case import SIZES, Case, ImplementationError
+from core.gradient_check.case import Case, ImplementationError, draw_sizes
 from core.gradient_check.corners import corner_faults
 from core.gradient_check.differences import eval_numerical_gradient, relative_error
 from core.gradient_check.learner import Functions, malformed
@@ -76,8 +76,7 @@ def check_case(
 
     What holds is tried in its corners too (``core/gradient_check/corners.py``).
     """
-    drawn = dict(zip(case.sizes, rng.permutation(SIZES[: len(case.sizes)]).tolist(), strict=True))
-    sizes = {**drawn, **sizes}
+    sizes = {**draw_sizes(case.sizes, rng), **sizes}
     inputs = case.make(rng, **sizes)
     functions = Functions(functions or {}, watched=True)
     run = run or case.run

@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from core.gradient_check.case import Case, ImplementationError
+from core.gradient_check.diagnosis import recognise
 from core.gradient_check.differences import relative_error
 from core.gradient_check.learner import Functions
 
 Array = np.ndarray
 
 _SCORED = ("temporal_softmax_loss", "attend", "additive_attention")
+_RULES = ("sgd", "sgd_momentum", "rmsprop", "adam", "adamw")
+_DECODERS = ("greedy", "beam_search")
 _MASKED = {"scaled_dot_product_attention": (None, 2, 4), "multi_head_attention": (None, 2, 3, 4)}
 
 
@@ -63,10 +66,20 @@ def _corners(case: Case, rng, inputs: dict, sizes: dict) -> Iterator[tuple[str, 
             asks = "q" if "q" in inputs else "query"
             large = {**inputs, asks: 1e4 * inputs[asks]}
             yield "fails for scores of 800: subtract the largest first", large
+    if case.name in _RULES:
+        for numbers, words in ((None, "config=None"), ({}, "a config without all of its numbers")):
+            yield f"fails for {words}: fill in the defaults", {**inputs, "numbers": numbers}
+    if case.name in _DECODERS:
+        yield "fails for more images", case.make(rng, **{**sizes, "N": 40})
+        yield (
+            "fails where model.max_length is 2: no more words than that",
+            {**inputs, "positions": 2},
+        )
+        yield "fails for allow_unknown=True", {**inputs, "more": {"allow_unknown": True}}
     if case.name == "dropout":
         yield "fails for train=False, where all pass", {**inputs, "train": False}
         yield "fails for p = 0, where all pass", {**inputs, "p": 0.0}
-    if not model and case.name not in ("positional_encoding", "greedy", "beam_search"):
+    if not model and case.name not in ("positional_encoding", *_DECODERS):
         yield (
             "float64 for float32",
             {
@@ -123,5 +136,10 @@ def _fault(case: Case, functions: Functions, corner: dict, run, rng, named: str)
         if name[1:] in case.zero:
             floor = largest
         if not relative_error(value, right, floor) <= tolerance:
-            return f"{named} returned another {name} than ours"
+            words = f"{name} of {named} is not ours"
+            if not case.differentiable and "positions" not in corner:
+                ours = dict(zip(names, outputs, strict=False))
+                known = recognise(case, corner, None, {name: value}, ours)
+                words += f": it {known[name]}" if name in known else ""
+            return words
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from core.gradient_check.differences import relative_error
 from core.gradient_check.equations import equation_of, through_time
 from core.gradient_check.learner import Functions, malformed
 from core.gradient_check.precision import told_apart
-from core.gradient_check.slips import slips_of
+from core.gradient_check.slips import lines_of, slips_of
 
 Array = np.ndarray
 
@@ -112,18 +113,23 @@ def diagnose(
 
 def _factor(ratio: float, sizes: Mapping[str, float]) -> str:
     """The hint for a wrong factor, with the sizes that it may come from."""
-    names = []
-    for letter, size in sizes.items():
-        for name, value in (
-            (letter, size),
-            (f"1 / {letter}", 1 / size),
-            (f"sqrt({letter})", size**0.5),
-            (f"1 / sqrt({letter})", size**-0.5),
-        ):
-            if abs(ratio / value - 1) < 1e-6 and size > 1:
-                names.append(name)
-    if {"N", "T"} <= sizes.keys() and abs(ratio * sizes["N"] * sizes["T"] - 1) < 1e-6:
-        names.append("1 / (N T)")
+    products = {
+        **sizes,
+        **{f"({a} {b})": sizes[a] * sizes[b] for a, b in itertools.combinations(sizes, 2)},
+    }
+    names = [
+        name
+        for letter, size in products.items()
+        for name, value in ((letter, size), (f"1 / {letter}", 1 / size))
+        # 2 and 1/2 have other causes
+        if abs(ratio / value - 1) < 1e-6 and size > 2
+    ]
+    if "d" in sizes:
+        names += [
+            name
+            for name, power in (("sqrt(d)", 0.5), ("1 / sqrt(d)", -0.5))
+            if abs(ratio / sizes["d"] ** power - 1) < 1e-6
+        ]
     known = f" ({' or '.join(names)})" if names else ""
     if ratio > 1:
         return f"is {ratio:.4g} times too large{known}: is a term counted twice, or a mean a sum?"
@@ -146,8 +152,8 @@ def _in_time(got: Array, expected: Array, same) -> str | None:
     right = [t for t in range(T) if same(got[:, t], expected[:, t])]
     if right == [T - 1]:
         return (
-            "is right at the last step only: does the gradient of the next step flow back "
-            "into this one?"
+            "is right at the last step only: look at what each step adds, its own dh[:, t] and "
+            "what flows back from the next"
         )
     return None
 
@@ -170,11 +176,17 @@ def gates_swapped(db: Array, expected: Array) -> bool:
     return not malformed(db, expected.shape) and SWAPPED in diagnose(db, expected, gates=True)
 
 
-def exchanged(name: str, got: Array, right: Mapping[str, Array]) -> str | None:
-    """The hint where ``got`` is the right value of another quantity; else None."""
+def exchanged(
+    name: str, got: Array, wrong: Mapping[str, Array], right: Mapping[str, Array]
+) -> str | None:
+    """The hint where ``got`` is the right value of another quantity, wrong as well; else None.
+
+    Where that other is right in its own place, nothing was exchanged.
+    """
     if not isinstance(got, np.ndarray) or not np.any(got):
         return None
-    for other, value in right.items():
+    for other in wrong:
+        value = right[other]
         is_other = other != name and value.shape == got.shape
         if is_other and relative_error(got, value) < 1e-8:
             return f"is the right {other}: are they returned in another order?"
@@ -209,6 +221,7 @@ def recognise(
     upstream: Sequence[Array] | None,
     wrong: Mapping[str, Array],
     right: Mapping[str, Array],
+    exchanges: bool = False,
 ) -> dict[str, str]:
     """Hints for those of the wrong quantities whose very numbers a slip gives.
 
@@ -216,20 +229,25 @@ def recognise(
     - case, inputs: what was checked
     - upstream: gradients of the outputs; None to look at outputs, not at gradients
     - wrong, right: what was found where it is wrong, and what is right, by name
+    - exchanges: make another kind, one array in the place of another: for what has no name
 
     Each slip is made on the inputs of the check. It explains a quantity that it changes when it
     gives the number that was found. Of several, the one counts that explains most and changes least
-    of what was found to be right.
+    of what was found to be right; the first that explains all and changes nothing else ends the
+    search.
     """
     wrong = {
         name: got
         for name, got in wrong.items()
-        if not malformed(got, right[name].shape) and np.any(got) and np.all(np.isfinite(got))
+        if not malformed(got, right[name].shape)
+        and np.all(np.isfinite(got))
+        and (upstream is None or np.any(got))
     }
     best: dict[str, tuple] = {}
     if not wrong:
         return {}
-    for index, (hint, make) in enumerate(_slips(case, inputs, upstream)):
+    make_slips = _exchanges if exchanges else _slips
+    for index, (hint, make) in enumerate(make_slips(case, inputs, upstream)):
         try:
             with np.errstate(all="ignore"):
                 made = dict(zip(right, make(), strict=False))
@@ -251,23 +269,47 @@ def recognise(
                 and relative_error(wrong[name], value) < 1e-8
             ):
                 explains.append(name)
+        # Values alone have one cause: what explains some of them and spoils the rest explains none.
+        if not case.differentiable and len(explains) < changes:
+            continue
         rank = len(explains), len(explains) - changes, -index
         for name in explains:
             if name not in best or rank > best[name][0]:
                 best[name] = rank, hint
+        if len(explains) == changes == len(wrong):
+            break
     return {name: hint for name, (_, hint) in best.items()}
+
+
+def _numbers(case: Case, functions: dict, inputs: dict, upstream):
+    """What is judged: the gradients, or without upstream the outputs."""
+    outputs, gradients = case.run(Functions(functions), inputs, upstream)
+    return outputs if upstream is None else gradients
+
+
+def _exchanges(case: Case, inputs: dict, upstream):
+    """One array in the place of another, where the function is known line by line."""
+    name = case.functions[0 if upstream is None else -1]
+    if not (found := lines_of(name)):
+        return
+    right, build = found
+    shapes: dict = {}
+
+    def spy(*values):
+        shapes.update(shapes or right.shapes(*values))
+        return right(*values)
+
+    _numbers(case, {name: build(spy)}, inputs, upstream)
+    for words, lines in right.exchanges(shapes):
+        function = {name: build(lines)}
+        yield words, lambda function=function: _numbers(case, function, inputs, upstream)
 
 
 def _slips(case: Case, inputs: dict, upstream):
     """The words of each slip, and what makes its numbers."""
     forward, backward = case.functions[0], case.functions[-1]
     outputs_too = upstream is None or not case.outputs
-
-    def numbers(functions, inputs, upstream):
-        outputs, gradients = case.run(Functions(functions), inputs, upstream)
-        if upstream is None:
-            return outputs
-        return gradients
+    numbers = partial(_numbers, case)
 
     if not outputs_too:
         names = [f"d{output}" for output in case.outputs]
@@ -277,15 +319,14 @@ def _slips(case: Case, inputs: dict, upstream):
                 words = f"{hint.format(dout)}: is the upstream factor {dout} forgotten?"
                 yield words, lambda others=others: numbers({}, inputs, others)
             if upstream[i].ndim == 3:
-                for shift, late in ((1, "early"), (-1, "late")):
-                    moved = np.zeros_like(upstream[i])
-                    if shift > 0:
-                        moved[:, 1:] = upstream[i][:, :-1]
-                    else:
-                        moved[:, :-1] = upstream[i][:, 1:]
-                    others = [*upstream[:i], moved, *upstream[i + 1 :]]
-                    words = f"is one time step {late}: step t reads {dout} of another step"
-                    yield words, lambda others=others: numbers({}, inputs, others)
+                for shift, way, other in ((1, "early", "before"), (-1, "late", "after")):
+                    round_ = np.roll(upstream[i], shift, axis=1)
+                    zero = round_.copy()
+                    zero[:, 0 if shift > 0 else -1] = 0
+                    for moved in (zero, round_):
+                        others = [*upstream[:i], moved, *upstream[i + 1 :]]
+                        words = f"is one time step {way}: step t reads {dout} of the step {other}"
+                        yield words, lambda others=others: numbers({}, inputs, others)
     mask = inputs.get("mask")
     if isinstance(mask, np.ndarray):
         for instead, words in (

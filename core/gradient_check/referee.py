@@ -259,6 +259,69 @@ def captioning_rnn(sequence: Callable) -> Callable:
     return run
 
 
+def _chain(image, words, read, scores):
+    """Log-probabilities of the word after ``words``, by the decoder of ``values.py``.
+
+    <NULL>, <START> and <UNK>, words 0, 1 and 3, may not be said; word 2 is <END>.
+    """
+    state = image
+    for word in words:
+        state = torch.tanh(state + read[word])
+    logits = state @ scores
+    logits[2] += 1.0 if state[-1] >= 0.53 else 50.0 if state[-1] > 0 else -50.0
+    log_probs = F.log_softmax(logits, dim=0).tolist()
+    return [-math.inf if word in (0, 1, 3) else p for word, p in enumerate(log_probs)]
+
+
+def greedy(features, read, scores, max_length):
+    """Word by word, each time from the beginning: naive, and nothing of ours in it."""
+    found = []
+    for length in (max_length, 1):
+        captions = torch.zeros(len(features), length, dtype=read.dtype)
+        for n, image in enumerate(features):
+            said = [1]
+            while said[-1] != 2 and len(said) <= length:
+                log_probs = _chain(image, said, read, scores)
+                said.append(log_probs.index(max(log_probs)))
+                captions[n, len(said) - 2] = said[-1]
+        found.append(captions)
+    return found
+
+
+def beam_search(beam_size: int, n_best: int) -> Callable:
+    """Every beginning kept is read again from its first word; it never stops before its time."""
+
+    def search(image, length, read, scores):
+        beginnings, finished = [(0.0, [1])], []
+        for _ in range(length):
+            grown = [
+                (total + p, [*said, word])
+                for total, said in beginnings
+                for word, p in enumerate(_chain(image, said, read, scores))
+                if p > -math.inf
+            ]
+            best = sorted(grown, key=lambda each: -each[0])[:beam_size]
+            finished += [(total / (len(s) - 1), s) for total, s in best if s[-1] == 2]
+            beginnings = [(total, said) for total, said in best if said[-1] != 2]
+        if not finished:
+            finished = [(total / length, said) for total, said in beginnings[:1]]
+        return sorted(finished, key=lambda each: -each[0])[:n_best]
+
+    def run(features, read, scores, max_length):
+        outputs = []
+        for length in (max_length, 1):
+            captions = torch.zeros(len(features), n_best, length, dtype=read.dtype)
+            values = torch.full((len(features), n_best), -1e3, dtype=read.dtype)
+            for n, image in enumerate(features):
+                for k, (score, said) in enumerate(search(image, length, read, scores)):
+                    captions[n, k, : len(said) - 1] = torch.tensor(said[1:], dtype=read.dtype)
+                    values[n, k] = score
+            outputs += [captions, values]
+        return outputs
+
+    return run
+
+
 def captioning_attention(penalty: float) -> Callable:
     def run(features, captions, **p):
         h0, c0 = (

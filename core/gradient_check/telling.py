@@ -14,6 +14,7 @@ from core.gradient_check.diagnosis import (
     exchanged,
     few_digits,
     gates_swapped,
+    is_specific,
     recognise,
     sum_left_out,
     with_worst,
@@ -54,16 +55,25 @@ def wrong_outputs(
             hint = "is NaN or infinite"
             if "mask" in inputs and case.name.endswith("attention"):
                 hint += ": is that a query that may see nothing? A sum of 0 divides nothing"
+            if case.name.startswith("adam"):
+                hint += ": is t 1 at the first step? 1 - beta^0 is 0"
             hint = f"the forward pass itself differs: it {hint}"
         elif name in slips:
             hint = f"the forward pass itself differs: it {slips[name]}"
         elif not (hint := few_digits(got, right[name])):
             line = line_of(case.functions[0], name)
-            other = exchanged(name, got, right)
+            other = exchanged(name, got, wrong, right) or _seen_in_output(case, got, right[name])
+            if case.name == "dropout" and _drops_others(inputs, got):
+                other = "drops other entries: draw rng.random(x.shape, dtype=np.float32) once"
             hint = f"the forward pass itself differs{': it ' + other if other else ''}"
             if not other and line:
                 hint += f"; expected {line}"
         found[name] = with_worst(hint, got, right[name])
+    vague = {name: got for name, got in wrong.items() if "; expected " in found[name]}
+    for name, hint in recognise(case, inputs, None, vague, right, exchanges=True).items():
+        found[name] = with_worst(
+            f"the forward pass itself differs: it {hint}", vague[name], right[name]
+        )
     return found
 
 
@@ -83,7 +93,7 @@ def wrong_gradients(
         expected = right[name]
         if fault := malformed(got, expected.shape):
             problem = f"{case.functions[-1]} returned {fault} for {name}"
-            if other := exchanged(name, got, right):
+            if other := exchanged(name, got, wrong, right):
                 problem += f"; it {other}"
             else:
                 problem += sum_left_out(np.shape(got), expected.shape, found.sizes)
@@ -99,13 +109,32 @@ def wrong_gradients(
             if not np.all(np.isfinite(expected)):
                 problems[name] = "cannot be judged while the forward is NaN or infinite"
                 continue
-        hint = slips.get(name) or exchanged(name, got, right) or _seen(found, name, got, expected)
+        hint = slips.get(name) or exchanged(name, got, wrong, right)
+        hint = hint or _seen(found, name, got, expected)
         if swapped and name not in slips and name not in ("dWx", "dWh", "db"):
             hint = f"follows from {SWAPPED}"
         if found.forward_wrong:
             hint = f"is not the gradient of your forward, which is wrong itself; it {hint}"
         problems[name] = with_worst(hint, got, expected)
+    if not found.forward_wrong:
+        vague = {name: got for name, got in wrong.items() if not is_specific(problems[name])}
+        others = recognise(case, found.inputs, found.upstream, vague, right, exchanges=True)
+        for name, hint in others.items():
+            problems[name] = with_worst(hint, vague[name], right[name])
     return problems
+
+
+def _seen_in_output(case: Case, got: Array, expected: Array) -> str | None:
+    """What can be seen in an output, where it names a mistake; of a single number nothing can."""
+    if expected.size < 2 or "captions" in case.outputs:
+        return None
+    hint = diagnose(got, expected)
+    return hint if is_specific(hint) else None
+
+
+def _drops_others(inputs: dict, got: Array) -> bool:
+    """Whether each entry is dropped, or scaled as it should be."""
+    return bool(np.all(np.isclose(got, inputs["x"] / (1 - inputs["p"])) | (got == 0)))
 
 
 def _seen(found: Found, name: str, got: Array, expected: Array) -> str:
@@ -121,6 +150,8 @@ def _seen(found: Found, name: str, got: Array, expected: Array) -> str:
     sizes = dict(found.sizes)
     if found.case.name == "multi_head_attention":
         sizes["d"] = found.right["dbq"].size // found.inputs["num_heads"]
+    if found.case.name == "scaled_dot_product_attention":
+        sizes["d"] = sizes.pop("D")
     return diagnose(got, expected, in_gates, is_weight(name[1:]), weights, sizes)
 
 

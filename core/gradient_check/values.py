@@ -37,9 +37,11 @@ def _make_update(numbers: dict) -> Callable:
 
 def _update_rule(name: str, numbers: dict, torch: Callable) -> Case:
     def run(functions, inputs, upstream):
-        w, config, steps = inputs["w"], dict(inputs["numbers"]), []
+        given = inputs["numbers"] is not None
+        w, config, steps = inputs["w"], dict(inputs["numbers"]) if given else None, []
         for gradient, rate in zip(inputs["gradients"], inputs["rates"], strict=True):
-            config["learning_rate"] = float(rate)
+            if given:
+                config["learning_rate"] = float(rate)
             w, config = functions.call(name, w, gradient, config, returns=2)
             if not isinstance(config, dict):
                 raise ImplementationError(
@@ -147,9 +149,9 @@ class _Chain:
             raise ValueError(f"step: found tokens of shape {tokens.shape}, expected {len(state)}")
         state = np.tanh(state + self.read[tokens])
         scores = state @ self.scores
-        # 1, 0.76, 0.64, ...: <END> comes at the second word at the latest, or never
+        # 0.76, 0.64, 0.56, 0.51, ...: <END> comes at the fourth word at the latest, or never
         shrinking = state[:, -1]
-        scores[:, self.end] += np.where(shrinking > 0, np.where(shrinking < 0.7, 50, 0), -50)
+        scores[:, self.end] += np.where(shrinking > 0, np.where(shrinking < 0.53, 50, 1), -50)
         scores = scores - scores.max(axis=1, keepdims=True)
         return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)), state
 
@@ -158,6 +160,7 @@ class _Chain:
 
 
 def _make_decoder(rng, N, T, V, D):
+    N += 5
     V += 6  # the special words, and some more
     read, scores = rng.standard_normal((V, D)), 2 * rng.standard_normal((D, V))
     scores[:, -1] = scores[:, -2]  # a tie: the lower id comes first
@@ -165,18 +168,25 @@ def _make_decoder(rng, N, T, V, D):
     features = rng.standard_normal((N, D))
     read[:, -1] = 0  # the last entry of the state keeps its sign: it says whether <END> may come
     features[:, -1] = np.where(np.arange(N) == 0, -1.0, 1.0)
-    return {"features": features, "read": read, "scores": scores, "max_length": T}
+    return {"features": features, "read": read, "scores": scores, "max_length": T + 2}
 
 
-def _decoder(name: str, outputs: tuple[str, ...], options: dict) -> Case:
+def _decoder(name: str, outputs: tuple[str, ...], options: dict, torch: Callable) -> Case:
     def run(functions, inputs, upstream):
         found = []
         for length in (inputs["max_length"], 1):
             words = {f"word{i}": i for i in range(len(inputs["read"]))}
-            model = _Chain(inputs["features"], inputs["read"], inputs["scores"], word_to_idx=words)
+            model = _Chain(
+                inputs["features"],
+                inputs["read"],
+                inputs["scores"],
+                max_length=inputs.get("positions"),
+                word_to_idx=words,
+            )
             values = functions.call(
                 name, model, inputs["features"], max_length=length,
-                returns=len(outputs) if len(outputs) > 1 else None, **options,
+                returns=len(outputs) if len(outputs) > 1 else None,
+                **options, **inputs.get("more", {}),
             )  # fmt: skip
             ids, *scores = values if len(outputs) > 1 else [values]
             if ids is None or np.asarray(ids).dtype.kind not in "iu":
@@ -187,9 +197,10 @@ def _decoder(name: str, outputs: tuple[str, ...], options: dict) -> Case:
         return found, None
 
     names = (*outputs, *(f"{output} of max_length 1" for output in outputs))
-    return Case(name, (name,), "NTVD", _make_decoder, (), names, run, None)
+    return Case(name, (name,), "NTVD", _make_decoder, (), names, run, torch)
 
 
+_BEAM = {"beam_size": 3, "n_best": 2}
 VALUES: tuple[Case, ...] = (
     _update_rule("sgd", {}, _sgd),
     _update_rule("sgd_momentum", {"momentum": 0.8}, _sgd),
@@ -216,6 +227,6 @@ VALUES: tuple[Case, ...] = (
         _positions,
         referee.positional_encoding,
     ),
-    _decoder("greedy", ("captions",), {}),
-    _decoder("beam_search", ("captions", "scores"), {"beam_size": 3, "n_best": 2}),
+    _decoder("greedy", ("captions",), {}, referee.greedy),
+    _decoder("beam_search", ("captions", "scores"), _BEAM, referee.beam_search(**_BEAM)),
 )

@@ -106,6 +106,11 @@ _ATTEND_NAMED = [
     ("does not multiply by the weights in the softmax's Jacobian: w (dw - sum(w dw))", {"dscores": "dw - (weights * dw).sum(axis=-1, keepdims=True)"}),
     ("has a sum without the weights in the softmax's Jacobian: w (dw - sum(w dw))", {"dscores": "weights * (dw - dw.sum(axis=-1, keepdims=True))"}),
     ("has a mean where the weighted sum belongs in the softmax's Jacobian: w (dw - sum(w dw))", {"dscores": "weights * (dw - dw.mean(axis=-1, keepdims=True))"}),
+    ("sums over the batch, not over the locations, in the softmax's Jacobian", {"dscores": "weights * (dw - (weights * dw).sum(axis=0, keepdims=True))"}),
+    ("has what goes into the tanh where its result belongs: dv = sum(dscores activation)", {"dv": "(dscores[:, :, None] * np.arctanh(activation)).sum(axis=(0, 1))"}),
+    ("is a mean over the batch where the sum belongs", {"dv": "(dscores[:, :, None] * activation).sum(axis=(0, 1)) / len(activation)"}),
+    ("holds the first location alone: the sum over the locations is missing", {"dquery": "dkeys[:, 0]"}),
+    ("holds the last location alone: the sum over the locations is missing", {"dquery": "dkeys[:, -1]"}),
     ("does not use dweights: is the upstream factor dweights forgotten?", {"dw": "(features @ dcontext[:, :, None])[:, :, 0]"}),
     ("misses what reaches the weights through the context: features . dcontext", {"dw": "dweights"}),
     ("misses the derivative of the tanh: 1 - tanh^2", {"dkeys": "dscores[:, :, None] * v"}),
@@ -124,6 +129,8 @@ _ATTEND_FORWARD = [
     ("is a mean over the locations, without the weights", {"context": "features.mean(axis=1)"}),
     ("is the mean where the weighted sum belongs: it is divided by L again", {"context": "(weights[:, :, None] * features).mean(axis=1)"}),
     ("has the scores where the weights belong: no softmax", {"weights": "scores"}),
+    ("divides its scores by sqrt(K): additive attention has no scale", {"weights": "softmax(scores * v.size**-0.5)"}),
+    ("divides its scores by K: additive attention has no scale", {"weights": "softmax(scores / v.size)"}),
     ("has sigmoids where the softmax belongs", {"weights": "sigmoid(scores)"}),
     ("looks at the best location alone", {"context": "features[np.arange(len(features)), weights.argmax(axis=1)]"}),
 ]  # fmt: skip
@@ -176,6 +183,8 @@ _NAMED = {
         ("misses that prev_h is read three times: the query reads it too", {"dprev_h": "da @ Wh.T + da_gate @ W_gate.T"}),
         ("misses that prev_h is read three times: gate and query read it too", {"dprev_h": "da @ Wh.T"}),
         ("misses that the word is read twice: the query reads it too", {"dword": "dx[:, :W]"}),
+        ("cuts the query's gradient in the wrong places: the query reads [prev_h, word]", {"dprev_h": "da @ Wh.T + da_gate @ W_gate.T + dasking[:, W:]", "dword": "dx[:, :W] + dasking[:, :W]"}),
+        ("cuts the query's gradient in the wrong place: the query reads [prev_h, word]", {"dword": "dx[:, :W] + dasking[:, :W]"}),
         ("does not use dgated: is the upstream factor dgated forgotten?", {"dg_all": "dx[:, W:]"}),
         ("misses what reaches gated through the LSTM", {"dg_all": "dgated + 0"}),
         ("does not use dnext_c: is the upstream factor dnext_c forgotten?", {"dc": "dnext_h * o * (1 - tanh_c**2)"}),
@@ -197,8 +206,10 @@ def _loop_forward(step: Callable, reads: str = "") -> Callable:
         if reads == "no bias":
             keys = features @ W_features
         for t in range(words.shape[1]):
-            if reads == "h0":
-                h, c = h0, c0
+            if "h0" in reads:
+                h = h0
+            if "c0" in reads:
+                c = c0
             h, c, *looked, _ = step(words[:, t], features, keys, h, c, W_query, v, *others)
             found.append((h, *looked))
         states, gated, weights = (np.stack(each, axis=1) for each in zip(*found, strict=True))
@@ -230,6 +241,8 @@ def _loop_backward(step: Callable, slip: str = "") -> Callable:
             carried = states
             dwords.insert(0, dword)
             parts = dfeatures, dkeys, dq, dv, dwg, dbg, dwx, dwh, db
+            if slip == "features of the last" and t < dh.shape[1] - 1:
+                parts = 0 * dfeatures, *parts[1:]
             if slip == "features once" and t:
                 parts = 0 * dfeatures, *parts[1:]
             if slip == "keys once" and t:
@@ -252,7 +265,9 @@ def _loop_backward(step: Callable, slip: str = "") -> Callable:
 
 
 _LOOP_FORWARD = (
-    ("every step reads h0 and c0: the state is not carried on", "h0"),
+    ("has every step read h0 and c0: the state is not carried on", "h0 c0"),
+    ("has every step read h0: the state is not carried on", "h0"),
+    ("has every step read c0: the cell state is not carried on", "c0"),
     ("is one time step late: h[:, 0] is the state after the first step", "late"),
     ("starts its cell state from 0, where c0 belongs", "no cell"),
     ("misses the bias b_attend", "no bias"),
@@ -269,6 +284,7 @@ _LOOP_BACKWARD = (
     ("misses that the features are read twice: the keys are made of them too",
      "features read once"),
     ("holds the first time step alone: every step reads the features", "features once"),
+    ("holds the last time step alone: every step reads the features", "features of the last"),
     ("holds the first time step alone: every step reads the keys", "keys once"),
 )  # fmt: skip
 
@@ -283,6 +299,10 @@ def _loops(way: str) -> list[tuple[str, Callable]]:
     return found + [(hint, build(slip)) for hint, slip in slips_from(step, _NAMED[name])]
 
 
+LOOPS = {
+    f"attention_lstm_{way}": (RIGHT[f"attention_lstm_step_{way}"], build)
+    for way, build in (("forward", _loop_forward), ("backward", _loop_backward))
+}
 TABLE = {
     **{
         name: lambda name=name, right=right: slips_from(right, _NAMED.get(name, ()))

@@ -78,12 +78,14 @@ _NAMED = {
         ("holds one sample alone: the sum over the batch is missing", {"dw": f"x[{n}].T @ dout[{n}]", "db": f"dout[{n}].sum(axis=0)"})
         for n in (0, -1)
     ] + [
+        ("reads its time steps in the wrong order", {"dw": "flat(x[:, ::-1]).T @ flat(dout)"}),
         ("is a mean over time where the sum belongs", {"dw": "flat(x).T @ flat(dout) / x.shape[1]", "db": "dout.mean(axis=1).sum(axis=0)"}),
         ("is a mean over the batch where the sum belongs", {"dw": "flat(x).T @ flat(dout) / len(x)", "db": "dout.mean(axis=0).sum(axis=0)"}),
     ],
     "word_embedding_forward": [
         ("is off by one: it reads the word after", {"out": "W[(x + 1) % len(W)]"}),
         ("is off by one: it reads the word before", {"out": "W[x - 1]"}),
+        ("is scaled by sqrt(D): that is the Transformer's, not the layer's", {"out": "W[x] * W.shape[1]**0.5"}),
     ],
     "word_embedding_backward": [
         (
@@ -132,6 +134,8 @@ _NAMED = {
         ("sums the softmax over the time steps, not over the vocabulary", {"p": "softmax(swap(x)).swapaxes(1, 2)"}),
         ("is taken over the exponentials without their sum", {"p": "np.exp(x)"}),
         ("takes the logarithm to base 2", {"loss": f"{_LOSS} / np.log(2) / len(x)"}),
+        ("takes the logarithm of the sum to base 2", {"loss": "-np.sum((np.take_along_axis(x - x.max(axis=2, keepdims=True), y[..., None], 2)[..., 0] - np.log2(np.exp(x - x.max(axis=2, keepdims=True)).sum(axis=2))) * mask) / len(x)"}),
+        ("takes the logarithm to base 10", {"loss": f"{_LOSS} / np.log(10) / len(x)"}),
         ("is wrong exactly where the mask is 0: the mask is the wrong way round", {"loss": "-np.sum(log_p * ~mask) / len(x)", "dx": "dscores * ~mask[:, :, None] / len(x)"}),
         ("multiplies the scores by the mask before the softmax", {"p": "softmax(x * mask[:, :, None])"}),
         ("misses the softmax: it is that of the scores themselves", {"dscores": "x + -onehot(y, x)"}),

@@ -62,10 +62,14 @@ def _adam(w, dw, config=None, kind="", decay="none"):
         config, learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=1e-2
     )
     rate, b1, b2, eps = (config[name] for name in ("learning_rate", "beta1", "beta2", "epsilon"))
+    if kind == "betas swapped":
+        b1, b2 = b2, b1
     shrink = config["weight_decay"]
     t = config.get("t", 0) + (kind != "t late")
     if decay == "coupled":
         dw = dw + shrink * w
+    if decay == "grows":
+        w = w * (1 + rate * shrink)
     if decay == "before":
         w = w * (1 - rate * shrink)
     if decay == "no rate":
@@ -74,8 +78,6 @@ def _adam(w, dw, config=None, kind="", decay="none"):
     config["v"] = v = b2 * config.get("v", 0 * w) + (1 - b2) * (
         dw if kind == "no square" else dw**2
     )
-    if kind == "betas swapped":
-        config["m"] = m = b2 * (config["m"] - (1 - b1) * dw) / b1 + (1 - b2) * dw
     one, two = 1 - b1 ** max(t, 0), 1 - b2 ** max(t, 0)
     if kind == "t late" and t == 0:
         one = two = 1.0
@@ -92,6 +94,10 @@ def _adam(w, dw, config=None, kind="", decay="none"):
         "early": (np.sqrt(v) + eps) / np.sqrt(two), "no eps": root,
     }.get(kind, root + eps)  # fmt: skip
     new = w - rate * m / one / below
+    if kind in ("kept", "m kept"):
+        config["m"] = m / one
+    if kind in ("kept", "v kept"):
+        config["v"] = v / two
     if kind == "dw":
         new = w - rate * dw / below
     if kind == "plus":
@@ -112,6 +118,11 @@ _ADAM = (
     ("counts t late: the first step is t = 1", "t late"),
     ("corrects with beta, not with beta^t", "t alone"),
     ("takes the gradient where its mean m belongs", "dw"),
+    ("has beta1 and beta2 exchanged", "betas swapped"),
+    ("misses the square of the gradient in v", "no square"),
+    ("keeps m and v with their bias correction: keep them as they are, correct copies", "kept"),
+    ("keeps m with its bias correction: keep it as it is, correct a copy", "m kept"),
+    ("keeps v with its bias correction: keep it as it is, correct a copy", "v kept"),
     ("has the wrong sign: the step goes downhill", "plus"),
 )
 
@@ -137,6 +148,8 @@ def _clip(grads: dict[str, Array], max_norm: float, kind: str):
     clipped = {n: g * factor for n, g in grads.items()}
     if kind == "after":
         norm = float(np.sqrt(sum(np.sum(g**2) for g in clipped.values())))
+    if kind == "limit":
+        norm = min(norm, max_norm)
     if kind == "unit":
         clipped = {n: g / norm for n, g in grads.items()} if factor < 1 else dict(grads)
     if kind == "none":
@@ -150,6 +163,8 @@ def _positions(length: int, width: int, kind: str) -> Array:
     start = 1 if kind == "one" else 0
     base = 1000.0 if kind == "base" else 10000.0
     angles = np.arange(start, length + start)[:, None] / base**power
+    if kind == "pi":
+        angles = angles * np.pi
     out = np.zeros((length, width))
     if kind == "halves":
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)[:, :width]
@@ -167,23 +182,84 @@ def _greedy(model, features, max_length=30, allow_unknown=False, kind=""):
     tokens = np.full(len(features), model.null if kind == "null" else model.start)
     state, done = model.begin(features), np.zeros(len(features), dtype=bool)
     never = [model.null, model.start, model.unknown]
-    for t in range(max_length):
+    for t in range(max_length - (kind == "short")):
         scores, new = model.step(state, tokens)
         scores = np.array(scores)
         state = state if kind == "state" else new
         if kind != "all words":
             scores[:, never] = -np.inf
+        if kind == "worst":
+            scores = -np.where(np.isfinite(scores), scores, np.inf)
         if kind == "last of ties":
             tokens = scores.shape[1] - 1 - scores[:, ::-1].argmax(axis=1)
         else:
-            tokens = scores.argmin(axis=1) if kind == "worst" else scores.argmax(axis=1)
+            tokens = scores.argmin(axis=1) if kind == "worst of all" else scores.argmax(axis=1)
         if kind == "no end written":
             done |= tokens == model.end
         captions[:, t] = tokens if kind == "goes on" else np.where(done, model.null, tokens)
         done |= tokens == model.end
         if kind == "start again":
             tokens = np.full(len(features), model.start)
+    if kind == "start first":
+        captions[:, 0] = model.start
+    if kind == "start before":
+        captions = np.hstack([np.full((len(captions), 1), model.start), captions[:, :-1]])
     return captions
+
+
+def _beam(
+    model, features, beam_size=5, max_length=30, length_penalty=1.0, n_best=1, kind="",
+):  # fmt: skip
+    captions = np.full((len(features), n_best, max_length), model.null, dtype=np.int64)
+    scores = np.full((len(features), n_best), -np.inf)
+    for n in range(len(features)):
+        state, tokens = model.begin(features[n : n + 1]), np.array([model.start])
+        open_, total, ended = [[]], np.zeros(1), []
+        for t in range(max_length):
+            found, state = model.step(state, tokens)
+            found = np.array(found)
+            if kind != "all words":
+                found[:, [model.null, model.start, model.unknown]] = -np.inf
+            if kind == "probabilities":
+                found = np.exp(found)
+            grown = found if kind == "last word" else total[:, None] + found
+            if kind == "prunes by score":
+                grown = grown / (t + 1) ** length_penalty
+            kept = {"shrinks": beam_size - len(ended), "one": 1}.get(kind, beam_size)
+            best = np.argsort(-grown.ravel(), kind="stable")[: max(kept, 0)]
+            best = best[np.isfinite(grown.ravel()[best])]
+            rows, words = np.divmod(best, grown.shape[1])
+            length = {"from 0": max(t, 1), "from 2": t + 2}.get(kind, t + 1) ** length_penalty
+            for row, word in zip(rows, words, strict=True):
+                if word == model.end:
+                    score = grown[row, word]
+                    score = score * length if kind == "times" else score / length
+                    ended.append((score, open_[row] + [word] * (kind != "no end")))
+            if kind == "keeps worst":
+                ended = sorted(ended, key=lambda each: each[0])[:n_best]
+                if (
+                    len(ended) == n_best
+                    and grown.max() / max_length**length_penalty <= ended[-1][0]
+                ):
+                    break
+            going = words != model.end
+            if kind == "ended go on":
+                going = np.ones_like(going)
+            rows, words = rows[going], words[going]
+            open_ = [[*open_[row], word] for row, word in zip(rows, words, strict=True)]
+            total = grown[rows, words]
+            if not len(rows) or (kind == "first end" and ended):
+                break
+            chosen = {"not reordered": np.arange(len(rows)) % len(grown), "first row": 0 * rows}
+            state = model.select(state, chosen.get(kind, rows))
+            tokens = words
+        ended.sort(key=lambda each: each[0] if "worst" in kind else -each[0])
+        if not ended and len(total):
+            best = int(total.argmax())
+            ended = [(total[best] / max_length**length_penalty, open_[best])]
+        for k, (score, words) in enumerate(ended[:n_best]):
+            scores[n, k], captions[n, k, : len(words)] = score, words
+    return captions, scores
 
 
 TABLE = {
@@ -221,6 +297,7 @@ TABLE = {
         ("adds the decay to the gradient, as Adam with L2: here it does not pass through m and v",
          partial(_adam, decay="coupled")),
         ("misses the weight decay", partial(_adam, decay="none")),
+        ("has the wrong sign of the weight decay: w shrinks", partial(_adam, decay="grows")),
         ("decays without the learning rate: 1 - learning_rate weight_decay",
          partial(_adam, decay="no rate")),
         *((hint, partial(_adam, kind=kind, decay="before")) for hint, kind in _ADAM),
@@ -235,6 +312,7 @@ TABLE = {
             ("adds up the norms: the root of the sum of all squares", "sum"),
             ("misses the 1e-6: max_norm / (norm + 1e-6)", "no eps"),
             ("is the norm after the clipping: return that before", "after"),
+            ("is max_norm after the clipping: return the norm before", "limit"),
             ("scales to a norm of 1, not of max_norm", "unit"),
             ("is not clipped", "none"),
         )
@@ -249,6 +327,7 @@ TABLE = {
             ("starts at position 1: the first is 0", "one"),
             ("has a base of 1000: 10000 belongs", "base"),
             ("has its frequencies upside down", "up"),
+            ("has pi in its angles", "pi"),
         )
     ],
     "greedy": lambda: [
@@ -262,6 +341,10 @@ TABLE = {
                 ("goes on after <END>: what follows is <NULL>", "goes on"),
                 ("misses <END> itself: it belongs to the caption", "no end written"),
                 ("takes the least probable word", "worst"),
+                ("takes the least probable word", "worst of all"),
+                ("stops one word too early: max_length words are allowed", "short"),
+                ("has <START> in it: a caption begins with the first word", "start first"),
+                ("has <START> in it: a caption begins with the first word", "start before"),
                 ("does not keep the new state of model.step", "state"),
                 ("reads <START> at every step: read the word that was chosen", "start again"),
                 ("starts with <NULL>: the first word that is read is <START>", "null"),
@@ -272,7 +355,31 @@ TABLE = {
         ("is not divided by the number of words to the power of length_penalty",
          partial(_searched, length_penalty=0.0)),
         ("says <UNK>: only with allow_unknown=True may it", partial(_searched, allow_unknown=True)),
-        ("is that of a beam of 1: greedy", partial(_searched, beam_size=1)),
+        ("keeps one beginning alone: greedy", partial(_beam, kind="one")),
+        *(
+            (hint, partial(_beam, kind=kind))
+            for hint, kind in (
+                ("divides by the number of words without <END>: it counts too", "from 0"),
+                ("divides by one word too many", "from 2"),
+                ("multiplies by the number of words to the power of length_penalty: divide",
+                 "times"),
+                ("is the log-probability of the last word alone: add up those of all words",
+                 "last word"),
+                ("adds up probabilities: add up their logarithms", "probabilities"),
+                ("does not reorder the state: model.select(state, rows) after each word",
+                 "not reordered"),
+                ("keeps the state of the first beginning alone: model.select(state, rows)",
+                 "first row"),
+                ("returns the worst first: the best comes first", "worst first"),
+                ("keeps the worst of what has finished: keep the best", "keeps worst"),
+                ("stops at the first finished caption: others may still be better", "first end"),
+                ("compares beginnings by their score: by their log-probability", "prunes by score"),
+                ("keeps fewer beginnings once some have finished", "shrinks"),
+                ("goes on with beginnings that have ended", "ended go on"),
+                ("misses <END> itself: it belongs to the caption", "no end"),
+                ("says <NULL>, <START> or <UNK>: they may not be chosen", "all words"),
+            )
+        ),
     ],
 }  # fmt: skip
 

@@ -7,8 +7,10 @@ sign, a factor dropped. Those that have a name of their own are given with their
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -71,14 +73,17 @@ class Formulas:
     returns: str
 
     def __call__(self, *values):
-        space = dict(_TOOLS)
-        exec(self._code(), space)
-        return space["formulas"](*values)
+        return _compiled(self._code(self.returns))(*values)
 
-    def _code(self) -> str:
+    def shapes(self, *values) -> dict[str, tuple[int, ...]]:
+        """The shape of each array that a call makes or reads, by name."""
+        space = _compiled(self._code("dict(locals())"))(*values)
+        return {n: v.shape for n, v in space.items() if isinstance(v, np.ndarray) and v.ndim}
+
+    def _code(self, returns: str) -> str:
         body = [f"{self.unpack} = cache"] if self.unpack else []
         body += [f"{name} = {line}" for name, line in self.lines.items()]
-        body.append(f"return {self.returns}")
+        body.append(f"return {returns}")
         return f"def formulas({self.arguments}):\n" + "".join(f"    {line}\n" for line in body)
 
     def but(self, **lines: str) -> Formulas:
@@ -101,6 +106,13 @@ class Formulas:
                     yield f"has a wrong sign in a term: {bare} in {name}", other(f"-({term})")
                 else:
                     yield f"has the wrong sign: check {name}", other(f"-({term})")
+                parts = term.split(" @ ")
+                for j, part in enumerate(parts if len(parts) > 1 else ()):
+                    rest = " @ ".join([*parts[:j], *parts[j + 1 :]])
+                    yield f"misses the product with {part}: {name} = {line}", other(rest)
+                    turned = part.removesuffix(".T") if part.endswith(".T") else f"{part}.T"
+                    instead = " @ ".join([*parts[:j], turned, *parts[j + 1 :]])
+                    yield f"has {turned} where {part} belongs: {name} = {line}", other(instead)
                 factors = term.split(" * ")
                 if len(factors) == 1:
                     continue
@@ -111,6 +123,27 @@ class Formulas:
                         f"has a factor twice: {factor} in {name}",
                         other(f"{term} * {factor}"),
                     )
+
+    def exchanges(self, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, Formulas]]:
+        """Each line with one array in the place of another of its shape, known at that line."""
+        known = [name for name in shapes if name not in self.lines]
+        for name, line in self.lines.items():
+            for found in re.finditer(r"(?<![\w.])[A-Za-z_]\w*", line):
+                right = found.group()
+                for wrong in known if right in known else ():
+                    if wrong != right and shapes[wrong] == shapes[right]:
+                        instead = line[: found.start()] + wrong + line[found.end() :]
+                        words = f"has {wrong} where {right} belongs: {name} = {line}"
+                        yield words, self.but(**{name: instead})
+            if name in shapes:
+                known.append(name)
+
+
+@cache
+def _compiled(code: str) -> Callable:
+    space = dict(_TOOLS)
+    exec(code, space)
+    return space["formulas"]
 
 
 Named = Sequence[tuple[str, dict[str, str]]]

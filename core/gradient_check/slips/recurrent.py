@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -127,6 +128,7 @@ _LSTM_NAMED = [
         (f"{hint} (in dc, on the way from next_h to next_c)", {"dc": f"dnext_c + dnext_h * o * {formula.replace('next_h', 'tanh_c')}"})
         for hint, formula in (*_TANH, ("misses the derivative of the tanh: 1 - tanh^2", "1"))
     ),
+    ("has 1 - next_c^2 where 1 - tanh(next_c)^2 belongs", {"dc": "dnext_c + dnext_h * o * (1 - (f * prev_c + i * g)**2)"}),
     ("does not use dnext_c: is the upstream factor dnext_c forgotten?", {"dc": "dnext_h * o * (1 - tanh_c**2)"}),
     ("misses what reaches next_c through next_h: dnext_h o (1 - tanh^2)", {"dc": "dnext_c"}),
     ("counts dnext_c twice", {"dc": "2 * dnext_c + dnext_h * o * (1 - tanh_c**2)"}),
@@ -217,8 +219,10 @@ def loop_forward(step: Callable, cells: int, reads: str = "before") -> Callable:
                 states[1] = h0
             if reads == "zeros" and t == 0:
                 states[0] = np.zeros_like(h0)
+            if reads == "cell is h":
+                states[1] = states[0]
             *states, _ = step(x[:, t], *states, Wx, Wh, b)
-            found.append(states[0])
+            found.append(states[1] if reads == "returns cell" else states[0])
         if reads == "late":
             found = [h0, *found[:-1]]
         if reads == "backwards":
@@ -236,9 +240,10 @@ def loop_backward(step: Callable, cells: int, slip: str = "") -> Callable:
         carried = [np.zeros_like(h0)] * (1 + cells)
         firsts = None
         for t in range(T) if slip == "forwards" else reversed(range(T)):
-            at = min(max(t + {"late": 1, "early": -1}.get(slip, 0), 0), T - 1)
-            own = dh[:, at] * (slip != "last only" or t == T - 1)
-            if slip in ("late", "early") and at == t:
+            way, _, edge = slip.partition(" at the edge: ")
+            at = t + {"late": 1, "early": -1}.get(way, 0)
+            own = dh[:, at % T if edge == "round" else min(max(at, 0), T - 1)]
+            if (edge == "zero" and not 0 <= at < T) or (slip == "last only" and t < T - 1):
                 own = 0 * own
             if slip == "no flow":
                 carried = [0 * each for each in carried]
@@ -249,8 +254,14 @@ def loop_backward(step: Callable, cells: int, slip: str = "") -> Callable:
             if slip == "flow alone" and t < T - 1:
                 own = 0 * own
             arrived = own + (2 if slip == "flow twice" else 1) * carried[0]
-            index = min(t + 1, T - 1) if slip == "cache late" else max(t - 1, 0) if slip == "cache early" else t  # fmt: skip
-            parts = step(arrived, *carried[1:], caches[index])
+            index = t + {"cache late": 1, "cache early": -1}.get(way, 0)
+            index = index % T if edge == "round" else min(max(index, 0), T - 1)
+            cell = carried[1:]
+            if slip == "h into c":
+                cell = [carried[1] + own]
+            if slip == "carries exchanged":
+                arrived, cell = own + carried[1], [carried[0]]
+            parts = step(arrived, *cell, caches[index])
             dx[:, t], carried, parameters = parts[0], list(parts[1 : 2 + cells]), parts[2 + cells :]
             if slip == "sum of flow" and t < T - 1:
                 carried[0] = carried[0] + arrived
@@ -276,12 +287,14 @@ def loop_backward(step: Callable, cells: int, slip: str = "") -> Callable:
 
 
 _LOOP_FORWARD = (
-    ("every step reads h0: the state is not carried on", "h0"),
+    ("has every step read h0: the state is not carried on", "h0"),
     ("is one time step late: h[:, 0] is the state after the first step", "late"),
     ("has the steps in the wrong order: the last comes first", "backwards"),
     ("goes through time backwards", "reversed"),
     ("starts from zeros, where h0 belongs", "zeros"),
     ("forgets the cell state: every step reads c = 0", "no cell"),
+    ("is the cell state c: return the hidden state h", "returns cell"),
+    ("reads h where the cell state c belongs", "cell is h"),
     ("starts its cell state from h0, where 0 belongs", "cell is h0"),
 )
 _LOOP_BACKWARD = (
@@ -290,10 +303,19 @@ _LOOP_BACKWARD = (
     ("misses what flows back through c: dprev_c of the next step", "no flow of c"),
     ("misses what flows back through h: dprev_h of the next step adds to dh[:, t]", "no flow of h"),
     ("adds the gradient of the next step twice", "flow twice"),
-    ("is one time step late: it adds dh[:, t + 1] at step t", "late"),
-    ("is one time step early: it adds dh[:, t - 1] at step t", "early"),
-    ("uses the cache of the step after: one time step late", "cache late"),
-    ("uses the cache of the step before: one time step early", "cache early"),
+    *(
+        (words, f"{way} at the edge: {edge}")
+        for edge in ("zero", "stop", "round")
+        for words, way in (
+            ("is one time step late: it adds dh[:, t + 1] at step t", "late"),
+            ("is one time step early: it adds dh[:, t - 1] at step t", "early"),
+            ("is one time step late: it uses the cache of the step after", "cache late"),
+            ("is one time step early: it uses the cache of the step before", "cache early"),
+        )
+    ),
+    ("adds dh[:, t] to the gradient of the cell state too: it reaches h alone", "h into c"),
+    ("has the gradients of h and c exchanged on their way to the step before",
+     "carries exchanged"),
     ("goes through the steps from the first to the last: backwards is the way", "forwards"),
     ("uses dh of the last step alone: each h[:, t] has its own", "last only"),
     ("holds the first time step alone: a missing sum over time (+=)", "first step kept"),
@@ -313,11 +335,16 @@ def _loops(name: str, way: str) -> list[tuple[str, Callable]]:
     )
     step = RIGHT[f"{name}_step_{way}"]
     found = [
-        (hint, build(step, cells, slip)) for hint, slip in named if cells or not {"cell", "c"} & set(slip.split())
+        (hint, build(step, cells, slip)) for hint, slip in named if cells or not {"cell", "c", "carries"} & set(slip.split())
     ]  # fmt: skip
     return found + [(hint, build(slip, cells)) for hint, slip in _step_slips(f"{name}_step_{way}")]
 
 
+LOOPS = {
+    f"{name}_{way}": (RIGHT[f"{name}_step_{way}"], partial(build, cells=int(name == "lstm")))
+    for name in ("rnn", "lstm")
+    for way, build in (("forward", loop_forward), ("backward", loop_backward))
+}
 TABLE = {
     **{name: lambda name=name: _step_slips(name) for name in RIGHT},
     **{

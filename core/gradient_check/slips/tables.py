@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from core.gradient_check.slips import attention, basic, choices, recurrent, transformer
+from core.gradient_check.slips import attention, basic, block, choices, recurrent, transformer
 from core.gradient_check.slips.formulas import Formulas
 
 TABLES = (
@@ -14,6 +14,7 @@ TABLES = (
     recurrent.TABLE,
     attention.TABLE,
     transformer.TABLE,
+    block.TABLE,
     choices.TABLE,
 )
 
@@ -35,6 +36,14 @@ def slips_of(name: str) -> tuple[Slip, ...]:
         for table in TABLES
         for hint, function in table.get(name, lambda: ())()
     )
+
+
+def lines_of(name: str) -> tuple[Formulas, Callable] | None:
+    """The lines that a function is made of, and what makes the function of such lines; or None."""
+    for module in (basic, recurrent, attention, transformer):
+        if name in module.RIGHT:
+            return module.RIGHT[name], lambda lines: lines
+    return {**recurrent.LOOPS, **attention.LOOPS}.get(name)
 
 
 def right_formulas() -> Iterator[tuple[str, Formulas]]:

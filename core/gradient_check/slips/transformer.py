@@ -1,12 +1,9 @@
-"""Slips in layer norm, the feed-forward layer, attention with heads, and the block."""
+"""Slips in layer norm, the feed-forward layer and attention with heads."""
 
 # ruff: noqa: E501 (a slip a line)
 
 from __future__ import annotations
 
-import numpy as np
-
-from core import transformer_layers
 from core.gradient_check.slips.formulas import Formulas, slips_from
 
 _NORM = {
@@ -129,12 +126,16 @@ _JACOBIAN = [
     ("is scaled by 1 / d, where 1 / sqrt(d) belongs: wrong by the factor sqrt(d)", {"dproducts": "dscores / q.shape[-1]"}),
     ("misses the scale of the scores: wrong by the factor sqrt(d)", {"dq": "dscores @ k"}),
     ("misses the scale of the scores: wrong by the factor sqrt(d)", {"dk": "swap(dscores) @ q"}),
+    ("has the gradient of the scores where the weights belong: dv = weights^T dout", {"dv": "swap(dproducts) @ dout"}),
     ("is scaled by sqrt(d) too: only the scores are", {"dv": "swap(weights) @ dout * q.shape[-1]**-0.5"}),
 ]  # fmt: skip
 _MASK = [
     ("misses the scale of the scores: divide by sqrt(d)", {"scores": "q @ swap(k)"}),
     ("is scaled by 1 / d: divide by sqrt(d)", {"scores": "q @ swap(k) / q.shape[-1]"}),
     ("multiplies by sqrt(d): divide by it", {"scores": "q @ swap(k) * q.shape[-1]**0.5"}),
+    *((f"is scaled by {words}: divide by sqrt(d)", {"scores": f"q @ swap(k) / np.sqrt({size})"}) for words, size in (
+        ("sqrt(T)", "q.shape[2]"), ("sqrt(S)", "k.shape[2]"), ("sqrt(h)", "q.shape[1]"), ("sqrt(N)", "len(q)"), ("sqrt(h d), the whole width", "q.shape[1] * q.shape[3]"),
+    )),
     ("does not use the mask", {"seen": "scores"}),
     ("has the mask the wrong way round: True = may attend", {"seen": "np.where(mask, -np.inf, scores)"}),
     ("applies the mask after the softmax: the rest of the weights does not sum to 1", {"seen": "scores", "weights": "np.where(mask, softmax(scores), 0)"}),
@@ -173,6 +174,7 @@ _NAMED = {
         ("misses the variance's term: the variance depends on x", {"inside": "dnormal - m1"}),
         ("misses the mean's term: the mean depends on x", {"inside": "dnormal - normal * m2"}),
         ("misses the factor gamma", {"dnormal": "dout"}),
+        ("multiplies by gamma at the end: it belongs inside, before the means", {"dnormal": "dout", "dx": "inside * inverse_std * gamma"}),
         ("misses the factor 1 / sqrt(var + eps)", {"dx": "inside"}),
         ("has the factor sqrt(var + eps) upside down", {"dx": "inside / inverse_std"}),
         ("has sums where means belong in the terms of mean and variance", {"m1": "dnormal.sum(axis=-1, keepdims=True)", "m2": "(dnormal * normal).sum(axis=-1, keepdims=True)"}),
@@ -219,6 +221,10 @@ _NAMED = {
         ("has a ReLU's derivative where GELU's belongs", {"slope": "(pre > 0)"}),
         ("asks x > 0 with the wrong sign: ReLU passes where its input was above 0", {"slope": "(pre < 0)"}),
         ("has the nonlinearity where its derivative belongs", {"slope": "inner"}),
+        ("cuts the gradient where it is below 0: ReLU passes where its input was above 0", {"da": "np.maximum(dout @ W2.T, 0)"}),
+        ("cuts the gradient where it is below 0 too", {"da": "np.maximum(dout @ W2.T, 0) * slope"}),
+        ("asks whether x W1 is above 0: the bias b1 belongs to it", {"da": "dout @ W2.T * (x @ W1 > 0)"}),
+        ("is made of x W1, not of what comes out of the nonlinearity", {"dW2": "flat(x @ W1).T @ flat(dout)"}),
         ("has dout masked where the output is: the ReLU is inside", {"da": "(dout * (inner @ W2 > 0)) @ W2.T"}),
         ("is made of what goes into the nonlinearity, not of what comes out", {"dW2": "flat(pre).T @ flat(dout)"}),
         ("is made before the derivative of the nonlinearity", {"dW1": "flat(x).T @ flat(dout @ W2.T)"}),
@@ -238,6 +244,12 @@ _NAMED = {
         *_MASK,
         ("misses the last projection Wo", {"out": "joined"}),
         ("misses the bias bo", {"out": "joined @ Wo"}),
+        *(
+            (f"makes {made} of {read}", {made: _CUT[made].replace(right, read)})
+            for made, right in (("q", "query"), ("k", "key"), ("v", "value"))
+            for read in ("key", "value") if read != right
+        ),
+        ("has key and value exchanged: k is made of key, v of value", {"k": _CUT["k"].replace("key", "value"), "v": _CUT["v"].replace("value", "key")}),
         *((f"misses the bias b{x}", {x: _CUT[x].replace(f" + b{x}", "")}) for x in "qv"),
         ("has one head alone", {x: _CUT[x].replace("num_heads", "1") for x in "qkv"}),
         ("multiplies by Wo transposed", {"out": "joined @ Wo.T + bo"}),
@@ -252,37 +264,15 @@ _NAMED = {
             for short, long in (("q", "query"), ("k", "key"), ("v", "value"))
         ),
         ("comes from a transposed product: Wo where Wo.T belongs", {"djoined": "dupper @ Wo"}),
+        *((f"misses the product with W{short}.T: d{long}", {f"d{long}": f"merged(d{short})"}) for short, long in (("q", "query"), ("k", "key"), ("v", "value"))),
+        ("misses the products with Wq.T, Wk.T and Wv.T", {f"d{long}": f"merged(d{short})" for short, long in (("q", "query"), ("k", "key"), ("v", "value"))}),
+        ("is made of query: Wo reads the joined heads", {"dWo": "flat(query).T @ flat(dupper)"}),
         ("has dk and dv exchanged", {"dk": "swap(weights) @ dout", "dv": "swap(dproducts) @ q"}),
     ],
 }  # fmt: skip
 
 
-def _block(change, way: str = "backward"):
-    """The block with what it returns changed."""
-
-    def forward(*arguments, **options):
-        out, cache = transformer_layers.decoder_block_forward(*arguments, **options)
-        return change(out, arguments[0]), cache
-
-    def backward(dout, cache):
-        dx, dmemory, grads = transformer_layers.decoder_block_backward(dout, cache)
-        return change(dx, dout), dmemory, grads
-
-    return forward if way == "forward" else backward
-
-
 TABLE = {
-    **{
-        name: lambda name=name, right=right: slips_from(right, _NAMED.get(name, ()))
-        for name, right in RIGHT.items()
-    },
-    "decoder_block_forward": lambda: [
-        ("misses the residual: x + sublayer(x)", _block(lambda out, x: out - x, "forward")),
-        ("adds the residual twice", _block(lambda out, x: out + x, "forward")),
-    ],
-    "decoder_block_backward": lambda: [
-        ("misses the residual: dout goes past the sublayers too", _block(lambda dx, dout: dx - dout)),
-        ("adds the residual twice", _block(lambda dx, dout: dx + dout)),
-        ("is dout alone: the sublayers read x too", _block(lambda dx, dout: np.array(dout))),
-    ],
-}  # fmt: skip
+    name: lambda name=name, right=right: slips_from(right, _NAMED.get(name, ()))
+    for name, right in RIGHT.items()
+}
