@@ -66,6 +66,22 @@ def _corners(case: Case, rng, inputs: dict, sizes: dict) -> Iterator[tuple[str, 
             asks = "q" if "q" in inputs else "query"
             large = {**inputs, asks: 1e4 * inputs[asks]}
             yield "fails for scores of 800: subtract the largest first", large
+    if case.name == "temporal_softmax_loss":
+        y, mask = inputs["y"], np.asarray(inputs["mask"])
+        wrong = 800 * np.eye(inputs["x"].shape[2])[y - 1]  # the word before is sure of itself
+        options = {"verbose": False, "smoothing": 0.0}
+        yield "fails where a wrong word leads by 800: log of 0", {**inputs, "x": wrong, **options}
+        spoilt = {
+            "x": np.where(mask[..., None], inputs["x"], np.nan),
+            "y": np.where(mask, y, -99),
+        }
+        yield (
+            "fails where the mask is False, x is NaN and y is -99: they must not count",
+            {**inputs, **spoilt, **options},
+        )
+        yield "fails for smoothing=0.1", {**inputs, **options, "smoothing": 0.1}
+    if case.name == "positional_encoding":
+        yield "fails for an odd width, 5", {**inputs, "width": 5}
     if case.name in _RULES:
         for numbers, words in ((None, "config=None"), ({}, "a config without all of its numbers")):
             yield f"fails for {words}: fill in the defaults", {**inputs, "numbers": numbers}
@@ -128,7 +144,10 @@ def _fault(case: Case, functions: Functions, corner: dict, run, rng, named: str)
             return f"{named} returned shape {value.shape} for {name}, expected {right.shape}"
         if singles:
             if value.ndim and value.dtype != np.float32:
-                return f"{named} returned {value.dtype} for {name} where all inputs are float32"
+                return (
+                    f"{named} returned {value.dtype} for {name} where all inputs are float32: make "
+                    "new arrays with dtype=x.dtype"
+                )
             continue
         if not np.all(np.isfinite(value)):
             return f"{named} returned NaN or infinity for {name}"

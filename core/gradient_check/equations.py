@@ -64,7 +64,8 @@ EQUATIONS: dict[str, dict[str, str]] = {
         "Wo": "out = [head_1, ..., head_h] Wo + bo", "bo": "out = [head_1, ..., head_h] Wo + bo",
     },
     "decoder_block": {
-        "": "x = x + sublayer(norm(x)) three times: self-attention, cross-attention, feed-forward"
+        "": "x = x + dropout(sublayer(norm(x))), or norm(x + dropout(sublayer(x))) where norm_first is "
+        "False, three times: self-attention, cross-attention, feed-forward"
     },
     "sgd": {"": "w = w - learning_rate * dw"},
     "sgd_momentum": {"": "velocity = momentum * velocity + dw; w = w - learning_rate * velocity"},
@@ -82,7 +83,7 @@ EQUATIONS: dict[str, dict[str, str]] = {
         "": "all gradients times max_norm / (norm + 1e-6) where that is below 1; norm is that of all"
     },
     "positional_encoding": {
-        "": "out[p, 2i] = sin(p / 10000^(2i / width)); out[p, 2i + 1] = cos(p / 10000^(2i / width))"
+        "": "out[t, 2i] = sin(t / 10000^(2i / width)); out[t, 2i + 1] = cos(t / 10000^(2i / width))"
     },
     "greedy": {"": "the most probable word at every step, until <END>"},
     "beam_search": {

@@ -100,6 +100,8 @@ class Functions(dict):
             raise
         except BaseException as error:  # also that it leaves the program
             message = f"{name} raised {_sentence(error)}"
+            if isinstance(error, ValueError | IndexError):
+                message += _shapes(name, arguments)
             forward = name.replace("_backward", "_forward")
             if forward != name and forward not in self:
                 message += f"; the cache that it got is that of core's {forward}, see its docstring"
@@ -174,6 +176,17 @@ def malformed(got, shape: tuple) -> str | None:
     if not np.issubdtype(np.asarray(got).dtype, np.floating):
         return f"{np.asarray(got).dtype} numbers, expected floating-point ones,"
     return None
+
+
+def _shapes(name: str, arguments: Sequence) -> str:
+    """What a call was given, where shapes may not have fitted."""
+    parameters = signature(our_function(name)).parameters
+    shapes = [
+        f"{parameter} {argument.shape}"
+        for parameter, argument in zip(parameters, arguments, strict=False)
+        if isinstance(argument, np.ndarray)
+    ]
+    return f"; it was given {', '.join(shapes)}" if shapes else ""
 
 
 def _sentence(error: BaseException) -> str:
