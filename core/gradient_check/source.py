@@ -59,6 +59,8 @@ def read_source(path: str | Path) -> Source:
 
 def parse_source(path: str | Path, text: bytes) -> Source:
     """As ``read_source``, of text that was read from ``path``."""
+    if b"\0" in text:
+        raise ValueError(f"{path}: found bytes of 0, expected text in UTF-8: save it as that")
     try:
         tree = ast.parse(text)
     except SyntaxError as error:

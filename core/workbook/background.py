@@ -21,6 +21,7 @@ from core.support.files import write_text
 
 SEED = 0
 _PAUSE = 0.02  # seconds
+_SHOWN_BYTES = 100_000  # of prints; a loop that prints may make gigabytes
 _ENDS = "done", "error"
 _numbers = itertools.count()
 
@@ -74,8 +75,8 @@ class Background:
     def events(self) -> Iterator[tuple[str, object]]:
         """What was found since the last call: kinds and values.
 
-        "names", those that the file defines; "rows", a case and its rows; "prints", lines; at the
-        end "error", why the file cannot be checked, or "done".
+        "names", those that the file defines; "rows", a case and its rows; "prints", lines and
+        how many there are; at the end "error", why the file cannot be checked, or "done".
         """
         while True:
             try:
@@ -113,8 +114,9 @@ class Background:
                 for case in cases:
                     if names & set(case.functions):
                         put("rows", (case, next(checked)))
-            if lines := [line for each in used for line in each.prints()]:
-                put("prints", lines)
+            printed = [each.prints() for each in used]
+            if count := sum(count for _, count in printed):
+                put("prints", ([line for lines, _ in printed for line in lines], count))
             put("done")
         except Exception as error:  # not lost with the thread
             put("error", error)
@@ -151,10 +153,15 @@ class _Child:
         write_text(self.where, json.dumps([str(path), str(SEED), *names]))
         return read_messages(self.reading, self.process)
 
-    def prints(self) -> list[str]:
-        """What it has printed so far."""
+    def prints(self) -> tuple[list[str], int]:
+        """The first lines that it has printed so far, and how many there are."""
         self.printed.seek(0)
-        return self.printed.read().decode("utf-8", errors="replace").splitlines()
+        first, count, last = self.printed.read(_SHOWN_BYTES), 0, b"\n"
+        self.printed.seek(0)
+        while text := self.printed.read(_SHOWN_BYTES):
+            count, last = count + text.count(b"\n"), text[-1:]
+        count += last != b"\n"  # a line that has no end yet
+        return first.decode("utf-8", errors="replace").splitlines(), count
 
     def stop(self) -> None:
         self.process.kill()

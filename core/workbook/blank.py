@@ -100,9 +100,10 @@ def temporal_softmax_loss(
     - x: (N, T, V) scores, one per word of the vocabulary; they may be large, as 800
     - y: (N, T) integer ids of the right words
     - mask: (N, T) booleans; where it is False, x and y may hold anything and nothing counts
-    - verbose: may be ignored
-    - smoothing: s replaces log softmax(x)[y] by (1 - s) times it, plus s times the mean of
-      log softmax(x) over the V words; with the 0 of the default nothing changes
+    - verbose: of the course CS231n; ignore it
+    - smoothing: s, from 0 to below 1. It replaces log softmax(x)[y] by (1 - s) times it, plus s
+      times the mean of log softmax(x) over the V words: as if the right answer were
+      (1 - s) one-hot + s / V. With the 0 of the default nothing changes
 
     Returns the loss, a number, and its gradient dx (N, T, V).
     """
@@ -186,6 +187,8 @@ def clip_gradient_norm(grads: dict[str, Array], max_norm: float):
         norm   = sqrt(sum of the squares of all entries of all gradients)
         factor = min(1, max_norm / (norm + 1e-6))
 
+    The 1e-6 is PyTorch's: a norm of 0 divides nothing.
+
     Inputs:
     - grads: gradients by name; leave the arrays as they are
     - max_norm: above 0
@@ -225,7 +228,9 @@ def rnn_step_backward(dnext_h: Array, cache):
 
 
 def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array):
-    """A vanilla RNN over a whole sequence: a step for each word, which reads the state before it.
+    """A vanilla RNN over a whole sequence: a step for each word, which reads the state before it::
+
+        h[:, 0] = rnn_step(x[:, 0], h0),    h[:, t] = rnn_step(x[:, t], h[:, t - 1])
 
     Inputs:
     - x: (N, T, D)
@@ -289,7 +294,9 @@ def lstm_step_backward(dnext_h: Array, dnext_c: Array, cache):
 
 
 def lstm_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array):
-    """An LSTM over a whole sequence: a step for each word. The cell state begins at 0.
+    """An LSTM over a whole sequence: a step for each word. The cell state begins at 0::
+
+        h[:, t], c = lstm_step(x[:, t], h[:, t - 1], c)    from h0 and c = 0
 
     Inputs:
     - x: (N, T, D)
@@ -305,7 +312,8 @@ def lstm_backward(dh: Array, cache):
     """Gradients of ``lstm_forward``: back-propagation through time.
 
     Inputs:
-    - dh: (N, T, H) gradient that reaches each h[:, t] from the layer above
+    - dh: (N, T, H) gradient that reaches each h[:, t] from the layer above; what reaches it
+      through the later steps is not in it
     - cache: from ``lstm_forward``
 
     Returns dx (N, T, D), dh0 (N, H), dWx (D, 4H), dWh (H, 4H), db (4H,).
@@ -454,6 +462,8 @@ def attention_lstm_forward(
     """The decoder over a whole sequence: a step for each word, all with the same keys::
 
         keys = features W_features + b_attend
+        h[:, t], c, gated[:, t], weights[:, t] = attention_lstm_step(
+            words[:, t], features, keys, h[:, t - 1], c, ...)    from h0 and c0
 
     Inputs:
     - words: (N, T, W) vectors of the words read
@@ -472,7 +482,7 @@ def attention_lstm_backward(dh: Array, dgated: Array, dweights: Array, cache):
 
     Inputs:
     - dh: (N, T, H), dgated: (N, T, C), dweights: (N, T, L) gradients that reach each step from
-      the layer above
+      the layer above; the last cell state has none
     - cache: from ``attention_lstm_forward``
 
     Returns dwords, dfeatures, dh0, dc0, dW_features, dW_query, db_attend, dv_attend, dW_gate,
@@ -669,10 +679,10 @@ def dropout_backward(dout: Array, cache):
 
 
 def positional_encoding(length: int, width: int):
-    """Sines and cosines that tell the positions apart::
+    """Sines and cosines that tell the positions t = 0, 1, 2, ... apart::
 
-        out[p, 2i]     = sin(p / 10000^(2i / width))
-        out[p, 2i + 1] = cos(p / 10000^(2i / width))
+        out[t, 2i]     = sin(t / 10000^(2i / width))
+        out[t, 2i + 1] = cos(t / 10000^(2i / width))
 
     width may be odd: then the last column is a sine.
 
@@ -695,7 +705,8 @@ def decoder_block_forward(
 ):
     """Self-attention, cross-attention, feed-forward, one after the other on a residual stream.
 
-    Each of the three sublayers changes x, with a norm of its own::
+    Each of the three sublayers changes x, with a norm of its own. One function of your own for
+    what they have in common, and one for its way back, keep this short::
 
         x = x + dropout(sublayer(norm(x)))     when norm_first
         x = norm(x + dropout(sublayer(x)))     else
@@ -770,9 +781,11 @@ def beam_search(
     """The best captions found when the beam_size best beginnings are kept at every word.
 
     A caption's score is its log-probability / (number of words, end included) ** length_penalty.
-    Beginnings are compared by their log-probability. Of the beam_size best at a word, those that
-    end are finished, the others stay open. The search for an image ends when none is open, or when
-    no open one could still beat the n_best-th finished one.
+    Beginnings are compared by their log-probability; of equals, that of the better beginning comes
+    first, then the lower id, as a stable sort has it. Of the beam_size best at a word, those that
+    end are finished, and the others stay open; what has a probability of 0 is neither. The search
+    for an image ends when none is open, or when no open one could still beat the n_best-th finished
+    one: the best that it can become is its log-probability / (largest length) ** length_penalty.
 
     Inputs, besides those of ``greedy``:
     - beam_size: beginnings kept per image; 1 is greedy
@@ -781,6 +794,6 @@ def beam_search(
 
     Returns, best first, captions (N, n_best, max_length) integer ids and scores (N, n_best)
     float64. Where fewer have finished, the others are nulls with score -inf; where none has, the
-    first is the best beginning of full length.
+    first is the best beginning of full length, with its score.
     """
     raise NotImplementedError

@@ -24,7 +24,7 @@ def check(path: str, hint: int = 1) -> int:
     """
     page = Page()
     require_there(path)
-    standing, printed = Standing(read_source(path), set()), []
+    standing, printed = Standing(read_source(path), set()), None
     with Background(path) as background:
         background.check(cases_of(FUNCTIONS))
         for kind, value in background.events_to_the_end():
@@ -40,7 +40,7 @@ def check(path: str, hint: int = 1) -> int:
                 raise value
     page.clear()
     if printed:
-        tell_prints(page, path, printed)
+        tell_prints(page, path, *printed)
     tell_road(page, path, standing)
     tell_what_next(page, path, standing, standing.next(), hint)
     if standing.all_with(WRONG) and hint < HINTS[-1]:
@@ -75,8 +75,8 @@ def tell_what_next(
         tell_function(page, path, standing, name, hint)
     else:
         chapters = standing.chapters()
-        whole = "every layer of four captioners is yours" if len(chapters) == len(ROAD) else "train"
-        page.say(f"All {len(standing.functions())} hold: {whole}. See one learn 50 captions:")
+        whole = ": every layer of four captioners is yours" if len(chapters) == len(ROAD) else ""
+        page.say(f"All {len(standing.functions())} hold{whole}. See them learn 50 captions:")
         model = chapters[0].models[0] if len(chapters) < len(ROAD) else "lstm"
         page.code(
             [

@@ -44,8 +44,10 @@ _HEAD = """\
 # - A forward returns its outputs and a cache: whatever your backward needs.
 # - A backward takes the gradient of the loss with respect to each output, then the cache. It
 #   returns one gradient per array argument of the forward, in that order; that of w is dw.
-# - No function writes into what it is given. float32 in, float32 out; the same for float64.
+# - No function writes into what it is given. float32 in, float32 out, and float64 in, float64 out:
+#   a new array is np.zeros(shape, dtype=x.dtype).
 # - Functions of your own (a sigmoid, a softmax) may be anywhere in this file; use NumPy alone.
+# - A lesson derives a gradient, then shows our code. Write yours from the derivation, before that.
 """
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.gradient_check.case import our_function
 from core.gradient_check.diagnosis import hints
+from core.workbook.begin import BEGIN
 from core.workbook.page import Page
 from core.workbook.road import ROAD, chapter_of
 from core.workbook.standing import ABSENT, EMPTY, HOLDS, WAITING, WRONG, Standing
@@ -18,6 +19,12 @@ _SHOWN = {
     WAITING: ("→", "yellow", "waits for another"),
     EMPTY: ("·", "dim", "empty"),
     ABSENT: ("·", "dim", "not in the file"),
+}
+_WITH = {  # what a case passes that has another name than its functions
+    "feed_forward_gelu": "with activation='gelu'",
+    "decoder_block": "with activation='gelu'",
+    "decoder_block_post_norm": "with norm_first=False and activation='gelu'",
+    "decoder_block_dropout": "with dropout, and activation='gelu'",
 }
 _PRINTS = 5  # lines of what a file prints that are shown
 
@@ -73,7 +80,8 @@ def tell_function(
     elif row is not None:
         page.say(f"{name}, {place}", "red", "✗")
         quantity = "" if row.quantity == "-" else f"{row.quantity} "
-        page.say(f"{quantity}{row.problem}", indent=2)
+        passed = f"{_WITH[row.layer]}: " if row.layer in _WITH else ""
+        page.say(f"{passed}{quantity}{row.problem}", indent=2)
     else:
         words = {
             EMPTY: "is empty",
@@ -92,7 +100,12 @@ def lines_of_hint(standing: Standing, name: str, hint: int) -> list[str]:
     status, row = standing.of(name)
     if row is not None:
         return hints(name, row.quantity, hint)[len(hints(name, row.quantity, hint - 1)) :]
-    return [] if status == HOLDS else [_help_to_begin(name)[hint - 2]]
+    if status == HOLDS:
+        return []
+    way, line = BEGIN[name]
+    if hint == 2:
+        return [f"Hint 2: {way}"]
+    return ["Hint 3: a line to begin with:", f"    {line}"]
 
 
 def tell_lesson(page: Page, name: str) -> None:
@@ -115,9 +128,10 @@ def tell_solution(page: Page, name: str) -> None:
     page.code(inspect.getsource(our_function(name)).splitlines())
 
 
-def tell_prints(page: Page, path: str | Path, lines: list[str]) -> None:
-    """What the file printed while it was checked, the beginning of it."""
-    more = f", {_PRINTS} of {len(lines):,} lines" if len(lines) > _PRINTS else ""
+def tell_prints(page: Page, path: str | Path, lines: list[str], count: int) -> None:
+    """What the file printed while it was checked: the first of ``count`` lines."""
+    shown = min(_PRINTS, len(lines))
+    more = f", {shown} of {count:,} lines" if count > shown else ""
     page.say(f"{path} printed{more}:", "dim")
     page.code([line[:200] for line in lines[:_PRINTS]])
 
@@ -128,16 +142,3 @@ def tell_line(page: Page, line: str) -> None:
         page.code([line.strip()])
     else:
         page.say(line, indent=2)
-
-
-def _help_to_begin(name: str) -> list[str]:
-    """The second and the third hint for a function with no code yet."""
-    code = inspect.getsource(our_function(name)).split('"""')[-1].splitlines()
-    lines = [line.strip() for line in code if line.strip()]
-    steps = [line.strip("# ") for line in lines if line.startswith("#")]
-    if steps:
-        second = f"Hint 2: the way back, in the order in which we take it: {'; '.join(steps)}"
-    else:
-        second = "Hint 2: the equation in its docstring, line by line, is all of it"
-    first = [line for line in lines if not line.startswith("#")]
-    return [second, f"Hint 3: our code begins with: {first[0]}"]

@@ -163,7 +163,7 @@ class Watch:
                 self._tell_if_new(name)
             self.page.passing_by("checking ...")
         elif kind == "prints":
-            tell_prints(self.page, self.path, value)
+            tell_prints(self.page, self.path, *value)
         elif kind == "error":
             if not isinstance(value, INPUT_ERRORS):
                 raise value
