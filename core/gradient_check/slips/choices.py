@@ -209,6 +209,7 @@ def _greedy(model, features, max_length=30, allow_unknown=False, kind=""):
 
 def _beam(
     model, features, beam_size=5, max_length=30, length_penalty=1.0, n_best=1, kind="",
+    stop=False,
 ):  # fmt: skip
     captions = np.full((len(features), n_best, max_length), model.null, dtype=np.int64)
     scores = np.full((len(features), n_best), -np.inf)
@@ -229,7 +230,8 @@ def _beam(
             best = np.argsort(-grown.ravel(), kind="stable")[: max(kept, 0)]
             best = best[np.isfinite(grown.ravel()[best])]
             rows, words = np.divmod(best, grown.shape[1])
-            length = {"from 0": max(t, 1), "from 2": t + 2}.get(kind, t + 1) ** length_penalty
+            length = {"from 0": max(t, 1), "from 2": t + 2, "none": 1}.get(kind, t + 1)
+            length = length**length_penalty
             for row, word in zip(rows, words, strict=True):
                 if word == model.end:
                     score = grown[row, word]
@@ -237,11 +239,6 @@ def _beam(
                     ended.append((score, open_[row] + [word] * (kind != "no end")))
             if kind == "keeps worst":
                 ended = sorted(ended, key=lambda each: each[0])[:n_best]
-                if (
-                    len(ended) == n_best
-                    and grown.max() / max_length**length_penalty <= ended[-1][0]
-                ):
-                    break
             going = words != model.end
             if kind == "ended go on":
                 going = np.ones_like(going)
@@ -250,6 +247,10 @@ def _beam(
             total = grown[rows, words]
             if not len(rows) or (kind == "first end" and ended):
                 break
+            if stop and len(ended) >= n_best:
+                last = sorted((each[0] for each in ended), reverse=True)[n_best - 1]
+                if total.max() / max_length**length_penalty <= last:
+                    break
             chosen = {"not reordered": np.arange(len(rows)) % len(grown), "first row": 0 * rows}
             state = model.select(state, chosen.get(kind, rows))
             tokens = words
@@ -357,8 +358,10 @@ TABLE = {
         ("says <UNK>: only with allow_unknown=True may it", partial(_searched, allow_unknown=True)),
         ("keeps one beginning alone: greedy", partial(_beam, kind="one")),
         *(
-            (hint, partial(_beam, kind=kind))
+            (hint, partial(_beam, kind=kind, stop=stop))
+            for stop in (False, True)  # before all have ended, or not: a slip makes a difference
             for hint, kind in (
+                ("is not divided by the number of words to the power of length_penalty", "none"),
                 ("divides by the number of words without <END>: it counts too", "from 0"),
                 ("divides by one word too many", "from 2"),
                 ("multiplies by the number of words to the power of length_penalty: divide",
