@@ -14,9 +14,10 @@ def _config(config: dict | None, **defaults) -> dict:
     return {**defaults, **(config or {})}
 
 
-def _sgd(w, dw, config=None, sign=-1, momentum=0.0, rate=None):
+def _sgd(w, dw, config=None, sign=-1, rate=None, upside_down=False):
     config = _config(config, learning_rate=1e-2)
-    return w + sign * (config["learning_rate"] if rate is None else rate) * dw, config
+    rate = config["learning_rate"] if rate is None else rate
+    return w + sign * (1 / rate if upside_down else rate) * dw, config
 
 
 def _momentum(w, dw, config=None, kind=""):
@@ -75,9 +76,9 @@ def _adam(w, dw, config=None, kind="", decay="none"):
     if decay == "no rate":
         w = w * (1 - shrink)
     config["m"] = m = b1 * config.get("m", 0 * w) + (1 - b1) * dw
-    config["v"] = v = b2 * config.get("v", 0 * w) + (1 - b2) * (
-        dw if kind == "no square" else dw**2
-    )
+    square = {"no square": dw, "absolute": np.abs(dw)}.get(kind, dw**2)
+    b2 = b1 if kind == "beta1 twice" else b2
+    config["v"] = v = b2 * config.get("v", 0 * w) + (1 - b2) * square
     one, two = 1 - b1 ** max(t, 0), 1 - b2 ** max(t, 0)
     if kind == "t late" and t == 0:
         one = two = 1.0
@@ -120,6 +121,8 @@ _ADAM = (
     ("takes the gradient where its mean m belongs", "dw"),
     ("has beta1 and beta2 exchanged", "betas swapped"),
     ("misses the square of the gradient in v", "no square"),
+    ("has |dw| where dw^2 belongs in v", "absolute"),
+    ("has beta1 where beta2 belongs, in v", "beta1 twice"),
     ("keeps m and v with their bias correction: keep them as they are, correct copies", "kept"),
     ("keeps m with its bias correction: keep it as it is, correct a copy", "m kept"),
     ("keeps v with its bias correction: keep it as it is, correct a copy", "v kept"),
@@ -194,12 +197,19 @@ def _greedy(model, features, max_length=30, allow_unknown=False, kind=""):
             tokens = scores.shape[1] - 1 - scores[:, ::-1].argmax(axis=1)
         else:
             tokens = scores.argmin(axis=1) if kind == "worst of all" else scores.argmax(axis=1)
+        if kind == "second":
+            tokens = np.argsort(-scores, axis=1, kind="stable")[:, 1]
         if kind == "no end written":
             done |= tokens == model.end
         captions[:, t] = tokens if kind == "goes on" else np.where(done, model.null, tokens)
         done |= tokens == model.end
         if kind == "start again":
             tokens = np.full(len(features), model.start)
+        if kind == "stops all" and done.any():
+            break
+    if kind == "ends to the end":
+        after = np.cumsum(captions == model.end, axis=1) > 0
+        captions[after] = model.end
     if kind == "start first":
         captions[:, 0] = model.start
     if kind == "start before":
@@ -267,6 +277,7 @@ TABLE = {
     "sgd": lambda: [
         ("has the wrong sign: the step goes downhill", partial(_sgd, sign=1)),
         ("misses the learning rate", partial(_sgd, rate=1.0)),
+        ("divides by the learning rate: multiply", partial(_sgd, upside_down=True)),
         ("does not use the learning rate of config", partial(_sgd, rate=1e-2)),
     ],
     "sgd_momentum": lambda: [
@@ -343,6 +354,9 @@ TABLE = {
                 ("misses <END> itself: it belongs to the caption", "no end written"),
                 ("takes the least probable word", "worst"),
                 ("takes the least probable word", "worst of all"),
+                ("takes the second best word", "second"),
+                ("stops at the first caption that ends: the others go on", "stops all"),
+                ("says <END> up to the end: what follows the first is <NULL>", "ends to the end"),
                 ("stops one word too early: max_length words are allowed", "short"),
                 ("has <START> in it: a caption begins with the first word", "start first"),
                 ("has <START> in it: a caption begins with the first word", "start before"),
