@@ -220,7 +220,7 @@ def doubly_stochastic_loss(weights, mask, strength):
 """
 ADAM = """
 def adam(w, dw, config=None):
-    c = dict(config)
+    c = {'learning_rate': 1e-3, 'beta1': 0.9, 'beta2': 0.999, 'epsilon': 1e-8, **(config or {})}
     c['t'] = c.get('t', 0) + 1
     c['m'] = c['beta1'] * c.get('m', 0) + (1 - c['beta1']) * dw
     c['v'] = c['beta2'] * c.get('v', 0) + (1 - c['beta2']) * dw ** 2
@@ -230,7 +230,7 @@ def adam(w, dw, config=None):
 """
 ADAMW = """
 def adamw(w, dw, config=None):
-    c = dict(config)
+    c = {'learning_rate': 1e-3, 'beta1': 0.9, 'beta2': 0.999, 'epsilon': 1e-8, 'weight_decay': 0.01, **(config or {})}
     w = w - c['learning_rate'] * c['weight_decay'] * w
     c['t'] = c.get('t', 0) + 1
     c['m'] = c['beta1'] * c.get('m', 0) + (1 - c['beta1']) * dw
@@ -242,13 +242,13 @@ def adamw(w, dw, config=None):
 """
 RMSPROP = """
 def rmsprop(w, dw, config=None):
-    c = dict(config)
+    c = {'learning_rate': 1e-2, 'decay_rate': 0.99, 'epsilon': 1e-8, **(config or {})}
     c['cache'] = c['decay_rate'] * c.get('cache', 0) + (1 - c['decay_rate']) * dw ** 2
     return w - c['learning_rate'] * dw / (np.sqrt(c['cache']) + c['epsilon']), c
 """
 MOMENTUM = """
 def sgd_momentum(w, dw, config=None):
-    c = dict(config)
+    c = {'learning_rate': 1e-2, 'momentum': 0.9, **(config or {})}
     v = c['momentum'] * c.get('velocity', np.zeros_like(w)) + dw
     c['velocity'] = v
     return w - c['learning_rate'] * v, c
@@ -274,7 +274,7 @@ def greedy(model, features, max_length=30, allow_unknown=False):
     out = np.full((N, max_length), model.null)
     state, words = model.begin(features), np.full(N, model.start)
     alive = np.ones(N, dtype=bool)
-    for t in range(max_length):
+    for t in range(min(max_length, model.max_length or max_length)):
         scores, state = model.step(state, words)
         scores = scores.copy()
         scores[:, [model.null, model.start]] = -np.inf
@@ -543,7 +543,7 @@ def test_numbers_that_are_right_to_eight_digits_are_rounding():
 
 
 @pytest.mark.parametrize(
-    ("name", "right"), right_formulas(), ids=lambda x: x if isinstance(x, str) else ""
+    ("name", "right"), list(right_formulas()), ids=lambda x: x if isinstance(x, str) else ""
 )
 def test_the_lines_that_slips_are_made_of_are_right(name, right):
     rows = check(name, lambda *arguments, **_: right(*arguments)).rows

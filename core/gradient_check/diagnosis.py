@@ -93,6 +93,10 @@ def diagnose(
             )
     if expected.ndim == 3 and expected.shape[1] > 2 and (hint := _in_time(got, expected, same)):
         return hint
+    if not np.any(got[wrong]):
+        return (
+            f"is 0 in {wrong.sum()} of {wrong.size} entries, right in the others: a part left out?"
+        )
     if is_weight and expected.ndim == 2:
         # One sample at one step adds a product of a column and a row to a weight's gradient.
         rank, full = (np.linalg.matrix_rank(a, rtol=1e-9) for a in (got, expected))
@@ -105,7 +109,10 @@ def diagnose(
             which = "a time step or a sample" if timed else "a sample"
             return f"misses some of its terms: {which} left out of the sum?"
     if wrong.mean() < 0.5:
-        return f"is wrong in {wrong.sum()} of {wrong.size} entries: a corner (mask, repeats)?"
+        return (
+            f"is wrong in {wrong.sum()} of {wrong.size} entries: "
+            "what sets them apart, as a mask or a repeated word?"
+        )
     return (
         "is wrong everywhere: a term, a factor or a derivative on the way to it is missing or wrong"
     )
@@ -115,7 +122,10 @@ def _factor(ratio: float, sizes: Mapping[str, float]) -> str:
     """The hint for a wrong factor, with the sizes that it may come from."""
     products = {
         **sizes,
-        **{f"({a} {b})": sizes[a] * sizes[b] for a, b in itertools.combinations(sizes, 2)},
+        **{
+            f"({a} {b})": sizes[a] * sizes[b]
+            for a, b in itertools.combinations([x for x in sizes if x != "d"], 2)
+        },
     }
     names = [
         name
@@ -131,10 +141,13 @@ def _factor(ratio: float, sizes: Mapping[str, float]) -> str:
             if abs(ratio / sizes["d"] ** power - 1) < 1e-6
         ]
     known = f" ({' or '.join(names)})" if names else ""
-    if ratio > 1:
+    whole = [abs(each - round(each)) < 1e-6 for each in (ratio, 1 / ratio)]
+    if ratio > 1 and (names or whole[0]):
         return f"is {ratio:.4g} times too large{known}: is a term counted twice, or a mean a sum?"
-    averaged = "a factor lost, or a sum averaged?"
-    return f"is {ratio:.4g} times the right value{known}: {averaged}"
+    if names or any(whole):
+        averaged = "a factor lost, or a sum averaged?"
+        return f"is {ratio:.4g} times the right value{known}: {averaged}"
+    return f"is {ratio:.4g} times the right value, everywhere: check its factors"
 
 
 def _in_time(got: Array, expected: Array, same) -> str | None:
@@ -327,6 +340,18 @@ def _slips(case: Case, inputs: dict, upstream):
                         others = [*upstream[:i], moved, *upstream[i + 1 :]]
                         words = f"is one time step {way}: step t reads {dout} of the step {other}"
                         yield words, lambda others=others: numbers({}, inputs, others)
+    for name, x in inputs.items() if upstream is None else ():
+        if isinstance(x, np.ndarray) and x.ndim == 3 and x.dtype.kind == "f" and x.shape[1] > 2:
+            steps = np.arange(x.shape[1])
+            for hint, order in (
+                (f"reads {name}[:, t - 1] at step t", np.maximum(steps - 1, 0)),
+                (f"reads {name}[:, t - 1] at step t", steps - 1),
+                (f"reads {name}[:, t + 1] at step t", np.minimum(steps + 1, steps[-1])),
+                (f"reads {name} in the wrong order, the last step first", steps[::-1]),
+                (f"reads {name}[:, 0] at every step", 0 * steps),
+            ):
+                moved = {**inputs, name: x[:, order]}
+                yield hint, lambda moved=moved: numbers({}, moved, None)
     mask = inputs.get("mask")
     if isinstance(mask, np.ndarray):
         for instead, words in (

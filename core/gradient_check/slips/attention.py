@@ -108,6 +108,7 @@ _ATTEND_NAMED = [
     ("has a mean where the weighted sum belongs in the softmax's Jacobian: w (dw - sum(w dw))", {"dscores": "weights * (dw - dw.mean(axis=-1, keepdims=True))"}),
     ("sums over the batch, not over the locations, in the softmax's Jacobian", {"dscores": "weights * (dw - (weights * dw).sum(axis=0, keepdims=True))"}),
     ("has what goes into the tanh where its result belongs: dv = sum(dscores activation)", {"dv": "(dscores[:, :, None] * np.arctanh(activation)).sum(axis=(0, 1))"}),
+    ("has the keys' gradient where activation and dscores belong: dv = sum(dscores activation)", {"dv": "dkeys.sum(axis=(0, 1))"}),
     ("is a mean over the batch where the sum belongs", {"dv": "(dscores[:, :, None] * activation).sum(axis=(0, 1)) / len(activation)"}),
     ("holds the first location alone: the sum over the locations is missing", {"dquery": "dkeys[:, 0]"}),
     ("holds the last location alone: the sum over the locations is missing", {"dquery": "dkeys[:, -1]"}),
@@ -225,7 +226,8 @@ def _loop_backward(step: Callable, slip: str = "") -> Callable:
         (features, W_features), caches = cache
         carried = [np.zeros_like(dh[:, 0])] * 2
         dwords, total = [], [0] * 9
-        for t in reversed(range(dh.shape[1])):
+        times = range(dh.shape[1])
+        for t in times if slip == "forwards" else reversed(times):
             if slip == "no flow":
                 carried = [0 * each for each in carried]
             if slip == "no flow of h":
@@ -239,12 +241,14 @@ def _loop_backward(step: Callable, slip: str = "") -> Callable:
                 dh[:, t] + carried[0], carried[1], scale, looked, caches[at]
             )
             carried = states
-            dwords.insert(0, dword)
+            dwords.insert(len(dwords) if slip == "forwards" else 0, dword)
             parts = dfeatures, dkeys, dq, dv, dwg, dbg, dwx, dwh, db
             if slip == "features of the last" and t < dh.shape[1] - 1:
                 parts = 0 * dfeatures, *parts[1:]
             if slip == "features once" and t:
                 parts = 0 * dfeatures, *parts[1:]
+            if slip == "keys of the last" and t < dh.shape[1] - 1:
+                parts = dfeatures, 0 * dkeys, *parts[2:]
             if slip == "keys once" and t:
                 parts = dfeatures, 0 * dkeys, *parts[2:]
             if slip == "first step kept":
@@ -286,6 +290,8 @@ _LOOP_BACKWARD = (
     ("holds the first time step alone: every step reads the features", "features once"),
     ("holds the last time step alone: every step reads the features", "features of the last"),
     ("holds the first time step alone: every step reads the keys", "keys once"),
+    ("holds the last time step alone: every step reads the keys", "keys of the last"),
+    ("goes through the steps from the first to the last: backwards is the way", "forwards"),
 )  # fmt: skip
 
 

@@ -99,6 +99,8 @@ _NAMED = {
         ("takes each word once in a row: repeats add up", {
             "dW": "sum(count(np.unique(row), d[np.unique(row, return_index=True)[1]], W) for row, d in zip(x, dout))"
         }),
+        ("keeps the first use of each word alone: repeats add up", {"dW": "np.zeros_like(W)", "_": "dW.__setitem__(x[::-1, ::-1], dout[::-1, ::-1])"}),
+        ("is off by one: it adds to the row of the word before", {"dW": "count(x - 1, dout, W)"}),
         ("holds the first time step alone: all uses of a word add up", {"dW": "count(x[:, 0], dout[:, 0], W)"}),
         ("holds the last time step alone: all uses of a word add up", {"dW": "count(x[:, -1], dout[:, -1], W)"}),
     ],
@@ -125,6 +127,7 @@ _NAMED = {
         ("is divided by the number of words that count, not by N", {"loss": f"{_LOSS} * {_SCORED}", "dx": f"{_DX} * {_SCORED}"}),
         ("is divided by N T, not by N: it is summed over time", {"loss": f"{_LOSS} * {_EVERY}", "dx": f"{_DX} * {_EVERY}"}),
         ("is summed over the batch: divide by N", {"loss": _LOSS, "dx": _DX}),
+        ("is divided by T, not by N", {"loss": f"{_LOSS} / x.shape[1]", "dx": f"{_DX} / x.shape[1]"}),
         ("misses the 1 of the right word: softmax - onehot", {"dx": "p * mask[:, :, None] / len(x)"}),
         ("adds the 1 of the right word: softmax - onehot", {"dscores": "p + onehot(y, x)"}),
         ("has the 1 of the right word where the mask is 0 too", {"dx": "(p * mask[:, :, None] + -onehot(y, x)) / len(x)"}),
@@ -148,6 +151,7 @@ _NAMED = {
         ("misses the factor 2 of the square", {"dweights": "-strength * missing * mask[:, :, None] / len(weights)"}),
         ("is summed over the batch: divide by N", {"loss": "strength * np.sum(missing**2)", "dweights": "-2 * strength * missing * mask[:, :, None]"}),
         ("sums over the locations, where the steps belong", {"looked": "(weights * mask[:, :, None]).sum(axis=2, keepdims=True)"}),
+        ("is a mean over time, where the sum belongs", {"looked": "(weights * mask[:, :, None]).mean(axis=1, keepdims=True)"}),
         ("is a mean over the locations, where the sum belongs", {"loss": "strength * np.mean(missing**2)", "dweights": "-2 * strength * missing * mask[:, :, None] / len(weights) / weights.shape[2]"}),
         ("misses the strength", {"loss": "np.sum(missing**2) / len(weights)", "dweights": "-2 * missing * mask[:, :, None] / len(weights)"}),
         ("misses the square", {"loss": "strength * np.sum(missing) / len(weights)"}),

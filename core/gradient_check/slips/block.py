@@ -59,8 +59,8 @@ def _forward(
         y = sublayer(y, number)
         if slip != "no dropout":
             y = dropout_forward(y, dropout, rng, train)[0]
-        x = added + y
-        if not first and slip != "no norms":
+        x = added + (2 * y if slip == "sublayers twice" else y)
+        if (not first or slip == "both norms") and slip != "no norms":
             x = layer_norm_forward(x, *norm)[0]
     return x, None
 
@@ -91,6 +91,8 @@ def _backward(dout: Array, cache: tuple, slip: str = ""):
         grads |= dict(zip((f"norm{number}.gamma", f"norm{number}.beta"), dnorm, strict=True))
         if slip in (f"no residual {number}", "no residual"):
             dx = dy
+        elif slip == "minus":
+            dx = dx - dy
         elif slip not in (f"past {number}", "past all"):
             dx = dx + dy
     return dx, dmemory, grads
@@ -108,6 +110,8 @@ _FORWARD = (
      "other norm"),
     ("adds to the normalised x: the residual is x itself", "residual of the norm"),
     ("misses the norms", "no norms"),
+    ("has norms before and after the sublayers: norm_first says which", "both norms"),
+    ("adds each sublayer twice", "sublayers twice"),
     *_each("misses the norm of {}", "no norm"),
     ("takes norm1 for all three sublayers", "norm1 for all"),
     ("does not use the mask", "no mask"),
@@ -126,6 +130,7 @@ _FORWARD = (
 _BACKWARD = (
     ("misses the residual: dout goes past the sublayers too", "no residual"),
     *_each("misses the residual of {}: its upstream goes past it too", "no residual"),
+    ("subtracts what flows back through the sublayers", "minus"),
     ("is dout alone: the sublayers read x too", "past all"),
     *_each("misses what flows back through {}: it reads x too", "past"),
     ("misses that x is read three times in self-attention: as keys and values too", "query"),

@@ -14,9 +14,10 @@ def _config(config: dict | None, **defaults) -> dict:
     return {**defaults, **(config or {})}
 
 
-def _sgd(w, dw, config=None, sign=-1, momentum=0.0, rate=None):
+def _sgd(w, dw, config=None, sign=-1, rate=None, upside_down=False):
     config = _config(config, learning_rate=1e-2)
-    return w + sign * (config["learning_rate"] if rate is None else rate) * dw, config
+    rate = config["learning_rate"] if rate is None else rate
+    return w + sign * (1 / rate if upside_down else rate) * dw, config
 
 
 def _momentum(w, dw, config=None, kind=""):
@@ -75,9 +76,9 @@ def _adam(w, dw, config=None, kind="", decay="none"):
     if decay == "no rate":
         w = w * (1 - shrink)
     config["m"] = m = b1 * config.get("m", 0 * w) + (1 - b1) * dw
-    config["v"] = v = b2 * config.get("v", 0 * w) + (1 - b2) * (
-        dw if kind == "no square" else dw**2
-    )
+    square = {"no square": dw, "absolute": np.abs(dw)}.get(kind, dw**2)
+    b2 = b1 if kind == "beta1 twice" else b2
+    config["v"] = v = b2 * config.get("v", 0 * w) + (1 - b2) * square
     one, two = 1 - b1 ** max(t, 0), 1 - b2 ** max(t, 0)
     if kind == "t late" and t == 0:
         one = two = 1.0
@@ -120,6 +121,8 @@ _ADAM = (
     ("takes the gradient where its mean m belongs", "dw"),
     ("has beta1 and beta2 exchanged", "betas swapped"),
     ("misses the square of the gradient in v", "no square"),
+    ("has |dw| where dw^2 belongs in v", "absolute"),
+    ("has beta1 where beta2 belongs, in v", "beta1 twice"),
     ("keeps m and v with their bias correction: keep them as they are, correct copies", "kept"),
     ("keeps m with its bias correction: keep it as it is, correct a copy", "m kept"),
     ("keeps v with its bias correction: keep it as it is, correct a copy", "v kept"),
@@ -194,12 +197,19 @@ def _greedy(model, features, max_length=30, allow_unknown=False, kind=""):
             tokens = scores.shape[1] - 1 - scores[:, ::-1].argmax(axis=1)
         else:
             tokens = scores.argmin(axis=1) if kind == "worst of all" else scores.argmax(axis=1)
+        if kind == "second":
+            tokens = np.argsort(-scores, axis=1, kind="stable")[:, 1]
         if kind == "no end written":
             done |= tokens == model.end
         captions[:, t] = tokens if kind == "goes on" else np.where(done, model.null, tokens)
         done |= tokens == model.end
         if kind == "start again":
             tokens = np.full(len(features), model.start)
+        if kind == "stops all" and done.any():
+            break
+    if kind == "ends to the end":
+        after = np.cumsum(captions == model.end, axis=1) > 0
+        captions[after] = model.end
     if kind == "start first":
         captions[:, 0] = model.start
     if kind == "start before":
@@ -209,6 +219,7 @@ def _greedy(model, features, max_length=30, allow_unknown=False, kind=""):
 
 def _beam(
     model, features, beam_size=5, max_length=30, length_penalty=1.0, n_best=1, kind="",
+    stop=False,
 ):  # fmt: skip
     captions = np.full((len(features), n_best, max_length), model.null, dtype=np.int64)
     scores = np.full((len(features), n_best), -np.inf)
@@ -229,7 +240,8 @@ def _beam(
             best = np.argsort(-grown.ravel(), kind="stable")[: max(kept, 0)]
             best = best[np.isfinite(grown.ravel()[best])]
             rows, words = np.divmod(best, grown.shape[1])
-            length = {"from 0": max(t, 1), "from 2": t + 2}.get(kind, t + 1) ** length_penalty
+            length = {"from 0": max(t, 1), "from 2": t + 2, "none": 1}.get(kind, t + 1)
+            length = length**length_penalty
             for row, word in zip(rows, words, strict=True):
                 if word == model.end:
                     score = grown[row, word]
@@ -237,11 +249,6 @@ def _beam(
                     ended.append((score, open_[row] + [word] * (kind != "no end")))
             if kind == "keeps worst":
                 ended = sorted(ended, key=lambda each: each[0])[:n_best]
-                if (
-                    len(ended) == n_best
-                    and grown.max() / max_length**length_penalty <= ended[-1][0]
-                ):
-                    break
             going = words != model.end
             if kind == "ended go on":
                 going = np.ones_like(going)
@@ -250,6 +257,10 @@ def _beam(
             total = grown[rows, words]
             if not len(rows) or (kind == "first end" and ended):
                 break
+            if stop and len(ended) >= n_best:
+                last = sorted((each[0] for each in ended), reverse=True)[n_best - 1]
+                if total.max() / max_length**length_penalty <= last:
+                    break
             chosen = {"not reordered": np.arange(len(rows)) % len(grown), "first row": 0 * rows}
             state = model.select(state, chosen.get(kind, rows))
             tokens = words
@@ -266,6 +277,7 @@ TABLE = {
     "sgd": lambda: [
         ("has the wrong sign: the step goes downhill", partial(_sgd, sign=1)),
         ("misses the learning rate", partial(_sgd, rate=1.0)),
+        ("divides by the learning rate: multiply", partial(_sgd, upside_down=True)),
         ("does not use the learning rate of config", partial(_sgd, rate=1e-2)),
     ],
     "sgd_momentum": lambda: [
@@ -342,6 +354,9 @@ TABLE = {
                 ("misses <END> itself: it belongs to the caption", "no end written"),
                 ("takes the least probable word", "worst"),
                 ("takes the least probable word", "worst of all"),
+                ("takes the second best word", "second"),
+                ("stops at the first caption that ends: the others go on", "stops all"),
+                ("says <END> up to the end: what follows the first is <NULL>", "ends to the end"),
                 ("stops one word too early: max_length words are allowed", "short"),
                 ("has <START> in it: a caption begins with the first word", "start first"),
                 ("has <START> in it: a caption begins with the first word", "start before"),
@@ -357,8 +372,10 @@ TABLE = {
         ("says <UNK>: only with allow_unknown=True may it", partial(_searched, allow_unknown=True)),
         ("keeps one beginning alone: greedy", partial(_beam, kind="one")),
         *(
-            (hint, partial(_beam, kind=kind))
+            (hint, partial(_beam, kind=kind, stop=stop))
+            for stop in (False, True)  # before all have ended, or not: a slip makes a difference
             for hint, kind in (
+                ("is not divided by the number of words to the power of length_penalty", "none"),
                 ("divides by the number of words without <END>: it counts too", "from 0"),
                 ("divides by one word too many", "from 2"),
                 ("multiplies by the number of words to the power of length_penalty: divide",

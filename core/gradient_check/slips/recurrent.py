@@ -99,7 +99,7 @@ def _derivatives(name: str, gate: str, upstream: str) -> Iterator[tuple[str, dic
     ):  # fmt: skip
         yield (
             f"is wrong in gate {gate} alone: {hint.format(g=gate, u=upstream)}".replace(
-                " i (1", f" {gate} (1"
+                "i (1 - i)", f"{gate} (1 - {gate})"
             ),
             {name: f"{upstream} * {formula.format(g=gate, u=upstream)}"},
         )
@@ -137,6 +137,7 @@ _LSTM_NAMED = [
     ("is c after the update instead of before: df = dc prev_c", {"df": "dc * (f * prev_c + i * g)"}),
     ("has i and g exchanged: di = dc g, dg = dc i", {"di": "dc * i", "dg": "dc * g"}),
     ("has f and prev_c exchanged: df = dc prev_c, dprev_c = dc f", {"df": "dc * f", "dprev_c": "dc * prev_c"}),
+    ("has prev_c where f belongs: dprev_c = dc f", {"dprev_c": "dc * prev_c"}),
     ("is dc times i where f belongs: dprev_c = dc f", {"dprev_c": "dc * i"}),
     ("misses the tanh: do = dnext_h tanh(next_c)", {"do": "dnext_h * (f * prev_c + i * g)"}),
     ("has do from dc: do = dnext_h tanh(next_c)", {"do": "dc * tanh_c"}),
@@ -169,6 +170,10 @@ _NAMED = {
         ("has a sigmoid where tanh belongs: g = tanh(a_g)", {"g": "sigmoid(a_g)"}),
         ("has f and i exchanged: next_c = f prev_c + i g", {"next_c": "i * prev_c + f * g"}),
         ("has 1 - f for i: next_c = f prev_c + i g", {"next_c": "f * prev_c + (1 - f) * g"}),
+        ("has a sigmoid where tanh belongs: next_h = o tanh(next_c)", {"next_h": "o * sigmoid(next_c)"}),
+        ("adds i and g: next_c = f prev_c + i g", {"next_c": "f * prev_c + (i + g)"}),
+        ("has tanh where a sigmoid belongs: i, f, o = sigmoid(a)", {x: f"np.tanh(a_{x})" for x in "ifo"}),
+        ("takes each fourth column for a gate: a gate is a block of H columns", {"(a_i, a_f, a_o, a_g)": "[a[:, j::4] for j in range(4)]"}),
         ("has o before the tanh: next_h = o tanh(next_c)", {"next_h": "np.tanh(o * next_c)"}),
     ],
     "lstm_step_backward": _LSTM_NAMED,
@@ -261,10 +266,11 @@ def loop_backward(step: Callable, cells: int, slip: str = "") -> Callable:
                 cell = [carried[1] + own]
             if slip == "carries exchanged":
                 arrived, cell = own + carried[1], [carried[0]]
+            before = carried
             parts = step(arrived, *cell, caches[index])
             dx[:, t], carried, parameters = parts[0], list(parts[1 : 2 + cells]), parts[2 + cells :]
-            if slip == "sum of flow" and t < T - 1:
-                carried[0] = carried[0] + arrived
+            if slip == "sum of flow":
+                carried = [new + old for new, old in zip(carried, before, strict=True)]
             firsts = firsts or parameters
             if slip == "first step kept":
                 total = list(parameters)
@@ -303,6 +309,8 @@ _LOOP_BACKWARD = (
     ("misses what flows back through c: dprev_c of the next step", "no flow of c"),
     ("misses what flows back through h: dprev_h of the next step adds to dh[:, t]", "no flow of h"),
     ("adds the gradient of the next step twice", "flow twice"),
+    ("adds up what flows back (+=): each step's takes the place of the next one's",
+     "sum of flow"),
     *(
         (words, f"{way} at the edge: {edge}")
         for edge in ("zero", "stop", "round")
