@@ -161,7 +161,7 @@ class Watch:
             self.pending.discard(case.name)
             for name in () if self.first else case.functions:
                 self._tell_if_new(name)
-            self.page.passing_by("checking ...")
+            self.page.passing_by(f"checking ... {len(self.pending)} to go")
         elif kind == "prints":
             tell_prints(self.page, self.path, *value)
         elif kind == "error":
