@@ -567,7 +567,8 @@ assert log_softmax(s)[0] == 0
 #
 # Here $x$ are the scores, $(N, T, V)$. Three corners: padding at the end; gaps in the middle (a word that must
 # not be learned); and a row without any word. Places that do not count may hold anything, NaN as well. (`mask` may
-# hold weights too; `smoothing` belongs to training on photos; at 0 it is not there.)
+# hold weights too. `smoothing`, a number $s$ for training on photos, takes $(1 - s)\,\text{onehot}(y) + s / V$ for the
+# one-hot row, in the loss $-\sum_v \text{target}_v \log p_v$ and in the gradient; at 0 nothing changes.)
 
 # %%
 show_source(temporal_softmax_loss, docstring=False)

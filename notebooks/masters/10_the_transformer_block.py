@@ -645,7 +645,8 @@ for p in (0.1, 0.5):
 #
 # $$ P_{t,2i} = \sin(t\,\omega_i), \qquad P_{t,2i+1} = \cos(t\,\omega_i), \qquad \omega_i = 10000^{-2i/E} $$
 #
-# With $E = 4$ there are two frequencies, $\omega_0 = 1$ and $\omega_1 = 10000^{-1/2} = 0.01$:
+# (With an odd width the last column is a sine.) With $E = 4$ there are two frequencies, $\omega_0 = 1$ and
+# $\omega_1 = 10000^{-1/2} = 0.01$:
 
 # %%
 print(" t   sin t    cos t    sin t/100  cos t/100")

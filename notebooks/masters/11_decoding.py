@@ -280,7 +280,9 @@ assert truths(sentences(beam_ids)).mean() > truths(sentences(greedy_ids)).mean()
 # decoder, says that ...".
 #
 # In `core`, greedy and sampling share one loop, and differ in how a word is chosen. Rows whose caption has ended
-# leave the batch by way of `select`:
+# leave the batch by way of `select`. `<NULL>` and `<START>` are never chosen, `<UNK>` on request alone; of equally
+# probable words it is the first. A model that has a position for each word has no more words than positions
+# (`model.max_length`):
 
 # %%
 show_source(greedy, decoding._word_by_word)
@@ -522,7 +524,8 @@ draw_tree(TABLE, "What two beams keep (blue)", colours)
 # For one picture. `total[i, v]` is the log-probability of beam $i$ with word $v$ after it, so the $K$ best of
 # the whole table are the $K$ best continuations; a flat index $f$ into its $V$ columns is beam
 # $\lfloor f / V \rfloor$, word $f \bmod V$. The line with `select` says to the model: row $j$ of the next step
-# continues what was row `parents[j]` of this one.
+# continues what was row `parents[j]` of this one. (`stable` decides between equals: the first of them. A search in which
+# nothing ends finds nothing here; `core` then returns the best beam of full length.)
 
 
 # %%
