@@ -125,6 +125,19 @@ def test_float64_for_float32_says_how_to_make_an_array():
     assert "make new arrays with dtype=x.dtype" in problems("rnn", rnn_forward=forward)
 
 
+def test_a_wrong_shape_is_said_once(command, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def affine_forward(x, w, b):\n"
+        "    return x.reshape(len(x), -1) @ w + b, (x, w)\n"
+        "def affine_backward(dout, cache):\n"
+        "    x, w = cache\n"
+        "    return dout @ w.T, x.reshape(len(x), -1).T @ dout, dout.sum(axis=0)\n",
+        encoding="utf-8",
+    )
+    _, out, _ = command("core.workbook", "check", "mine.py")
+    assert "\n  affine_backward returned shape (" in out
+
+
 def test_check_says_with_which_options_a_function_is_wrong(command, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
@@ -135,7 +148,7 @@ def test_check_says_with_which_options_a_function_is_wrong(command, tmp_path):
     )
     code, out, _ = command("core.workbook", "check", file)
     assert code == 1
-    assert "with norm_first=False and activation='gelu': out the forward" in out.replace("\n ", "")
+    assert "with norm_first=False and activation='gelu': out: the forward" in out.replace("\n ", "")
 
 
 def test_of_many_prints_the_first_are_shown_and_all_counted(command, tmp_path):

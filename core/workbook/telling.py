@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 
 from core.gradient_check.case import our_function
+from core.gradient_check.checking import Row
 from core.gradient_check.diagnosis import hints
 from core.workbook.begin import BEGIN
 from core.workbook.page import Page
@@ -79,9 +80,8 @@ def tell_function(
         page.say(f"{name} holds, {place}", "green", "✓")
     elif row is not None:
         page.say(f"{name}, {place}", "red", "✗")
-        quantity = "" if row.quantity == "-" else f"{row.quantity} "
         passed = f"{_WITH[row.layer]}: " if row.layer in _WITH else ""
-        page.say(f"{passed}{quantity}{row.problem}", indent=2)
+        page.say(f"{passed}{_sentence(name, row)}", indent=2)
     else:
         words = {
             EMPTY: "is empty",
@@ -93,6 +93,13 @@ def tell_function(
     for level in range(2, hint + 1):
         for line in lines_of_hint(standing, name, level):
             tell_line(page, line)
+
+
+def _sentence(name: str, row: Row) -> str:
+    """What is wrong, with the quantity where it is the subject or missing."""
+    if row.quantity == "-" or row.problem.startswith(name):
+        return row.problem
+    return f"{row.quantity}{':' if row.problem.startswith('the ') else ''} {row.problem}"
 
 
 def lines_of_hint(standing: Standing, name: str, hint: int) -> list[str]:
