@@ -137,7 +137,7 @@ def test_the_first_lines_say_what_is_whose(train):
         "without its backward, so both are ours: affine_forward",
         "not used by this run: sgd",
         "ignored, no known name: lstm_step_foward (did you mean lstm_step_forward?)",
-        "not taken, no function under a known name: CaptioningRNN, helper",
+        "only for your own functions, as none of ours has that name: CaptioningRNN, helper",
     ]
 
 

@@ -128,7 +128,9 @@ class Own:
             lines.append(f"ignored, no known name: {', '.join(meant)}")
         helpers = [n for n in self.ignored if n not in guesses and not n.startswith("_")]
         if helpers:
-            lines.append(f"not taken, no function under a known name: {_some(helpers)}")
+            lines.append(
+                f"only for your own functions, as none of ours has that name: {_some(helpers)}"
+            )
         return lines
 
     def record(self, last) -> dict:
