@@ -18,6 +18,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from core.checkpoint import load_checkpoint
 from core.support.command_line import progress
 from core.support.files import atomic_file, try_out
 
@@ -85,6 +86,11 @@ def fetched(option: str, url: str) -> Path:
     with atomic_file(kept) as temporary:
         _download(shown, url, temporary)
         _require_hash(shown, hash_of_file(temporary), wanted, "ask whoever gave the address, or")
+        try:
+            load_checkpoint(temporary)  # what is no model is not kept
+        except ValueError as error:
+            reason = str(error).removeprefix(f"{temporary}: ")
+            raise ValueError(f"{shown}: {reason}") from error
     print(f"model: fetched from {url}, kept in {kept}")
     return kept
 
@@ -121,40 +127,35 @@ def _download(shown: str, url: str, path: Path) -> None:
     url = quote(url, safe="%/:=&?~+!$,;'@()*[]")  # a letter of any script, a space
     try:
         with opener.open(url, timeout=_TIMEOUT) as answer, open(path, "wb") as file:
-            length = answer.headers.get("Content-Length") or ""
-            total = int(length) if length.isdecimal() and len(length) < 20 else None
-            if total is not None and total > _LARGEST:
-                raise _TooLarge(f"announces {total:,} bytes")
-            came, since = 0, time.monotonic()
-            bar = progress(None, "fetching", total, unit="B", unit_scale=True)
-            while block := answer.read1(_BLOCK):
-                came += len(block)
-                if came > _LARGEST:
-                    raise _TooLarge(f"sends more than {_LARGEST:,} bytes")
-                file.write(block)
-                bar.update(len(block))
-                if came < (time.monotonic() - since - _TIMEOUT) * _SLOWEST:
-                    raise TimeoutError(f"{came:,} bytes came in {_TIMEOUT} seconds and more")
-            bar.close()
-    except _TooLarge as error:
-        raise ValueError(
-            f"{shown}: {error}, at most {_LARGEST:,} are taken; is it a model of core.runs.export?"
-        ) from error
+            fault = _copy(answer, file)
     except urllib.error.HTTPError as error:
-        raise ValueError(
-            f"{shown}: the server answers {error.code} {error.reason}; is the address right?"
-        ) from error
+        fault = f"the server answers {error.code} {error.reason}; is the address right?"
     except (*_FAILURES, UnicodeError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise ValueError(
-            f"{shown}: could not be fetched ({reason}); are you online? Else fetch the file "
-            "elsewhere and give its name"
-        ) from error
-    if total is not None and came != total:
-        raise ValueError(
-            f"{shown}: {came:,} bytes came of {total:,}; the connection broke, try again"
+        fault = (
+            f"could not be fetched ({getattr(error, 'reason', None) or error}); are you online? "
         )
+        fault += "Else fetch the file elsewhere and give its name"
+    if fault:  # raised here, not above: else it would pass for a failure to write
+        raise ValueError(f"{shown}: {fault}")
 
 
-class _TooLarge(Exception):
-    """What is said of an answer that nobody would want."""
+def _copy(answer, file) -> str | None:
+    """Writes what comes to a file; returns what is wrong with it, or None."""
+    length = answer.headers.get("Content-Length") or ""
+    total = int(length) if length.isdecimal() and len(length) < 20 else None
+    most = f"at most {_LARGEST:,} are taken; is it a model of core.runs.export?"
+    if total is not None and total > _LARGEST:
+        return f"announces {total:,} bytes, {most}"
+    came, since = 0, time.monotonic()
+    with progress(None, "fetching", total, unit="B", unit_scale=True) as bar:
+        while block := answer.read1(_BLOCK):
+            came += len(block)
+            if came > _LARGEST:
+                return f"sends more than {_LARGEST:,} bytes, {most}"
+            file.write(block)
+            bar.update(len(block))
+            if came < (time.monotonic() - since - _TIMEOUT) * _SLOWEST:
+                return f"{came:,} bytes came in {_TIMEOUT} seconds and more; try again later"
+    if total is not None and came != total:
+        return f"{came:,} bytes came of {total:,}; the connection broke, try again"
+    return None
