@@ -623,9 +623,10 @@ def draw_report(
     write_report(options.report, facts, _DECODER_NAMES[options.decode], entries, scores, which)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    """The command; ``arguments`` are those of the command line when None."""
     parser = build_parser()
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     for name in ("checkpoint", "data", "images", "weights", "impl"):
         if getattr(options, name) == "":
             parser.error(f"--{name}: is empty, expected a name; leave it out, or give one")
