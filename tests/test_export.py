@@ -45,7 +45,12 @@ def trained(encoder="fixed_cnn", output="strips", width=665, weights=None):
 
 
 SAID = [
-    {"image_id": i, "file_name": f"{i}.jpg", "caption": f"a cat {i % 3}", "references": ["a | dog"]}
+    {
+        "image_id": i,
+        "file_name": f"{i}.jpg",
+        "caption": f"a cat {i % 3}",
+        "references": ["a | <UNK> dog"],
+    }
     for i in range(30)
 ]
 
@@ -106,7 +111,7 @@ def test_the_card_is_in_the_file_and_beside_it(command, run, tmp_path):
         "--num_epochs 3 --bucketed --learning_rate 0.01",
         "python -m core.metrics --candidates c.json --references r.json",
         "CIDEr-D",
-        "| 27.jpg | a cat 0 | a \\| dog |",
+        "| 27.jpg | a cat 0 | a \\| &lt;UNK> dog |",
     ):
         assert words in card
     assert "Licence: not known" in exported_card(command, tmp_path)

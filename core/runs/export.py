@@ -12,6 +12,7 @@ bit. The card is in the file, and beside it as FILE.md.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -229,7 +230,7 @@ def _data(checkpoint, licence: str | None) -> str:
             f"licence, MIT. {licence or ''}".rstrip()
         )
     train = checkpoint.data.get("train", {}).get("shape", [])
-    count = f", {train[0]:,} captions to train on" if train else ""
+    count = f", {train[0]:,} photos to train on" if train else ""
     unknown = "not known. Ask whoever passed this on before you use it"
     return f"`{name}`{count}. Licence: {licence or unknown}."
 
@@ -279,7 +280,7 @@ def _said(options, checkpoint) -> dict[str, str]:
         facts.append(f"It learned {learned:,} captions by heart, and knows no others.")
     facts.append(
         f"Of {len(rows):,} captions {len(said):,} are different; the commonest, "
-        f'"{words}", was said {"once" if times == 1 else f"{times:,} times"}.'
+        f'"{_plain(words)}", was said {"once" if times == 1 else f"{times:,} times"}.'
     )
     facts.append(
         "It knows only the words and the kinds of pictures that it was trained on, and says "
@@ -305,10 +306,13 @@ def _table(rows: list[dict]) -> str:
     for row in rows:
         name = Path(row.get("file_name") or row["image_id"]).name
         cells = (name, row["caption"] or "(no words)", (row["references"] or [""])[0])
-        lines.append(
-            "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
-        )
+        lines.append(f"| {' | '.join(map(_plain, cells))} |")
     return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text as Markdown shows it, in one line: <UNK> would pass for HTML, and a bar for a column."""
+    return " ".join(re.sub(r"([|*_`\\\[\]])", r"\\\1", text).replace("<", "&lt;").split())
 
 
 def _use(checkpoint, name: str) -> str:
