@@ -174,6 +174,17 @@ def test_the_encoder_goes_with_it_or_is_named(command, refuses, run, tmp_path):
     refuses(*how, "without.npz", says=("w.pth: no such weight file",))
 
 
+def test_training_goes_on_from_a_model_that_brings_a_frozen_encoder(command, tiny_folder, tmp_path):
+    how = ("training.py", "--model", "lstm", "--data", tiny_folder, "--num_epochs", 1)
+    assert command(*how, "--out", "run")[0] == 0
+    there = load_checkpoint(tmp_path / "run" / "best.npz")
+    brought = there.params | {"encoder.features.0.weight": np.ones((2, 3))}
+    save_checkpoint(tmp_path / "m.npz", replace(there, params=brought))
+    code, _, error = command(*how, "--out", "on", "--init", "m.npz")
+    assert code == 0, error
+    assert load_checkpoint(tmp_path / "on" / "best.npz").params.keys() == there.params.keys()
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_a_flipped_bit_is_no_other_model(tmp_path, suffix):
     whole = replace(trained(), card="# a card", optimizer={}, training={})
