@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from core.answers import compare, confirm
-from core.slips import COMPARED, CONFIRMED
+from core.lessons.answers import compare, confirm
+from core.lessons.slips import COMPARED, CONFIRMED
 
 X = np.array([[3.25, 1.5, 2.0, 7.0], [0.5, 6.0, -4.0, 5.0], [9.0, 8.0, 1.25, 11.0]])
 

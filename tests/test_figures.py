@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import WORDS, make_tiny_folder
@@ -68,12 +69,12 @@ def test_a_lesson_shows_captions_as_they_are(monkeypatch, tmp_path):
     seen = []
 
     def show():
-        figure = lessons.plt.gcf()
+        figure = plt.gcf()
         figure.canvas.draw()
         seen.extend(axes.get_title() for axes in figure.axes)
-        lessons.plt.close(figure)
+        plt.close(figure)
 
-    monkeypatch.setattr(lessons.plt, "show", show)
+    monkeypatch.setattr(plt, "show", show)
     lessons.show_captions(model, data, "val", [0], columns=1)
     assert "$5^$" in seen[0]
 

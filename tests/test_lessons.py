@@ -44,7 +44,7 @@ MISTAKES = {
     ),
     "one sample of the batch": (
         "rnn_step_backward", [("x.T @ da", "x[:1].T @ da[:1]")],
-        "dWx holds only some of its terms: a missing sum over time or over the batch?",
+        "dWx holds only some of its terms: a missing sum over the batch?",
     ),
     "upstream forgotten": (
         "rnn_step_backward", [("dnext_h * (1", "(1")],
@@ -56,12 +56,12 @@ MISTAKES = {
     ),
     "gates in another order": (
         "lstm_step_backward", [("[da_i, da_f, da_o, da_g]", "[da_f, da_i, da_o, da_g]")],
-        "dx follows from gates swapped: the blocks stand in the order i, f, o, g",
+        "dx has its gates swapped: the blocks are in the order i, f, o, g",
     ),
     "gates in another order in the weights": (
         "lstm_step_backward",
         [("dWx = x.T @ da", "dWx = x.T @ np.concatenate([da_i, da_o, da_f, da_g], axis=1)")],
-        "dWx has its gates swapped: the blocks stand in the order i, f, o, g",
+        "dWx has its gates swapped: the blocks are in the order i, f, o, g",
     ),
     "tanh for its derivative": (
         "rnn_step_backward", [("(1 - next_h**2)", "next_h")],

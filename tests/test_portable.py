@@ -307,8 +307,7 @@ def test_what_is_used_at_import_is_found():
 
 def test_a_lesson_wants_the_core_of_its_own_project(tmp_path, monkeypatch):
     other = tmp_path / "other"
-    (other / "core").mkdir(parents=True)
-    (other / "core" / "lessons.py").touch()
+    (other / "core" / "lessons").mkdir(parents=True)
     (other / "notebooks" / "exercises").mkdir(parents=True)
     for folder in (other / "notebooks", other / "notebooks" / "exercises"):
         monkeypatch.chdir(folder)

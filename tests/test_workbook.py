@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from core.gradient_check.cases import CASES, our_function
+from core.gradient_check.case import our_function
+from core.gradient_check.cases import CASES
 from core.gradient_check.learner import load_implementation
 from core.gradient_check.source import parse_source, read_source
 from core.support.choices import MODEL_NAMES
@@ -297,6 +298,17 @@ def test_check_answers_the_first_wrong_one_with_its_line_and_hints(command, tmp_
     assert "--hint" not in out
     assert "Hint 2" in out
     assert "Hint 3" in out
+
+
+def test_a_function_that_ends_the_process_stops_no_other_check(command, tmp_path):
+    ends = "import os\n\n\ndef affine_backward(dout, cache):\n    os._exit(3)\n\n\n"
+    other = "def word_embedding_forward(x, W):\n    return W[x], (x, W)\n"
+    (tmp_path / "mine.py").write_text(ends + other)
+    code, out, _ = command("core.workbook", "check", "mine.py")
+    assert code == 1
+    assert "right: word_embedding_forward" in out
+    assert "affine_backward, mine.py:4" in out
+    assert "ended the process (exit code 3) in a call of affine_backward" in " ".join(out.split())
 
 
 def test_check_refuses_what_it_cannot_read(refuses, tmp_path):

@@ -4,7 +4,8 @@
     python -m core.gradient_check --layer lstm_step     one of them
     python -m core.gradient_check --impl my_layers.py   your own functions instead of ours
 
-Exit code 0 when every gradient holds, 1 when one does not.
+Exit code 0 when every gradient holds, 1 when one does not. FILE.py is a program: it runs with your
+rights, in a process of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from dataclasses import asdict
 import numpy as np
 
 from core.gradient_check.apart import check_apart, rng_of
-from core.gradient_check.cases import CASES, Case
+from core.gradient_check.case import Case
+from core.gradient_check.cases import CASES
 from core.gradient_check.checking import (
     DIFFERENCE_TOLERANCE,
     TORCH_TOLERANCE,
@@ -26,6 +28,7 @@ from core.gradient_check.checking import (
 from core.gradient_check.diagnosis import HINTS, hints
 from core.gradient_check.learner import KNOWN, Functions
 from core.gradient_check.referee import ABSENT
+from core.gradient_check.report import first_wrong
 from core.support.command_line import ArgumentParser, non_negative_int, run_command
 
 
@@ -98,18 +101,18 @@ def main() -> int:
         if ignored:
             print(f"ignored, not a known name: {', '.join(ignored)}")
     if failed:
-        print(f"{len(failed)} of {len(rows)} wrong. In dataflow order, the first wrong one first:")
-        for row in failed:
+        first = first_wrong(failed)
+        print(f"{len(failed)} of {len(rows)} wrong. What says most first, then in dataflow order:")
+        for row in [first, *(row for row in failed if row is not first)]:
             quantity = "" if row.quantity == "-" else f"{row.quantity} "
             print(f"  {row.layer}: {quantity}{row.problem}")
-        first = failed[0]
         for line in hints(cases[first.layer].functions[-1], first.quantity, arguments.hint):
             print(f"  {line}")
         if arguments.hint < HINTS[-1]:
             print(f"more about the first: --hint {arguments.hint + 1}")
         return 1
-    worst_difference = max(row.difference_error or 0 for row in rows)
-    worst_torch = max(row.torch_error or 0 for row in rows)
+    worst_difference = max((row.difference_error or 0 for row in rows), default=0)
+    worst_torch = max((row.torch_error or 0 for row in rows), default=0)
     of_torch = f", {worst_torch:.1e} against torch (limit {TORCH_TOLERANCE:g})"
     print(
         f"all {len(rows)} hold: worst error {worst_difference:.1e} against finite differences "

@@ -1,5 +1,8 @@
 """A learner's file, checked in a process of its own: what it does to that process ends there.
 
+Such a file is a program: it runs with all the rights of the user who checks it. The process of its
+own keeps mistakes apart, not malice.
+
 The other process calls the functions and records what they return; this one judges it, by its own
 numbers and limits. A file that leaves the program, changes our limits or prints "all hold" changes
 nothing here. What comes back is JSON and plain numbers; nothing is unpickled.
@@ -16,13 +19,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import core
-from core.gradient_check.cases import CASES, Case
+from core.gradient_check.case import Case
+from core.gradient_check.cases import CASES
 from core.gradient_check.checking import Row, check_case
 from core.gradient_check.differences import eval_numerical_gradient
 from core.gradient_check.learner import KNOWN, ImplementationError, load_implementation
@@ -30,7 +33,6 @@ from core.gradient_check.learner import KNOWN, ImplementationError, load_impleme
 PATIENCE = 30  # seconds for one call of a function, or for the import of the file
 _MOST_BYTES = 10**7  # of an array that is sent; those of the checks are far smaller
 _NUMBERS = "biufc"  # kinds of dtypes
-_CALL = {"call": True}
 
 
 def check_apart(
@@ -38,7 +40,7 @@ def check_apart(
     cases: Sequence[Case],
     seed: int,
     to_stderr: bool = False,
-    messages: Iterator[dict | None] | None = None,
+    begin: Callable[[Sequence[str]], Iterator] | None = None,
 ) -> Iterator:
     """Checks the functions of a file; yields the names that it defines, then the rows of each case.
 
@@ -47,14 +49,14 @@ def check_apart(
     - cases: from ``core.gradient_check.cases``; those with none of its functions are left out
     - seed: of the random inputs
     - to_stderr: where its prints go, instead of to stdout
-    - messages: of the other process, if it is started already
+    - begin: names of cases -> the messages of another process that checks them; None starts one
 
     Raises FileNotFoundError when there is no such file, ValueError when it cannot be imported. What
     a function does wrong becomes the ``problem`` of a row, also that it ends the process or does
-    not come back in ``PATIENCE`` seconds; cases that are not reached then have a row that says so.
+    not come back in ``PATIENCE`` seconds; the others are then checked in a new process.
     """
-    if messages is None:
-        messages = messages_of(path, seed, [case.name for case in cases], to_stderr)
+    begin = begin or (lambda names: messages_of(path, seed, names, to_stderr))
+    messages = begin([case.name for case in cases])
     try:
         first = _next(messages, "while it was imported")
         if "error" in first:
@@ -67,20 +69,29 @@ def check_apart(
     except (ImplementationError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: could not be checked: {_reason(error)}") from error
     yield names
-    ended = None
-    for case in cases:
-        if not names & set(case.functions):
-            continue
+    waiting = [case for case in cases if names & set(case.functions)]
+    stuck: dict[str, str] = {}  # functions that ended the process or did not come back
+    while waiting:
+        case, *waiting = waiting
+        ours = [name for name in case.functions if name in names]
         try:
-            if ended:
-                raise ImplementationError(f"was not checked, for the process had ended: {ended}")
-            ours = [name for name in case.functions if name in names]
+            if known := next((stuck[name] for name in ours if name in stuck), None):
+                raise ImplementationError(f"was not checked again: {known}")
+            if messages is None:
+                left = [
+                    each.name for each in (case, *waiting) if not stuck.keys() & set(each.functions)
+                ]
+                messages = begin(left)
+                _next(messages, "while it was imported")
             found = _next(messages, f"in a call of {' or '.join(ours)}")
             if found.get("case") != case.name:
                 raise ImplementationError("changes what checks it, which sent something else")
         except ImplementationError as error:
             yield [Row(case.name, "-", None, None, False, str(error))]
-            ended = ended or str(error)
+            # The others are checked in a new process, without what uses these.
+            stuck |= {name: str(error) for name in ours if name not in stuck}
+            if not known:
+                messages = None
             continue
         yield _judge(case, seed, found, names)
 
@@ -104,62 +115,90 @@ def serve(path: str, seed: int, names: Sequence[str], send: Callable[[dict], Non
 
 
 def _record(case: Case, seed: int, functions: dict, send: Callable) -> dict:
-    """What the functions return in the check of a case, and what was wrong with their doing so."""
-    record: dict = {"case": case.name, "numerical": []}
+    """What the functions return in the check of a case, call by call, and what they did besides."""
+    record: dict = {"case": case.name, "calls": [], "numerical": []}
+    differing = False
 
     def run(functions, inputs, upstream):
-        if not functions:  # ours, to compare with where PyTorch is absent
+        send({"call": case.functions[0 if upstream is None else -1]})
+        if differing:
             return case.run(functions, inputs, upstream)
-        send(_CALL)
-        outputs, gradients = case.run(functions, inputs, upstream)
-        if upstream is None:
-            record.setdefault("outputs", [_packed(value) for value in outputs])
-        else:
-            record.setdefault("gradients", [_packed(value) for value in gradients])
+        call: dict = {}
+        record["calls"].append(call)
+        try:
+            outputs, gradients = case.run(functions, inputs, upstream)
+        except ImplementationError as error:
+            call["error"] = str(error)
+            raise
+        finally:
+            call["faults"] = list(functions.faults)
+        if upstream is None or not case.outputs:
+            call["outputs"] = [_packed(value) for value in outputs]
+        if upstream is not None:
+            call["gradients"] = [_packed(value) for value in gradients]
         return outputs, gradients
 
     def differences(objective, x):
-        record["numerical"].append(_packed(gradient := eval_numerical_gradient(objective, x)))
+        nonlocal differing
+        differing = True
+        try:
+            record["numerical"].append(_packed(gradient := eval_numerical_gradient(objective, x)))
+        except ImplementationError as error:
+            record["numerical"].append({"error": str(error)})
+            raise
+        finally:
+            differing = False
         return gradient
 
-    rows = check_case(replace(case, run=run), rng_of(case, seed), functions, differences)
-    record["problem"] = next((row.problem for row in rows if row.quantity == "-"), None)
+    check_case(case, rng_of(case, seed), functions, differences, run)
     return record
 
 
 def _judge(case: Case, seed: int, record: dict, names: set[str]) -> list[Row]:
     """The rows of a case by what was recorded: the same check, with the record for the calls."""
-    problem = record.get("problem")
-    missing = problem or "its numbers did not come back: does the file change what checks it?"
-    recorded = {key: record.get(key) for key in ("outputs", "gradients")}
-    numerical = list(record.get("numerical") or [])
+    missing = "its numbers did not come back: does the file change what checks it?"
+    recorded = {key: record.get(key) for key in ("calls", "numerical")}
+    for key, value in recorded.items():
+        recorded[key] = list(value) if isinstance(value, list) else []
 
-    def taken(key: str, count: int) -> list:
-        values, recorded[key] = recorded[key], None
+    def next_of(key: str) -> dict:
+        found = recorded[key].pop(0) if recorded[key] else None
+        if not isinstance(found, dict):
+            raise ImplementationError(missing)
+        if "error" in found:
+            raise ImplementationError(str(found["error"]))
+        return found
+
+    def taken(call: dict, key: str, count: int) -> list:
+        values = call.get(key)
         if not isinstance(values, list) or len(values) != count:
             raise ImplementationError(missing)
         return [_unpacked(value) for value in values]
 
     def run(functions, inputs, upstream):
-        if not functions:  # ours, to compare with where PyTorch is absent
-            return case.run(functions, inputs, upstream)
-        if upstream is None:
-            return taken("outputs", len(case.outputs or ("loss",))), None
-        if recorded["gradients"] is None and problem is None:  # for the hints, of our functions
-            return case.run(functions, inputs, upstream)
-        return None, taken("gradients", len(case.differentiable))
+        if recorded["calls"] and isinstance(recorded["calls"][0], dict):
+            faults = recorded["calls"][0].get("faults")
+            functions.faults += [
+                str(fault)
+                for fault in (faults if isinstance(faults, list) else [])
+                if str(fault) not in functions.faults
+            ]
+        call = next_of("calls")
+        outputs = gradients = None
+        if upstream is None or not case.outputs:
+            outputs = taken(call, "outputs", len(case.outputs or ("loss",)))
+        if upstream is not None:
+            gradients = taken(call, "gradients", len(case.differentiable))
+        return outputs, gradients
 
     def differences(_, x):
-        found = _unpacked(numerical.pop(0)) if numerical else None
+        found = _unpacked(next_of("numerical"))
         if not isinstance(found, np.ndarray) or found.shape != x.shape or found.dtype.kind != "f":
             raise ImplementationError(missing)
         return found
 
     known = dict.fromkeys(names & KNOWN)
-    rows = check_case(replace(case, run=run), rng_of(case, seed), known, differences)
-    if problem and all(row.quantity != "-" for row in rows):
-        rows.append(Row(case.name, "-", None, None, False, str(problem)))
-    return rows
+    return check_case(case, rng_of(case, seed), known, differences, run)
 
 
 def rng_of(case: Case, seed: int) -> np.random.Generator:
@@ -274,8 +313,9 @@ def _next(messages: Iterator[dict | None], when: str) -> dict:
             code = message["ended"]
             how = f"exit code {code}" if code >= 0 else f"signal {-code}"
             raise ImplementationError(f"ended the process ({how}) {when}; let it return instead")
-        if message != _CALL:
+        if message.keys() != {"call"}:
             return message
+        when = f"in a call of {str(message['call'])[:99]}"
     raise ImplementationError(f"said no more {when}")
 
 

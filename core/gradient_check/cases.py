@@ -8,54 +8,13 @@ one is unused.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from core import attention_layers, layers, models, rnn_layers, transformer_layers
+from core import transformer_layers
 from core.gradient_check import referee
-
-Array = np.ndarray
-
-_MODULES = (layers, rnn_layers, attention_layers, transformer_layers, models)
-
-# What dimension letters are drawn from: all different, so that no axis can pass for another.
-SIZES = (3, 4, 5, 7, 8, 9, 10, 11)
-
-
-def our_function(name: str) -> Callable:
-    """The function or class of ``core`` with this name."""
-    return next(getattr(module, name) for module in _MODULES if hasattr(module, name))
-
-
-@dataclass(frozen=True)
-class Case:
-    """One thing to check.
-
-    - name: what ``--layer`` takes
-    - functions: names of the hand-written functions it exercises, forward first
-    - sizes: the dimension letters that ``make`` takes
-    - make: (generator, sizes by letter) -> inputs by name, in the order of the arguments
-    - differentiable: names of the inputs that get a gradient, in the order of the backward
-    - outputs: names of the outputs that get an upstream gradient; () when the function returns a
-      loss together with its gradients
-    - run: (functions by name, inputs, upstream gradients or None) -> (outputs, gradients);
-      without upstream only the outputs matter
-    - torch: (inputs as tensors) -> outputs as tensors, written independently
-    - gates: whether the last axis of the weights holds the gates of an LSTM, for the hints
-    - zero: names of the inputs whose gradient is 0, whatever the others hold
-    """
-
-    name: str
-    functions: tuple[str, ...]
-    sizes: str
-    make: Callable[..., dict]
-    differentiable: tuple[str, ...]
-    outputs: tuple[str, ...]
-    run: Callable
-    torch: Callable
-    gates: bool = False
-    zero: tuple[str, ...] = ()
+from core.gradient_check.case import Case
+from core.gradient_check.values import VALUES
 
 
 def _layer(
@@ -175,6 +134,10 @@ class _FrozenGenerator:
 
     def __getattr__(self, name: str):
         return getattr(np.random.default_rng(self.seed), name)
+
+
+def _make_attend(rng, N, L, C, K):
+    return _normal(rng, features=(N, L, C), keys=(N, L, K), query=(N, K), v=(K,))
 
 
 def _make_additive_attention(rng, N, L, C, H, K):
@@ -369,7 +332,16 @@ def _captioning(
             loss, gradients = built.loss(inputs["features"], inputs["captions"])
             return [loss], [gradients.get(name) for name in names]
 
-        return functions.guard(model, loss_and_gradients, functions[model])
+        before = {name: np.array(value) for name, value in inputs.items()}
+        found = functions.guard(model, loss_and_gradients, functions[model])
+        if written := [name for name in inputs if not np.array_equal(inputs[name], before[name])]:
+            functions.faults.append(
+                f"{model} writes into {', '.join(written)}: the caller's arrays must stay as they "
+                "are; work on a copy"
+            )
+            for name in written:
+                inputs[name][...] = before[name]
+        return found
 
     return Case(name, (model,), sizes, make, names, (), run, torch, gates)
 
@@ -473,6 +445,14 @@ CASES: tuple[Case, ...] = (
     ),
     _layer("dropout", "NTD", _make_dropout, ("x",), ("out",), referee.dropout),
     _layer(
+        "attend",
+        "NLCK",
+        _make_attend,
+        ("features", "keys", "query", "v"),
+        ("context", "weights"),
+        referee.attend,
+    ),
+    _layer(
         "additive_attention",
         "NLCHK",
         _make_additive_attention,
@@ -560,6 +540,7 @@ CASES: tuple[Case, ...] = (
         {"dropout": _DROPOUT, "activation": "gelu"},
         referee.decoder_block_dropout(_DROPOUT, _HEADS),
     ),
+    *VALUES,
     *(
         _captioning(
             f"captioning_{cell_type}",

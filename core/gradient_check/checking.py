@@ -17,18 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.gradient_check.cases import SIZES, Case
-from core.gradient_check.diagnosis import (
-    SWAPPED,
-    diagnose,
-    few_digits,
-    gates_swapped,
-    recognise,
-    with_worst,
-)
+from core.gradient_check.case import SIZES, Case, ImplementationError
+from core.gradient_check.corners import corner_faults
 from core.gradient_check.differences import eval_numerical_gradient, relative_error
-from core.gradient_check.learner import Functions, ImplementationError, malformed
+from core.gradient_check.learner import Functions, malformed
 from core.gradient_check.referee import ABSENT
+from core.gradient_check.telling import Found, wrong_gradients, wrong_outputs
 
 Array = np.ndarray
 
@@ -60,6 +54,7 @@ def check_case(
     rng: np.random.Generator,
     functions: Mapping[str, Callable] | None = None,
     differences: Callable[[Callable, Array], Array] = eval_numerical_gradient,
+    run: Callable | None = None,
     **sizes: int,
 ) -> list[Row]:
     """Checks every output and gradient of one case on random inputs.
@@ -70,111 +65,112 @@ def check_case(
     - functions: hand-written functions by name; those missing are ours
     - differences: (f, x) -> numerical gradient; whoever checks many backwards of one forward may
       remember it
+    - run: what calls the functions, as ``case.run``, when they run elsewhere
     - sizes: fixes some dimension letters (``N=1, T=1``); the rest are drawn, all different
 
     Returns a row for each output (compared with torch) and each gradient (compared with
-    differences and with torch), in dataflow order. Nothing is raised for a wrong function:
-    what it did becomes the ``problem`` of a row. Without PyTorch gradients are compared with
-    differences alone; outputs with ours, and with nothing when they are ours.
+    differences and with torch), in dataflow order; then one for each other fault, such as writing
+    into an argument. Nothing is raised for a wrong function: what it did becomes the ``problem`` of
+    a row. Without PyTorch gradients are compared with differences alone; outputs with ours, and
+    with nothing when they are ours.
+
+    What holds is tried in its corners too (``core/gradient_check/corners.py``).
     """
-    drawn = rng.permutation(SIZES[: len(case.sizes)]).tolist()
-    inputs = case.make(rng, **{**dict(zip(case.sizes, drawn, strict=True)), **sizes})
-    functions = Functions(functions or {})
+    drawn = dict(zip(case.sizes, rng.permutation(SIZES[: len(case.sizes)]).tolist(), strict=True))
+    sizes = {**drawn, **sizes}
+    inputs = case.make(rng, **sizes)
+    functions = Functions(functions or {}, watched=True)
+    run = run or case.run
     rows: list[Row] = []
     try:
-        for row in _compare(case, rng, functions, inputs, differences):
+        for row in _compare(case, rng, functions, inputs, differences, run, sizes):
             rows.append(row)
+        if functions and all(row.passed for row in rows) and not functions.faults:
+            functions.faults += corner_faults(case, rng, functions, inputs, run, sizes)
     except ImplementationError as error:
-        rows.append(Row(case.name, "-", None, None, False, str(error)))
-    return rows
+        functions.faults.insert(0, str(error))
+    return rows + [Row(case.name, "-", None, None, False, fault) for fault in functions.faults]
 
 
 def _compare(
-    case: Case, rng, functions: Functions, inputs: dict, differences: Callable
+    case: Case, rng, functions: Functions, inputs: dict, differences: Callable, run, sizes
 ) -> Iterator[Row]:
-    if ABSENT:
+    has_torch = not (ABSENT or case.torch is None)
+    if has_torch:
+        right_outputs, upstream, right_gradients = _autograd(case, inputs, rng)
+    else:
         right_outputs = [np.asarray(out) for out in case.run(Functions(), inputs, None)[0]]
         right_gradients = {}
         upstream = _upstream(case, right_outputs, rng)
-    else:
-        right_outputs, upstream, right_gradients = _autograd(case, inputs, rng)
-    given = {f"d{name}": dout for name, dout in zip(case.outputs, upstream, strict=False)} | inputs
-    before = {name: np.array(value) for name, value in given.items()}
+    names = case.outputs or ("loss",)
+    right_outputs = dict(zip(names, right_outputs, strict=True))
 
-    outputs, _ = case.run(functions, inputs, None)
-    _refuse_writes(case, given, before)
-    for name, out, expected in zip(case.outputs or ("loss",), outputs, right_outputs, strict=True):
+    outputs = dict(zip(names, run(functions, inputs, None)[0], strict=True))
+    errors, wrong = {}, {}
+    for name, out in outputs.items():
+        expected = right_outputs[name]
         if fault := malformed(out, expected.shape):
             raise ImplementationError(f"{case.functions[0]} returned {fault} for {name}")
-        out = np.asarray(out)
-        error = relative_error(out, expected)
-        passed = error <= TORCH_TOLERANCE
-        hint = few_digits(out, expected) or "the forward pass itself differs"
-        problem = None if passed else with_worst(hint, out, expected)
-        if not ABSENT or case.functions[0] in functions:  # ours agree with themselves
-            yield Row(case.name, name, None, None if ABSENT else error, passed, problem)
-    if functions.forward_only(case):
+        outputs[name] = out = np.asarray(out)
+        errors[name] = relative_error(out, expected)
+        if not errors[name] <= TORCH_TOLERANCE:
+            wrong[name] = out
+    found = wrong_outputs(case, inputs, wrong, right_outputs)
+    for name in names:
+        if has_torch or case.functions[0] in functions:  # ours agree with themselves
+            error = errors[name] if has_torch else None
+            yield Row(case.name, name, None, error, name not in wrong, found.get(name))
+    if functions.forward_only(case) or not case.differentiable:
         return
 
-    _, gradients = case.run(functions, inputs, upstream)
-    _refuse_writes(case, given, before)
+    gradients = dict(
+        zip(
+            (f"d{name}" for name in case.differentiable),
+            run(functions, inputs, upstream)[1],
+            strict=True,
+        )
+    )
+    functions.watched = False
 
     def objective(_):
-        outputs, _ = case.run(functions, inputs, None)
+        outputs, _ = run(functions, inputs, None)
         pairs = zip(outputs, upstream, strict=True)
         return sum(np.sum(np.asarray(out) * dout) for out, dout in pairs)
 
-    numerical = {name: differences(objective, inputs[name]) for name in case.differentiable}
-    right_gradients = right_gradients or numerical
-    swapped = case.gates and gates_swapped(
-        gradients[case.differentiable.index("b")], right_gradients["b"]
-    )
-    largest = max(float(np.linalg.norm(g)) for g in right_gradients.values())
-    for name, got in zip(case.differentiable, gradients, strict=True):
-        if fault := malformed(got, inputs[name].shape):
-            problem = f"{case.functions[-1]} returned {fault} for d{name}"
-            if np.ndim(got) > inputs[name].ndim:
-                problem += "; is the sum over the batch missing?"
-            yield Row(case.name, f"d{name}", None, None, False, problem)
+    with np.errstate(invalid="ignore"):
+        numerical = {
+            f"d{name}": differences(objective, inputs[name]) for name in case.differentiable
+        }
+    right = {f"d{name}": gradient for name, gradient in right_gradients.items()} or numerical
+    right = {
+        name: np.zeros_like(gradient) if name[1:] in case.zero else gradient
+        for name, gradient in right.items()
+    }
+    largest = max(float(np.linalg.norm(g)) for g in right.values())
+    judged = {}
+    for name, got in gradients.items():
+        if malformed(got, right[name].shape):
+            judged[name] = None, None, False, False
             continue
-        got, expected = np.asarray(got), right_gradients[name]
         # What is 0 but for rounding is measured against the others.
-        floor = largest * (1 if name in case.zero else 1e-4)
-        difference_error = relative_error(got, numerical[name], floor)
-        torch_error = None if ABSENT else relative_error(got, expected, floor)
+        floor = largest * (1 if name[1:] in case.zero else 1e-4)
+        difference = relative_error(np.asarray(got), numerical[name], floor)
+        error = relative_error(np.asarray(got), right[name], floor) if has_torch else None
         # not (a > b) would let NaN through
-        agrees = torch_error is not None and torch_error <= TORCH_TOLERANCE
-        passed = difference_error <= DIFFERENCE_TOLERANCE and bool(ABSENT or agrees)
-        problem = None
-        if not passed and agrees:
-            hint = "is PyTorch's gradient, but not that of the forward: is that one wrong?"
-            problem = with_worst(hint, got, numerical[name])
-        elif not passed:
-            if name in case.zero:
-                expected = np.zeros_like(expected)  # autograd's is rounding
-            weights = [value for key, value in inputs.items() if _is_weight(key)]
-            in_gates = case.gates and name in ("Wx", "Wh", "b")
-            hint = diagnose(got, expected, in_gates, _is_weight(name), weights)
-            hint = recognise(case, inputs, upstream, name, got, floor) or hint
-            if swapped and not in_gates:
-                hint = f"follows from {SWAPPED}"
-            problem = with_worst(hint, got, expected)
-        yield Row(case.name, f"d{name}", difference_error, torch_error, passed, problem)
-
-
-def _is_weight(name: str) -> bool:
-    """Whether an input is a weight matrix: w, Wx, block0.self.Wq, ..."""
-    name = name.rpartition(".")[2]
-    return name == "w" or name.startswith("W")
-
-
-def _refuse_writes(case: Case, arrays: dict, before: dict) -> None:
-    written = [name for name in before if not np.array_equal(arrays[name], before[name])]
-    if written:
-        raise ImplementationError(
-            f"{' or '.join(case.functions)} writes into {', '.join(written)}: "
-            "the caller's arrays must stay as they are; work on a copy"
+        agrees = error is not None and error <= TORCH_TOLERANCE
+        # A forward that is wrong has a gradient of its own, and that is what its backward is for.
+        # Where it is NaN there are no differences to hold the backward against.
+        fits = difference <= DIFFERENCE_TOLERANCE or (
+            bool(wrong) and agrees and difference != difference
         )
+        judged[name] = difference, error, agrees, fits and (agrees or not has_torch or bool(wrong))
+    bad = {name: gradients[name] for name, (*_, passed) in judged.items() if not passed}
+    found = wrong_gradients(
+        Found(case, inputs, upstream, sizes, right, numerical, bool(wrong)), bad,
+        {name for name, (_, _, agrees, _) in judged.items() if agrees},
+    )  # fmt: skip
+    for name, (difference, error, _, passed) in judged.items():
+        yield Row(case.name, name, difference, error, passed, found.get(name))
 
 
 def _upstream(case: Case, outputs, rng) -> list[Array]:
@@ -194,6 +190,8 @@ def _autograd(case: Case, inputs: dict, rng) -> tuple[list[Array], list[Array], 
     outputs = case.torch(**tensors)
     upstream = _upstream(case, outputs, rng)
     leaves = [tensors[name] for name in case.differentiable]
+    if not leaves:
+        return [out.detach().numpy() for out in outputs], upstream, {}
     gradients = torch.autograd.grad(
         outputs, leaves, [torch.from_numpy(dout) for dout in upstream], materialize_grads=True
     )

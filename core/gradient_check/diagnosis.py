@@ -1,34 +1,34 @@
-"""Which mistake makes a gradient wrong? A guess at it, and the hints that a learner can ask for."""
+"""Which mistake makes a number wrong? Named slips are made and compared; else what can be seen."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
-import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from core.gradient_check.cases import Case, our_function
+from core.gradient_check.case import Case, our_function
 from core.gradient_check.differences import relative_error
-from core.gradient_check.learner import KNOWN, Functions, malformed
+from core.gradient_check.equations import equation_of, through_time
+from core.gradient_check.learner import Functions, malformed
 from core.gradient_check.precision import told_apart
+from core.gradient_check.slips import slips_of
 
 Array = np.ndarray
 
 HINTS = (1, 2, 3)
-SWAPPED = "gates swapped: the blocks stand in the order i, f, o, g"
+SWAPPED = "gates swapped: the blocks are in the order i, f, o, g"
+_DIGITS = {5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
+# What says little: another quantity's hint is shown first.
+_GENERIC = ("is wrong everywhere", " entries: ", "misses some of its terms", "holds only some")
+# What follows from a slip elsewhere: the place itself is shown first.
+_FOLLOWS = ("follows from",)
 
-# Classic slips in a derivative: (what stands in our code, what stands in its place, the hint).
-_SLIPS = (
-    (r"1 - (\w+)\*\*2", r"\1", "is what tanh gives where its derivative belongs: 1 - tanh^2"),
-    (r"1 - (\w+)\*\*2", r"1 - \1", "is what 1 - tanh gives, where 1 - tanh^2 belongs"),
-    (r"1 - (\w+)\*\*2", "1", "misses the derivative of the tanh: 1 - tanh^2"),
-    (r"\b(\w+) \* \(1 - \1\)", r"\1", "is what a gate gives, where i (1 - i) belongs"),
-    (r"\b(\w+) \* \(1 - \1\)", "1", "misses the derivative of a sigmoid: i (1 - i)"),
-    (r"\b(\w+) \* \(1 - \1\)", r"(1 - \1**2)", "has tanh's derivative where a sigmoid's belongs"),
-)
+
+def is_specific(hint: str) -> bool:
+    """Whether a hint names a mistake, and not only that there is one."""
+    return not any(words in hint for words in (*_GENERIC, *_FOLLOWS))
 
 
 def diagnose(
@@ -37,6 +37,7 @@ def diagnose(
     gates: bool = False,
     is_weight: bool = False,
     weights: Sequence[Array] = (),
+    sizes: Mapping[str, float] | None = None,
 ) -> str:
     """A guess, in a few words, at the mistake that turns ``expected`` into ``got``.
 
@@ -45,6 +46,7 @@ def diagnose(
     - gates: whether the last axis holds the blocks of the gates i, f, o, g
     - is_weight: whether this is the gradient of a weight matrix, a sum over samples and steps
     - weights: the weight matrices of the layer; some gradients are a product with one of them
+    - sizes: of the dimensions, by letter, where they are known: N, T, ...
     """
     if not np.all(np.isfinite(got)):
         return "holds NaN or infinity"
@@ -62,9 +64,7 @@ def diagnose(
         return "has the wrong sign"
     ratio = float(np.vdot(expected, got) / np.vdot(expected, expected))
     if same(got, ratio * expected):
-        if ratio > 1:
-            return f"is {ratio:.4g} times too large: is a term counted twice, or a mean a sum?"
-        return f"is {ratio:.4g} times the right value: a factor lost, or a sum averaged?"
+        return _factor(ratio, sizes or {})
     if expected.ndim == 2 and expected.shape[0] == expected.shape[1] and same(got, expected.T):
         return "is transposed: check the order and the .T of the product"
     for W in weights:
@@ -84,40 +84,79 @@ def diagnose(
             if part.any()
         ]
         if len(bad) < 4:
-            return f"is wrong in gate {', '.join(bad)} alone: check that gate's derivative"
-    if expected.ndim == 3:
-        missing = [
-            t for t in range(expected.shape[1]) if not np.any(got[:, t]) and np.any(expected[:, t])
-        ]
-        if missing:
-            return f"is zero at [:, {missing[0]}]: does the loop visit every step?"
-        right = [t for t in range(expected.shape[1]) if same(got[:, t], expected[:, t])]
-        if right == [expected.shape[1] - 1]:
+            several = "s" if len(bad) > 1 else ""
             return (
-                "is right at the last step only: does the gradient of the next step flow back "
-                "into this one?"
+                f"is wrong in gate{several} {', '.join(bad)} alone: check "
+                f"{'those gates' if several else 'that gate'}{chr(39)}{'' if several else 's'} "
+                "derivative"
             )
+    if expected.ndim == 3 and expected.shape[1] > 2 and (hint := _in_time(got, expected, same)):
+        return hint
     if is_weight and expected.ndim == 2:
         # One sample at one step adds a product of a column and a row to a weight's gradient.
         rank, full = (np.linalg.matrix_rank(a, rtol=1e-9) for a in (got, expected))
         lost = np.linalg.matrix_rank(expected - got, rtol=1e-9)
+        timed = sizes is None or "T" in sizes
         if rank < full and rank <= lost:
-            return "holds only some of its terms: a missing sum over time or over the batch?"
+            over = "over time or over the batch" if timed else "over the batch"
+            return f"holds only some of its terms: a missing sum {over}?"
         if lost < full:
-            return "misses some of its terms: a time step or a sample left out of the sum?"
+            which = "a time step or a sample" if timed else "a sample"
+            return f"misses some of its terms: {which} left out of the sum?"
     if wrong.mean() < 0.5:
         return f"is wrong in {wrong.sum()} of {wrong.size} entries: a corner (mask, repeats)?"
     return (
-        "is wrong everywhere: a missing sum over time, a forgotten derivative of the "
-        "nonlinearity, or the wrong factor in a product?"
+        "is wrong everywhere: a term, a factor or a derivative on the way to it is missing or wrong"
     )
+
+
+def _factor(ratio: float, sizes: Mapping[str, float]) -> str:
+    """The hint for a wrong factor, with the sizes that it may come from."""
+    names = []
+    for letter, size in sizes.items():
+        for name, value in (
+            (letter, size),
+            (f"1 / {letter}", 1 / size),
+            (f"sqrt({letter})", size**0.5),
+            (f"1 / sqrt({letter})", size**-0.5),
+        ):
+            if abs(ratio / value - 1) < 1e-6 and size > 1:
+                names.append(name)
+    if {"N", "T"} <= sizes.keys() and abs(ratio * sizes["N"] * sizes["T"] - 1) < 1e-6:
+        names.append("1 / (N T)")
+    known = f" ({' or '.join(names)})" if names else ""
+    if ratio > 1:
+        return f"is {ratio:.4g} times too large{known}: is a term counted twice, or a mean a sum?"
+    averaged = "a factor lost, or a sum averaged?"
+    return f"is {ratio:.4g} times the right value{known}: {averaged}"
+
+
+def _in_time(got: Array, expected: Array, same) -> str | None:
+    """What is wrong with the steps of a sequence (N, T, ...)."""
+    T = expected.shape[1]
+    if same(got[:, 1:], expected[:, :-1]):
+        return "is one time step late: [:, t] holds what belongs to step t - 1"
+    if same(got[:, :-1], expected[:, 1:]):
+        return "is one time step early: [:, t] holds what belongs to step t + 1"
+    if same(got[:, ::-1], expected):
+        return "has its time steps in the wrong order: the last comes first"
+    zero = [t for t in range(T) if not np.any(got[:, t]) and np.any(expected[:, t])]
+    if zero:
+        return f"is zero at [:, {zero[0]}]: does the loop visit every step?"
+    right = [t for t in range(T) if same(got[:, t], expected[:, t])]
+    if right == [T - 1]:
+        return (
+            "is right at the last step only: does the gradient of the next step flow back "
+            "into this one?"
+        )
+    return None
 
 
 def few_digits(got: Array, expected: Array) -> str | None:
     """The hint for numbers that are right but for rounding in float32 or float16; else None."""
     error = relative_error(got, expected)
     if error < 1e-5:
-        digits = "seven" if error < 1e-6 else "a few"
+        digits = _DIGITS.get(int(-np.log10(max(error, 1e-16)) + 0.5), "many")
         return f"is right to {digits} digits only: is it computed in float32?"
     with np.errstate(over="ignore"):
         halves = np.asarray(got, np.float16)
@@ -131,49 +170,131 @@ def gates_swapped(db: Array, expected: Array) -> bool:
     return not malformed(db, expected.shape) and SWAPPED in diagnose(db, expected, gates=True)
 
 
-def recognise(case: Case, inputs: dict, upstream, name: str, got: Array, floor: float):
-    """A hint where ``got`` is the very number that a classic slip in our own code gives, or None.
-
-    The slips are made one after the other, upstream gradients forgotten and derivatives confused,
-    and their gradient is compared with the one that was found.
-    """
-    backward = case.functions[-1]
-    if not backward.endswith("_backward") or not np.any(got):
+def exchanged(name: str, got: Array, right: Mapping[str, Array]) -> str | None:
+    """The hint where ``got`` is the right value of another quantity; else None."""
+    if not isinstance(got, np.ndarray) or not np.any(got):
         return None
-
-    def gives(functions: dict, upstream) -> bool:
-        _, gradients = case.run(Functions(functions), inputs, upstream)
-        gradient = gradients[case.differentiable.index(name)]
-        return relative_error(got, gradient, floor) < 1e-6
-
-    names = [f"d{output}" for output in case.outputs]
-    for i, dout in enumerate(names):
-        others = list(upstream)
-        for value, hint in ((0.0, "does not use {}"), (1.0, "is that of ones for {}")):
-            others[i] = np.full_like(upstream[i], value)
-            if gives({}, others):
-                return f"{hint.format(dout)}: is the upstream factor {dout} forgotten?"
-    if case.name == "word_embedding":
-        last_use = np.zeros_like(got)
-        last_use[inputs["x"]] = upstream[0]
-        if relative_error(got, last_use) < 1e-6:
-            return "keeps the last use of each word alone: repeats add up (dW[x] += dout is no sum)"
-    function = our_function(backward)
-    source = inspect.getsource(function)
-    for pattern, wrong, hint in _SLIPS:
-        places = [match.span() for match in re.finditer(pattern, source)]
-        changed = [
-            source[:start] + re.sub(pattern, wrong, source[start:stop]) + source[stop:]
-            for start, stop in places
-        ]
-        if len(places) > 1:
-            changed.append(re.sub(pattern, wrong, source))
-        for slipped in changed:
-            namespace = dict(vars(sys.modules[function.__module__]))
-            exec(compile(slipped, "<slip>", "exec"), namespace)
-            if gives({backward: namespace[backward]}, upstream):
-                return hint
+    for other, value in right.items():
+        is_other = other != name and value.shape == got.shape
+        if is_other and relative_error(got, value) < 1e-8:
+            return f"is the right {other}: are they returned in another order?"
     return None
+
+
+def sum_left_out(shape: tuple, expected: tuple, sizes: Mapping[str, int]) -> str:
+    """What to add to a wrong shape that has the batch or the time still in it, or ''."""
+    if len(shape) <= len(expected) or shape[len(shape) - len(expected) :] != expected:
+        return ""
+    axes = shape[: len(shape) - len(expected)]
+    words = {"N": "batch", "T": "time"}
+    left = [
+        words[letter]
+        for size in axes
+        for letter in words
+        if sizes.get(letter) == size
+    ]  # fmt: skip
+    return f"; is the sum over {' and '.join(left or ['the rows'])} missing?".replace(
+        "over batch", "over the batch"
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# The slips, made
+# ---------------------------------------------------------------------------------------------
+
+
+def recognise(
+    case: Case,
+    inputs: dict,
+    upstream: Sequence[Array] | None,
+    wrong: Mapping[str, Array],
+    right: Mapping[str, Array],
+) -> dict[str, str]:
+    """Hints for those of the wrong quantities whose very numbers a slip gives.
+
+    Inputs:
+    - case, inputs: what was checked
+    - upstream: gradients of the outputs; None to look at outputs, not at gradients
+    - wrong, right: what was found where it is wrong, and what is right, by name
+
+    Each slip is made on the inputs of the check. It explains a quantity that it changes when it
+    gives the number that was found. Of several, the one counts that explains most and changes least
+    of what was found to be right.
+    """
+    wrong = {
+        name: got
+        for name, got in wrong.items()
+        if not malformed(got, right[name].shape) and np.any(got) and np.all(np.isfinite(got))
+    }
+    best: dict[str, tuple] = {}
+    if not wrong:
+        return {}
+    for index, (hint, make) in enumerate(_slips(case, inputs, upstream)):
+        try:
+            with np.errstate(all="ignore"):
+                made = dict(zip(right, make(), strict=False))
+        except Exception:  # a slip that these shapes do not allow
+            continue
+        explains, changes = [], 0
+        for name, value in made.items():
+            value = np.asarray(value)
+            if value.shape != right[name].shape or not np.all(np.isfinite(value)):
+                continue
+            change = float(np.linalg.norm(value - right[name]))
+            if change <= 1e-10 * float(np.linalg.norm(right[name])) + 1e-300:
+                continue
+            changes += 1
+            left = name in wrong and float(np.linalg.norm(value - wrong[name]))
+            if (
+                left is not False
+                and left <= 1e-5 * change
+                and relative_error(wrong[name], value) < 1e-8
+            ):
+                explains.append(name)
+        rank = len(explains), len(explains) - changes, -index
+        for name in explains:
+            if name not in best or rank > best[name][0]:
+                best[name] = rank, hint
+    return {name: hint for name, (_, hint) in best.items()}
+
+
+def _slips(case: Case, inputs: dict, upstream):
+    """The words of each slip, and what makes its numbers."""
+    forward, backward = case.functions[0], case.functions[-1]
+    outputs_too = upstream is None or not case.outputs
+
+    def numbers(functions, inputs, upstream):
+        outputs, gradients = case.run(Functions(functions), inputs, upstream)
+        if upstream is None:
+            return outputs
+        return gradients
+
+    if not outputs_too:
+        names = [f"d{output}" for output in case.outputs]
+        for i, dout in enumerate(names):
+            for value, hint in ((0.0, "does not use {}"), (1.0, "is that of ones for {}")):
+                others = [*upstream[:i], np.full_like(upstream[i], value), *upstream[i + 1 :]]
+                words = f"{hint.format(dout)}: is the upstream factor {dout} forgotten?"
+                yield words, lambda others=others: numbers({}, inputs, others)
+            if upstream[i].ndim == 3:
+                for shift, late in ((1, "early"), (-1, "late")):
+                    moved = np.zeros_like(upstream[i])
+                    if shift > 0:
+                        moved[:, 1:] = upstream[i][:, :-1]
+                    else:
+                        moved[:, :-1] = upstream[i][:, 1:]
+                    others = [*upstream[:i], moved, *upstream[i + 1 :]]
+                    words = f"is one time step {late}: step t reads {dout} of another step"
+                    yield words, lambda others=others: numbers({}, inputs, others)
+    mask = inputs.get("mask")
+    if isinstance(mask, np.ndarray):
+        for instead, words in (
+            (np.ones_like(mask), "is wrong exactly where the mask is 0: is the mask used?"),
+            (~mask, "has the mask the wrong way round"),
+        ):
+            yield words, lambda m=instead: numbers({}, {**inputs, "mask": m}, upstream)
+    for slip in slips_of(forward if upstream is None else backward):
+        yield slip.hint, lambda s=slip: numbers({s.name: s.function}, inputs, upstream)
 
 
 def with_worst(hint: str, got: Array, expected: Array) -> str:
@@ -196,25 +317,18 @@ def hints(name: str, quantity: str, hint: int) -> list[str]:
     - quantity: the output or gradient that is wrong; '-' when nothing could be compared
     - hint: how many hints are asked for: 1 gives none of these
     """
-    through_time = name.replace("_backward", "_step_backward") in KNOWN and "_step_" not in name
-    function = our_function(name)
-    code = inspect.getsource(function).split('"""')[-1].rstrip().splitlines()
-    here = [i for i, line in enumerate(code) if re.match(rf"[^#=]*\b{quantity}\b[^=]*= ", line)]
-    comments = [line for line in code[: here[-1] + 1] if "# " in line] if here else []
     found = []
-    if hint >= 2 and through_time:
+    if hint >= 2:
         found.append(
             "Hint 2: go through the steps from the last to the first. Each state has two readers, "
             "the loss and the next step; the weights are read by every step"
+            if through_time(name) and name.endswith("_backward")
+            else f"Hint 2: {equation_of(name, quantity)}"
         )
-    elif hint >= 2 and comments:
-        line = comments[-1].strip(" #")
-        found.append(f"Hint 2: {quantity} comes from this line of the forward: {line}")
-    elif hint >= 2:
-        found.append(f"Hint 2: read the equations of {name.replace('_backward', '_forward')} again")
     if hint >= 3:
-        # Of a loop through time one line says nothing.
-        lines = [] if through_time else [code[i].strip() for i in here]
-        lines = lines or [line for line in code if line.strip()]
+        function = our_function(name)
+        code = inspect.getsource(function)
+        code = code.replace(function.__doc__ or "", "").replace('""""""', "").splitlines()
+        lines = [line for line in code if line.strip()]
         found += ["Hint 3: our code says", *(f"    {line}" for line in lines)]
     return found

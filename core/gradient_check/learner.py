@@ -5,19 +5,19 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 
-from core.gradient_check.cases import CASES, Case, our_function
+from core.gradient_check.case import Case, ImplementationError, our_function
+from core.gradient_check.cases import CASES
 from core.gradient_check.source import read_source
 
+Array = np.ndarray
+
 KNOWN = {name for case in CASES for name in case.functions}  # names that --impl can replace
-
-
-class ImplementationError(Exception):
-    """Something a learner's function did, as a sentence for its author."""
 
 
 def load_implementation(path: str | Path) -> dict[str, Callable]:
@@ -60,8 +60,18 @@ def load_implementation(path: str | Path) -> dict[str, Callable]:
 class Functions(dict):
     """Hand-written functions by name: the given ones, ours for the rest.
 
-    A call that fails inside a given function becomes an ``ImplementationError``.
+    A call that fails inside a given function becomes an ``ImplementationError``. Given functions
+    get copies, so that one that writes into an array spoils no other number.
+
+    - watched: whether to look for what a function writes into
+    - faults: sentences on that, each once
     """
+
+    def __init__(self, *arguments, watched: bool = False):
+        super().__init__(*arguments)
+        self.watched = watched
+        self.faults: list[str] = []
+        self._made: list[Array] = []  # what the forward returned
 
     def __missing__(self, name: str) -> Callable:
         return our_function(name)
@@ -79,7 +89,11 @@ class Functions(dict):
     ):
         """Calls something that uses the function or class of that name."""
         if name not in self:
-            return function(*arguments, **options)  # ours: a bug in it must be seen
+            result = function(*arguments, **options)  # ours: a bug in it must be seen
+            self._keep(name, result)
+            return result
+        arguments = [_copied(argument) for argument in arguments]
+        before = self.watched and [_arrays(argument, copy=True) for argument in arguments]
         try:
             result = function(*arguments, **options)
         except KeyboardInterrupt:
@@ -90,6 +104,9 @@ class Functions(dict):
             if forward != name and forward not in self:
                 message += f"; the cache that it got is that of core's {forward}, see its docstring"
             raise ImplementationError(message) from error
+        if before:
+            self._look(name, arguments, before)
+            self._keep(name, result)
         if returns is not None:
             if result is None:
                 raise ImplementationError(
@@ -99,6 +116,51 @@ class Functions(dict):
                 found = len(result) if isinstance(result, (tuple, list)) else 1
                 raise ImplementationError(f"{name} returned {found} values, expected {returns}")
         return result
+
+    def _keep(self, name: str, result) -> None:
+        if name.endswith("_forward") and isinstance(result, tuple | list):
+            self._made = [each for each in result if isinstance(each, np.ndarray)]
+
+    def _look(self, name: str, arguments: Sequence, before: Sequence) -> None:
+        """Notes which arguments a call has written into."""
+        names = list(signature(our_function(name)).parameters)
+        for parameter, argument, old in zip(names, arguments, before, strict=False):
+            if parameter == "config":  # what a rule remembers is its own
+                continue
+            new = _arrays(argument)
+            changed = [a for a, b in zip(new, old, strict=False) if not _equal(a, b)]
+            if not changed and len(new) == len(old):
+                continue
+            fault = f"{name} writes into {parameter}: the caller's arrays must stay as they are"
+            if parameter == "cache":
+                fault = f"{name} damages its cache: a second call would get other numbers"
+                if any(np.shares_memory(a, b) for a in changed for b in self._made):
+                    fault += ", and the forward's output is in it"
+            fault += "; work on a copy"
+            if fault not in self.faults:
+                self.faults.append(fault)
+
+
+def _copied(value):
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in value.items()}
+    return value
+
+
+def _arrays(value, copy: bool = False) -> list[Array]:
+    """All arrays within nested tuples, lists and dicts."""
+    if isinstance(value, np.ndarray):
+        return [value.copy() if copy else value]
+    parts = value.values() if isinstance(value, dict) else value
+    if isinstance(value, dict | tuple | list):
+        return [array for part in parts for array in _arrays(part, copy)]
+    return []
+
+
+def _equal(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
 def malformed(got, shape: tuple) -> str | None:

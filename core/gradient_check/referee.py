@@ -92,6 +92,10 @@ def _attend(features, keys, h, Wh, v):
     return (features * weights.unsqueeze(2)).sum(dim=1), weights
 
 
+def attend(features, keys, query, v):
+    return list(_attend(features, keys, query, torch.eye(query.shape[1], dtype=query.dtype), v))
+
+
 def additive_attention(features, h, Wf, Wh, b, v):
     return list(_attend(features, F.linear(features, Wf.T, b), h, Wh, v))
 
@@ -207,6 +211,37 @@ def decoder_block_dropout(p: float, num_heads: int) -> Callable:
         return [add(x, feed_forward(norm(3, x), *weights, "gelu"))]
 
     return run
+
+
+def positional_encoding(length, width):
+    return [torch.tensor(_sinusoids(length, width), dtype=torch.float64)]
+
+
+def update_rule(build: Callable) -> Callable:
+    """Steps of an optimizer of PyTorch's; ``build``: (parameters, numbers of ours) -> optimizer."""
+
+    def run(w, gradients, rates, numbers):
+        parameter = nn.Parameter(w.clone())
+        optimizer, steps = build([parameter], numbers), []
+        for gradient, rate in zip(gradients, rates, strict=True):
+            optimizer.param_groups[0]["lr"] = float(rate)
+            parameter.grad = gradient
+            optimizer.step()
+            steps.append(parameter.detach().clone())
+        return [torch.stack(steps)]
+
+    return run
+
+
+def clip_gradient_norm(W, b, max_norm):
+    outputs = []
+    for limit in (max_norm, 100 * max_norm):
+        parameters = [nn.Parameter(torch.zeros_like(g)) for g in (W, b)]
+        for parameter, gradient in zip(parameters, (W, b), strict=True):
+            parameter.grad = gradient.clone()
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        outputs += [parameter.grad for parameter in parameters] + [norm]
+    return outputs
 
 
 def _cross_entropy(scores, captions):

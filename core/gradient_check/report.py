@@ -6,16 +6,29 @@ Measured by ``core/gradient_check/checking.py``.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from core.gradient_check.cases import CASES
 from core.gradient_check.checking import Row, check_case
-from core.gradient_check.diagnosis import HINTS, hints
+from core.gradient_check.diagnosis import HINTS, hints, is_specific
 from core.gradient_check.learner import KNOWN
 from core.gradient_check.referee import ABSENT
+
+
+def first_wrong(rows: Iterable[Row]) -> Row | None:
+    """The wrong row to read first: the forward, then what names its mistake, then the order."""
+    wrong = [row for row in rows if not row.passed]
+    for tells in (
+        lambda row: row.problem.startswith("the forward"),
+        lambda row: row.quantity != "-" and is_specific(row.problem),
+        lambda row: row.quantity == "-",
+    ):
+        if found := next(filter(tells, wrong), None):
+            return found
+    return wrong[0] if wrong else None
 
 
 @dataclass
@@ -42,10 +55,15 @@ class Report:
         ]
         if self.passed:
             return "\n".join([*lines, f"{self.name} holds", *([ABSENT] if ABSENT else [])])
-        wrong = next(row for row in self.rows if not row.passed)
+        wrong = first_wrong(self.rows)
         names_itself = wrong.quantity == "-" or " returned " in wrong.problem
         quantity = "" if names_itself else f"{wrong.quantity} "
         lines.append(f"{self.name} does not hold yet. First: {quantity}{wrong.problem}")
+        lines += [
+            f"Besides: {row.problem}"
+            for row in self.rows
+            if row.quantity == "-" and row is not wrong
+        ]
         lines += hints(self.name, wrong.quantity, self.hint)
         if self.hint < HINTS[-1]:
             lines.append(f"A further hint: check(..., hint={self.hint + 1})")
@@ -67,6 +85,8 @@ def check(
     - hint: 1 says what is wrong with the first wrong gradient, with the likely mistake; 2 adds the
       line of the forward that it comes from; 3 adds our line of code
     - seed: of the random inputs
+
+    A function of your own is a program: it runs here, with your rights.
 
     Returns a report that prints itself at the end of a cell, and is true when everything holds.
     Raises ValueError for a name that is not known, and for a hint that is not 1, 2 or 3.

@@ -10,10 +10,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from core.gradient_check.apart import check_apart, read_messages, rng_of, start
-from core.gradient_check.cases import CASES, Case
+from core.gradient_check.case import Case
+from core.gradient_check.cases import CASES
 from core.gradient_check.checking import check_case
 from core.support.files import write_text
 
@@ -35,6 +37,7 @@ class Background:
         self.folder = tempfile.TemporaryDirectory(prefix="workbook-", ignore_cleanup_errors=True)
         self.queue: queue.Queue = queue.Queue()
         self.number = 0
+        self.lock = threading.Lock()  # of the number and the child that belongs to it
         self.child: _Child | None = None
         self.next: _Child | None = None
         if ahead:
@@ -62,10 +65,11 @@ class Background:
 
     def stop(self) -> None:
         """Gives up what is being checked."""
-        self.number += 1
-        if self.child is not None:
-            self.child.stop()
-            self.child = None
+        with self.lock:
+            self.number += 1
+            if self.child is not None:
+                self.child.stop()
+                self.child = None
 
     def events(self) -> Iterator[tuple[str, object]]:
         """What was found since the last call: kinds and values.
@@ -97,27 +101,38 @@ class Background:
         def put(kind: str, value=None) -> None:
             self.queue.put((number, kind, value))
 
-        messages = child.order(self.path, [case.name for case in cases])
-        checked = check_apart(self.path, cases, SEED, messages=messages)
+        used = []
+
+        def begin(names: Sequence[str]) -> Iterator[dict | None]:
+            used.append(child if not used else self._another(number))
+            return used[-1].order(self.path, names)
+
         try:
-            put("names", names := next(checked))
-            for case in cases:
-                if names & set(case.functions):
-                    put("rows", (case, next(checked)))
-            ending = "done", None
-        except (ValueError, OSError) as error:
-            ending = "error", error
-        finally:
-            checked.close()
-            messages.close()
-        if lines := child.prints():
-            put("prints", lines)
-        put(*ending)
+            with closing(check_apart(self.path, cases, SEED, begin=begin)) as checked:
+                put("names", names := next(checked))
+                for case in cases:
+                    if names & set(case.functions):
+                        put("rows", (case, next(checked)))
+            if lines := [line for each in used for line in each.prints()]:
+                put("prints", lines)
+            put("done")
+        except Exception as error:  # not lost with the thread
+            put("error", error)
+
+    def _another(self, number: int) -> _Child:
+        """Another process for the same check: the one before was ended by what it called."""
+        with self.lock:
+            child = self._start()
+            if number == self.number:
+                self.child = child
+        return child
 
 
 def _warm_up() -> None:
-    """PyTorch's first gradient takes half a second, for which nobody must wait."""
-    check_case(CASES[0], rng_of(CASES[0], SEED), {})
+    """PyTorch's first gradient and first optimizer take seconds, for which nobody must wait."""
+    for case in CASES:
+        if case.name in ("affine", "sgd"):
+            check_case(case, rng_of(case, SEED), {})
 
 
 class _Child:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from core.gradient_check.cases import CASES, Case
+from core.gradient_check.case import Case
+from core.gradient_check.cases import CASES
 from core.gradient_check.checking import Row
+from core.gradient_check.report import first_wrong
 from core.gradient_check.source import Source
 from core.workbook.road import ROAD, Chapter
 
@@ -35,7 +37,7 @@ class Standing:
             return ABSENT, None
         cases = cases_of([function])
         mine = [rows_of(function, case, self.rows.get(case.name, []), self.names) for case in cases]
-        wrong = next((row for rows in mine for row in rows if not row.passed), None)
+        wrong = first_wrong(row for rows in mine for row in rows)
         if wrong is not None:
             return WRONG, wrong
         return (HOLDS if mine and all(mine) else WAITING), None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from core.gradient_check.cases import our_function
+from core.gradient_check.case import our_function
 from core.gradient_check.diagnosis import hints
 from core.workbook.page import Page
 from core.workbook.road import ROAD, chapter_of

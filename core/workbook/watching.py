@@ -10,6 +10,7 @@ from pathlib import Path
 from core.gradient_check.cases import CASES
 from core.gradient_check.diagnosis import HINTS
 from core.gradient_check.source import Source, parse_source
+from core.support.command_line import INPUT_ERRORS
 from core.workbook.background import Background
 from core.workbook.checking import require_road, require_there, tell_what_next
 from core.workbook.keys import keys
@@ -164,6 +165,8 @@ class Watch:
         elif kind == "prints":
             tell_prints(self.page, self.path, value)
         elif kind == "error":
+            if not isinstance(value, INPUT_ERRORS):
+                raise value
             self._broken(str(value))
         else:
             self._finish()

@@ -140,7 +140,9 @@ def product_that_fits():
     ### END SOLUTION
 
 
-confirm(product_that_fits, lambda s: s == "x.T @ dout", "the one whose inner sizes are both N")
+confirm(
+    product_that_fits, lambda s: s == "x.T @ dout", "the one whose inner sizes are both N"
+)
 
 # %% [markdown]
 # ## Partial derivatives
@@ -152,6 +154,7 @@ confirm(product_that_fits, lambda s: s == "x.T @ dout", "the one whose inner siz
 #
 # All of them together are the **gradient**. It has the shape of the input. One can measure a partial derivative: move
 # the number a little to both sides, and divide the change of the result by the way.
+
 
 # %%
 def f(x, y):

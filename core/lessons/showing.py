@@ -1,6 +1,6 @@
 """What the notebooks share: source code on show, graphs of a computation, trained runs.
 
-``core.answers`` answers the exercises. Needs IPython, which every notebook has.
+``core.lessons.answers`` answers the exercises. Needs IPython, which every notebook has.
 """
 
 from __future__ import annotations
@@ -17,25 +17,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from core.answers import Answer, compare, confirm
 from core.coco_utils import decode_captions, image_path
 from core.decoding import beam_search
 from core.image_utils import load_image
 from core.show.plots import BLUE, COLOURS, GREY, ORANGE
 
-__all__ = [
-    "Answer",
-    "compare",
-    "confirm",
-    "draw_graph",
-    "embedded_data",
-    "load_trained",
-    "show_captions",
-    "show_source",
-    "style",
-]
-
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TRAINED = ROOT / "notebooks" / "trained"  # small runs that came with the lessons
 
 _STYLE = {
@@ -65,7 +52,7 @@ def style() -> None:
 def _require_this_core(folder: Path) -> None:
     """Raises ImportError when a project around ``folder`` has another ``core`` than this one."""
     for project in (folder, *folder.parents):
-        if (project / "core" / "lessons.py").is_file() and (project / "notebooks").is_dir():
+        if (project / "core" / "lessons").is_dir() and (project / "notebooks").is_dir():
             found = importlib.util.find_spec("core").submodule_search_locations[0]
             if not os.path.samefile(project / "core", found):
                 raise ImportError(

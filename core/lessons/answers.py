@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from core.gradient_check import relative_error, told_apart
-from core.slips import COMPARED, CONFIRMED
+from core.lessons.slips import COMPARED, CONFIRMED
 
 Array = np.ndarray
 
@@ -64,8 +64,8 @@ def compare(
     - arguments: both get copies of these
     - tolerance: the norm-relative error that is allowed to arrays and numbers
     - also: further arguments, each under words that say what is special about them
-    - exercise: a number in ``core.slips.COMPARED``; when the learner's values are those of a slip
-      there, its sentence is the answer
+    - exercise: a number in ``core.lessons.slips.COMPARED``; when the learner's values are those of
+      a slip there, its sentence is the answer
     - axis: what the first axis of the values counts, "step" say
     """
     name = getattr(function, "__name__", "the function")
@@ -123,7 +123,7 @@ def _on_one_line(error: Exception) -> str:
 
 def _is_installed(file: str) -> bool:
     """Whether a file is of this package or of another that was installed: not the learner's."""
-    return "site-packages" in file or Path(file).is_relative_to(Path(__file__).parent)
+    return "site-packages" in file or Path(file).is_relative_to(Path(__file__).parents[1])
 
 
 def _is_unchanged(now, then) -> bool:
@@ -352,7 +352,7 @@ def confirm(got, accepts: Callable, expected: str, exercise: str = "") -> Answer
       of the function becomes a sentence.
     - accepts: a value -> whether it is as expected
     - expected: says what is expected, "a loss below 0.5, say"
-    - exercise: a number in ``core.slips.CONFIRMED``, whose slips are told by name
+    - exercise: a number in ``core.lessons.slips.CONFIRMED``, whose slips are told by name
     """
     if callable(got):
         try:

@@ -1,0 +1,130 @@
+"""What is said of wrong numbers: the forward first, then named slips, then what is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.gradient_check.case import Case
+from core.gradient_check.diagnosis import (
+    SWAPPED,
+    diagnose,
+    exchanged,
+    few_digits,
+    gates_swapped,
+    recognise,
+    sum_left_out,
+    with_worst,
+)
+from core.gradient_check.equations import line_of
+from core.gradient_check.learner import malformed
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a check has measured of a case.
+
+    - case, inputs, upstream, sizes: what was checked
+    - right: the right gradients by name (dx, ...)
+    - numerical: central differences of the forward that was checked
+    - forward_wrong: whether that forward is wrong itself
+    """
+
+    case: Case
+    inputs: dict
+    upstream: Sequence[Array]
+    sizes: Mapping[str, int]
+    right: Mapping[str, Array]
+    numerical: Mapping[str, Array]
+    forward_wrong: bool
+
+
+def wrong_outputs(
+    case: Case, inputs: dict, wrong: Mapping[str, Array], right: Mapping[str, Array]
+) -> dict[str, str]:
+    """The problem of each output that is wrong, by name."""
+    slips = recognise(case, inputs, None, wrong, right)
+    found = {}
+    for name, got in wrong.items():
+        if not np.all(np.isfinite(got)):
+            hint = "is NaN or infinite"
+            if "mask" in inputs and case.name.endswith("attention"):
+                hint += ": is that a query that may see nothing? A sum of 0 divides nothing"
+            hint = f"the forward pass itself differs: it {hint}"
+        elif name in slips:
+            hint = f"the forward pass itself differs: it {slips[name]}"
+        elif not (hint := few_digits(got, right[name])):
+            line = line_of(case.functions[0], name)
+            other = exchanged(name, got, right)
+            hint = f"the forward pass itself differs{': it ' + other if other else ''}"
+            if not other and line:
+                hint += f"; expected {line}"
+        found[name] = with_worst(hint, got, right[name])
+    return found
+
+
+def wrong_gradients(
+    found: Found, wrong: Mapping[str, Array], agree: Collection[str]
+) -> dict[str, str]:
+    """The problem of each gradient that is wrong, by name; ``agree``: those that PyTorch finds."""
+    case, right = found.case, found.right
+    if not wrong:
+        return {}
+    slips = {}
+    if not found.forward_wrong:
+        slips = recognise(case, found.inputs, found.upstream, wrong, right)
+    swapped = case.gates and "db" in wrong and gates_swapped(wrong["db"], right["db"])
+    problems = {}
+    for name, got in wrong.items():
+        expected = right[name]
+        if fault := malformed(got, expected.shape):
+            problem = f"{case.functions[-1]} returned {fault} for {name}"
+            if other := exchanged(name, got, right):
+                problem += f"; it {other}"
+            else:
+                problem += sum_left_out(np.shape(got), expected.shape, found.sizes)
+            problems[name] = problem
+            continue
+        got = np.asarray(got)
+        if name in agree:
+            hint = "is PyTorch's gradient, but not that of the forward: is that one wrong?"
+            problems[name] = with_worst(hint, got, found.numerical[name])
+            continue
+        if found.forward_wrong:
+            expected = found.numerical[name]
+            if not np.all(np.isfinite(expected)):
+                problems[name] = "cannot be judged while the forward is NaN or infinite"
+                continue
+        hint = slips.get(name) or exchanged(name, got, right) or _seen(found, name, got, expected)
+        if swapped and name not in slips and name not in ("dWx", "dWh", "db"):
+            hint = f"follows from {SWAPPED}"
+        if found.forward_wrong:
+            hint = f"is not the gradient of your forward, which is wrong itself; it {hint}"
+        problems[name] = with_worst(hint, got, expected)
+    return problems
+
+
+def _seen(found: Found, name: str, got: Array, expected: Array) -> str:
+    """The hint by what can be seen in the numbers."""
+    mask = found.inputs.get("mask")
+    if isinstance(mask, np.ndarray) and mask.shape == expected.shape[: mask.ndim]:
+        off = np.abs(got - expected) > 1e-9 * np.abs(expected).max()
+        outside = ~mask.reshape(mask.shape + (1,) * (expected.ndim - mask.ndim))
+        if off.any() and not np.any(off & ~outside):
+            return "is wrong exactly where the mask is 0: nothing there counts"
+    weights = [value for key, value in found.inputs.items() if is_weight(key)]
+    in_gates = found.case.gates and name in ("dWx", "dWh", "db")
+    sizes = dict(found.sizes)
+    if found.case.name == "multi_head_attention":
+        sizes["d"] = found.right["dbq"].size // found.inputs["num_heads"]
+    return diagnose(got, expected, in_gates, is_weight(name[1:]), weights, sizes)
+
+
+def is_weight(name: str) -> bool:
+    """Whether an input is a weight matrix: w, Wx, block0.self.Wq, ..."""
+    name = name.rpartition(".")[2]
+    return name == "w" or name.startswith("W")
