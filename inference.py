@@ -89,7 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(prog="inference.py", description="Caption images with a trained model.")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--model", choices=MODEL_NAMES, help="the run in runs/MODEL")
-    which.add_argument("--checkpoint", metavar="RUN_OR_FILE", help="a run folder, a file or its address")
+    which.add_argument(
+        "--checkpoint", metavar="RUN_OR_FILE", help="a run folder, a file or its address"
+    )
     parser.add_argument(
         "--ensemble", nargs="+", metavar="RUN", default=[], help="further runs, that vote as well"
     )
