@@ -107,7 +107,14 @@ def gradients_hold(case, **sizes):
     assert len(rows) == max(1, len(case.outputs)) + len(case.differentiable)
 
 
-@pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
+BLOCKS = [case for case in LAYERS if case.name.startswith("decoder_block")]  # of many gradients
+
+
+@pytest.mark.parametrize(
+    "case",
+    slow_but(LAYERS, *(c for c in LAYERS if c not in BLOCKS and c.name != "attention_lstm")),
+    ids=lambda case: case.name,
+)
 def test_one_sample_and_one_step_are_enough(case):
     """The two together, and for whole models too: ``test_command_all_green``."""
     for letter in {"N", "T"} & set(case.sizes):
@@ -200,7 +207,7 @@ def without_first(x):
 # Differences of whole models take seconds: make test has PyTorch's gradients in their place.
 WITH_GRADIENTS = [case for case in CASES if case.differentiable]
 MODELS = [case for case in WITH_GRADIENTS if case.name.startswith("captioning_")]
-QUICK = [case for case in WITH_GRADIENTS if case not in MODELS]
+QUICK = [case for case in WITH_GRADIENTS if case not in (*MODELS, *BLOCKS[1:])]
 
 
 @pytest.mark.usefixtures("without_hints")
@@ -409,7 +416,14 @@ def test_classic_slips_are_caught(case, functions, quantities):
         assert "right at the last step only" in wrong[0].problem
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.gates], ids=lambda c: c.name)
+GATED = [case for case in CASES if case.gates]
+
+
+@pytest.mark.parametrize(
+    "case",
+    slow_but(GATED, *(c for c in GATED if "attention" not in c.name)),
+    ids=lambda case: case.name,
+)
 def test_swapped_gates_are_caught_and_named(case):
     def swap(g, _):
         i, f, o, last = np.split(g, 4, axis=-1)

@@ -8,9 +8,14 @@ line is wrong.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from core import decoding
+from core import layers as ours
+from core import transformer_layers as layers
 from core.gradient_check import check
 from core.gradient_check.report import first_wrong
 from core.gradient_check.slips.tables import right_formulas
@@ -548,3 +553,84 @@ def test_numbers_that_are_right_to_eight_digits_are_rounding():
 def test_the_lines_that_slips_are_made_of_are_right(name, right):
     rows = check(name, lambda *arguments, **_: right(*arguments)).rows
     assert all(row.passed for row in rows if row.quantity != "-")
+
+
+# ---------------------------------------------------------------------------------------------
+# What is composed of others: the slip is in how the parts are put together
+# ---------------------------------------------------------------------------------------------
+
+
+def block_backward(change):
+    """The backward of the block with the gradients of its sublayers put together in another way."""
+
+    def decoder_block_backward(dout, cache):
+        words, image, inner = cache
+        dx3, grads3 = layers.feed_forward_sublayer_backward(dout, inner)
+        dx3 = change(3, dout, dx3)
+        dx2, dmemory, grads2 = layers.cross_attention_backward(dx3, image)
+        dx2 = change(2, dx3, dx2)
+        dx1, grads1 = layers.self_attention_backward(dx2, words)
+        return change(1, dx2, dx1), dmemory, grads1 | grads2 | grads3
+
+    return decoder_block_backward
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda _, dout, dx: dx - dout, "misses the residual: "),
+        (lambda n, dout, dx: dx - dout * (n == 2), "misses the residual of cross-attention"),
+        (lambda n, dout, dx: dx if n != 3 else dout, "flows back through the feed-forward layer"),
+        (lambda _, dout, dx: 2 * dout - dx, "subtracts what flows back"),
+    ],
+)
+def test_a_slip_in_the_stream_of_the_block_is_named(change, words):
+    report = check("decoder_block_backward", block_backward(change))
+    assert words in first_wrong(report.rows).problem
+    assert "another order" not in repr(report)
+
+
+def test_an_array_in_the_place_of_another_is_named_without_a_table():
+    for source, old, new, words in (
+        (RNN, "1 - h * h", "1 - hp * hp", "has prev_h where next_h belongs: da"),
+        (LSTM, "hp.T @ z", "cp.T @ z", "dWh has prev_c where prev_h belongs"),
+    ):
+        first = first_wrong(check(*learners(source, old, new)).rows)
+        assert words in f"{first.quantity} {first.problem}"
+
+
+def test_a_factor_without_a_cause_gets_none():
+    def affine_backward(dout, cache):
+        dx, dw, db = ours.affine_backward(dout, cache)
+        return dx, dw, 1.7 * db
+
+    first = first_wrong(check("affine_backward", affine_backward).rows)
+    assert "is 1.7 times the right value, everywhere" in first.problem
+    for guess in ("sqrt", "counted twice", "averaged"):
+        assert guess not in first.problem
+
+
+@pytest.mark.parametrize("source", [ADAM, ADAMW, RMSPROP, MOMENTUM], ids=lambda s: s.split("(")[0])
+def test_a_rule_fills_in_what_config_lacks(source):
+    """At the first step there is no config at all."""
+    head, _, rest = source.partition("    c = ")
+    for line, words in (
+        ("    c = dict(config)\n", "config=None"),
+        ("    c = dict(config or {'t': 0})\n", "fill in the defaults"),
+    ):
+        name, function = learners(head + line + rest.partition("\n")[2])
+        report = check(name, function)
+        assert words in first_wrong(report.rows).problem
+
+
+def test_decoders_are_tried_where_they_may_say_unknown_and_where_positions_end():
+    def of_greedy(change):
+        def greedy(model, features, max_length=30, allow_unknown=False):
+            return change(model, features, max_length, allow_unknown)
+
+        return first_wrong(check("greedy", greedy).rows).problem
+
+    assert "allow_unknown=True" in of_greedy(lambda m, x, n, _: decoding.greedy(m, x, n))
+    assert "model.max_length is 2" in of_greedy(
+        lambda m, x, n, u: decoding.greedy(replace(m, max_length=None), x, n, u)
+    )

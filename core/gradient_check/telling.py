@@ -55,8 +55,13 @@ def wrong_outputs(
             hint = "is NaN or infinite"
             if "mask" in inputs and case.name.endswith("attention"):
                 hint += ": is that a query that may see nothing? A sum of 0 divides nothing"
-            if case.name.startswith("adam"):
-                hint += ": is t 1 at the first step? 1 - beta^0 is 0"
+            if case.name in ("adam", "adamw", "rmsprop"):
+                from_the_start = not np.any(np.isfinite(got[0]))
+                hint += (
+                    ": is t 1 at the first step? 1 - beta^0 is 0"
+                    if from_the_start
+                    else ": is the gradient squared? A root of what is below 0 is NaN"
+                )
             hint = f"the forward pass itself differs: it {hint}"
         elif name in slips:
             hint = f"the forward pass itself differs: it {slips[name]}"

@@ -120,12 +120,12 @@ _LSTM_NAMED = [
     *(item for gate in "ifo" for item in _derivatives(f"da_{gate}", gate, f"d{gate}")),
     *_ALL_GATES,
     *(
-        (f"is wrong in gate g alone: it {hint}", {"da_g": f"dg * {formula.replace('next_h', 'g')}"})
+        (f"is wrong in gate g alone: it {hint}".replace("next_h", "g"), {"da_g": f"dg * {formula.replace('next_h', 'g')}"})
         for hint, formula in (*_TANH, ("misses the derivative of the tanh: 1 - tanh^2", "1"))
     ),
     ("is wrong in gate g alone: has a sigmoid's derivative where tanh's belongs", {"da_g": "dg * g * (1 - g)"}),
     *(
-        (f"{hint} (in dc, on the way from next_h to next_c)", {"dc": f"dnext_c + dnext_h * o * {formula.replace('next_h', 'tanh_c')}"})
+        (f"{hint.replace('next_h', 'tanh_c')} (in dc, on the way from next_h to next_c)", {"dc": f"dnext_c + dnext_h * o * {formula.replace('next_h', 'tanh_c')}"})
         for hint, formula in (*_TANH, ("misses the derivative of the tanh: 1 - tanh^2", "1"))
     ),
     ("has 1 - next_c^2 where 1 - tanh(next_c)^2 belongs", {"dc": "dnext_c + dnext_h * o * (1 - (f * prev_c + i * g)**2)"}),
