@@ -35,18 +35,20 @@ def load_implementation(path: str | Path) -> dict[str, Callable]:
         raise ValueError(f"{path}: not a Python file; --impl takes a name that ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    search_path = sys.path.copy()
-    sys.path.insert(0, str(path.resolve().parent))  # as for a script: files beside it are found
+    folder, search_path = str(path.resolve().parent), sys.path.copy()
+    sys.path.insert(0, folder)  # as for a script: files beside it are found
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise ValueError(f"{path}: line {error.lineno}: {error.msg}") from error
+        line = f"line {error.lineno}: " if error.lineno else ""
+        raise ValueError(f"{path}: {line}{error.msg}") from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also that it leaves the program
         raise ValueError(f"{path}: could not be imported: {_sentence(error)}") from error
     finally:
-        sys.path[:] = search_path
+        # The folder stays, as the last: a function may import what is beside it when called.
+        sys.path[:] = search_path + [folder] * (folder not in search_path)
     functions, empty = {}, read_source(path).empty
     for name, value in vars(module).items():
         origin = str(getattr(value, "__module__", None))
