@@ -52,7 +52,7 @@ def main() -> int:
 
     chosen = [cases[arguments.layer]] if arguments.layer else list(CASES)
     functions, forward_only, skipped, ignored = set(), [], [], []
-    if arguments.impl:
+    if arguments.impl is not None:
         streams = {"stdout": 2} if arguments.json else None
         checked = check_apart(arguments.impl, chosen, arguments.seed, streams)
         functions = next(checked)

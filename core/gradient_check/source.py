@@ -64,7 +64,8 @@ def parse_source(path: str | Path, text: bytes) -> Source:
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
-        raise ValueError(f"{path}: line {error.lineno}: {error.msg}") from error
+        line = f"line {error.lineno}: " if error.lineno else ""
+        raise ValueError(f"{path}: {line}{error.msg}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{path}: is not a Python file ({error})") from error
     lines, empty, code, uses, rest = {}, set(), {}, {}, []
