@@ -26,7 +26,8 @@ from core.gradient_check import (
     eval_numerical_gradient_net,
     grad_check_sparse,
 )
-from core.gradient_check.cases import CASES, SIZES, our_function
+from core.gradient_check.case import SIZES, our_function
+from core.gradient_check.cases import CASES
 from core.layers import word_embedding_backward, word_embedding_forward
 from core.models import CaptioningTransformer
 from core.transformer_layers import BLOCK_SHAPES, decoder_block_backward, decoder_block_forward
