@@ -89,7 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(prog="inference.py", description="Caption images with a trained model.")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--model", choices=MODEL_NAMES, help="the run in runs/MODEL")
-    which.add_argument("--checkpoint", metavar="RUN_OR_FILE", help="a run folder or a .npz file")
+    which.add_argument(
+        "--checkpoint", metavar="RUN_OR_FILE", help="a run folder, a file or its address"
+    )
     parser.add_argument(
         "--ensemble", nargs="+", metavar="RUN", default=[], help="further runs, that vote as well"
     )
@@ -623,9 +625,10 @@ def draw_report(
     write_report(options.report, facts, _DECODER_NAMES[options.decode], entries, scores, which)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    """The command; ``arguments`` are those of the command line when None."""
     parser = build_parser()
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     for name in ("checkpoint", "data", "images", "weights", "impl"):
         if getattr(options, name) == "":
             parser.error(f"--{name}: is empty, expected a name; leave it out, or give one")

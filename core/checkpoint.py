@@ -1,7 +1,8 @@
 """A trained model in one ``.npz`` file: everything needed to caption with it, and to train it on.
 
-Arrays stand under names such as ``params/W_embed``; all else is JSON text under ``meta``. Nothing
-is pickled, so loading a file runs no code. Files appear whole or not at all.
+Arrays have names such as ``params/W_embed``; all else is JSON text under ``meta``. Nothing is
+pickled, so loading a file runs no code. Files appear whole or not at all. The same in the format
+safetensors is for other programs (``core/runs/export.py``).
 
 What is read is compared with what a checkpoint is: the JSON with ``core/support/declared.py``, the
 names, shapes and types of the arrays with the model that the JSON says. Both happen before an array
@@ -11,12 +12,14 @@ is read, so that a small file cannot ask for much memory.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -25,11 +28,13 @@ from core.support.choices import GIVEN, OUTPUTS
 from core.support.declared import CONFIG, META, fault_of_extractor
 from core.support.files import atomic_file
 from core.support.memory import available_memory
+from core.support.safetensors import is_safetensors, read_place, read_places, write_arrays
 from core.support.schema import Whole, shown
 
 Array = np.ndarray
 
 FORMAT = 1
+SAFETENSORS = ".safetensors"
 ENCODER = "encoder."  # how the names of an encoder's parameters begin
 COUNTERS = ".num_batches_tracked"  # and end, where they are whole numbers
 _PROJECTION = ("pca_mean", "pca_components")
@@ -52,6 +57,8 @@ class Checkpoint:
     - training: the epoch; in last.npz also the history and the states of the generators
     - optimizer: for each parameter, the ``config`` of its update rule
     - data: what tells the data of the run from others (``core.runs.data.fingerprint``)
+    - card: of a model that is passed on, what people must know of it; such a file knows the hash of
+      its contents, and is refused when they have another
     """
 
     model: str
@@ -64,6 +71,7 @@ class Checkpoint:
     training: dict = field(default_factory=dict)
     optimizer: dict[str, dict] = field(default_factory=dict)
     data: dict = field(default_factory=dict)
+    card: str = ""
 
     @property
     def decoder_params(self) -> dict[str, Array]:
@@ -77,7 +85,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint, atomically."""
+    """Writes a checkpoint, atomically: as safetensors where the name ends so, else as ``.npz``."""
     arrays = {f"params/{name}": value for name, value in checkpoint.params.items()}
     arrays |= {f"extractor/{name}": value for name, value in checkpoint.extractor_arrays.items()}
     scalars: dict[str, dict] = {}
@@ -95,8 +103,25 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "optimizer": scalars,
         "data": checkpoint.data,
     }
+    if checkpoint.card:
+        meta["card"] = checkpoint.card
+        meta["sha256"] = content_hash(meta, arrays)
+    text = json.dumps(meta)
     with atomic_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
+        if Path(path).suffix == SAFETENSORS:
+            write_arrays(file, arrays, {"format": "pt", "meta": text})
+        else:
+            np.savez(file, meta=np.array(text), **arrays)
+
+
+def content_hash(meta: Mapping, arrays: Mapping[str, Array]) -> str:
+    """The SHA-256 of what a file holds, whatever its format."""
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -155,16 +180,35 @@ def _require(fits: bool, otherwise: str) -> None:
 
 
 def _read(path: Path, file) -> Checkpoint:
+    if is_safetensors(file):
+        try:
+            members, texts = read_places(file)
+        except ValueError as error:
+            raise _Fault(str(error)) from error
+        _require("meta" in texts, "it has no meta")
+        meta = _checked_meta(texts["meta"])
+        return _assembled(meta, members, lambda name: read_place(file, members[name]))
     _require(zipfile.is_zipfile(file), "it is no .npz file, or its end is missing")
     with zipfile.ZipFile(file) as archive:
         _require_ours([name.removesuffix(".npy") for name in archive.namelist()])
         members = _members(archive)
-        meta = _read_meta(archive, members)
-        _check_arrays(members, meta)
-        needed, free = sum(m.info.file_size for m in members.values()), available_memory()
-        _require(free is None or needed < free, f"its arrays take {needed:,} bytes of memory")
-        arrays = {name: _read_array(archive, member) for name, member in members.items()}
+        meta = _checked_meta(_meta_of_npz(archive, members))
+        return _assembled(meta, members, lambda name: _read_array(archive, members[name]))
+
+
+def _assembled(
+    meta: dict, members: Mapping[str, Member], read: Callable[[str], Array]
+) -> Checkpoint:
+    """The checkpoint of arrays whose headers alone have been read, by name."""
+    _check_arrays(members, meta)
+    needed, free = sum(member.size for member in members.values()), available_memory()
+    _require(free is None or needed < free, f"its arrays take {needed:,} bytes of memory")
+    arrays = {name: read(name) for name in members}
     _check_finite(arrays, meta["config"].get("dtype", "float32"))
+    known = meta.pop("sha256", None)
+    if known is not None:
+        same = content_hash({"format": FORMAT, **meta}, arrays) == known
+        _require(same, "its contents are not those that were exported: their hash is another")
     optimizer = {
         name: {**config, **_under(arrays, f"optimizer/{name}/")}
         for name, config in meta.pop("optimizer").items()
@@ -193,13 +237,25 @@ def _require_ours(names: list[str]) -> None:
         )
 
 
+class Member(Protocol):
+    """An array of the file, of which only the header has been read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    size: int  # bytes
+
+
 @dataclass
 class _Member:
-    """An array of the file, of which only the header has been read."""
+    """One of an ``.npz``."""
 
     info: zipfile.ZipInfo
     shape: tuple[int, ...]
     dtype: np.dtype
+
+    @property
+    def size(self) -> int:
+        return self.info.file_size
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, _Member]:
@@ -232,14 +288,18 @@ def _members(archive: zipfile.ZipFile) -> dict[str, _Member]:
     return members
 
 
-def _read_meta(archive: zipfile.ZipFile, members: dict[str, _Member]) -> dict:
-    """The JSON, checked; its member is taken out."""
+def _meta_of_npz(archive: zipfile.ZipFile, members: dict[str, _Member]) -> str:
+    """The JSON; its member is taken out."""
     _require("meta" in members, "it has no meta")
     member = members.pop("meta")
     _require(member.dtype.kind == "U" and member.shape == (), "its meta is no text")
     inflated = member.info.file_size / max(1, member.info.compress_size)
     _require(inflated <= _MOST_INFLATED, f"its meta inflates {inflated:,.0f} times")
-    meta = json.loads(str(_read_array(archive, member)), object_pairs_hook=_once)
+    return str(_read_array(archive, member))
+
+
+def _checked_meta(text: str) -> dict:
+    meta = json.loads(text, object_pairs_hook=_once)
     _require(isinstance(meta, dict) and "format" in meta, "its meta names no format")
     found = meta.pop("format")
     if fault := Whole(1).fault(found):
@@ -264,7 +324,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict:
     return found
 
 
-def _check_arrays(members: Mapping[str, _Member], meta: dict) -> None:
+def _check_arrays(members: Mapping[str, Member], meta: dict) -> None:
     """Compares names, shapes and types of the arrays with what the JSON says of the model."""
     try:
         expected = parameter_shapes(meta["model"], meta["config"], len(meta["idx_to_word"]))

@@ -72,14 +72,16 @@ class Chromium:
         os.close(self._to)
         os.close(self._from)
 
-    def open(self, path: Path, width: int = 1000, height: int = 800, dark: bool = False) -> None:
-        """Loads a file in a window of that size, in the light or the dark scheme."""
+    def open(
+        self, page: Path | str, width: int = 1000, height: int = 800, dark: bool = False
+    ) -> None:
+        """Loads a file or an address in a window of that size, in the light or the dark scheme."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self._call("Emulation.setDeviceMetricsOverride", **size)
         self._events.clear()
-        self._call("Page.navigate", url=path.resolve().as_uri())
+        self._call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._read()
 
@@ -89,6 +91,20 @@ class Chromium:
         if "exceptionDetails" in done:
             raise AssertionError(f"{expression}: {done['exceptionDetails']}")
         return done["result"].get("value")
+
+    def wait(self, expression: str) -> None:
+        """Returns as soon as an expression is true; it is tried ten times a second."""
+        deadline = time.monotonic() + self.patience
+        while not self.run(f"Boolean({expression})"):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not within {self.patience} s: {expression}")
+            time.sleep(0.1)
+
+    def choose(self, selector: str, file: Path) -> None:
+        """Puts a file into an input element for files."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        element = self._call("Runtime.evaluate", expression=found)["result"]["objectId"]
+        self._call("DOM.setFileInputFiles", files=[str(file)], objectId=element)
 
     def press(self, key: str) -> None:
         """A key, as a person presses it."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import busy, one_at_a_time, side_by_side, train_step
+from benchmarks import busy, gpu, one_at_a_time, side_by_side, train_step
 from benchmarks.side_by_side import SIZES, VOCABULARY, batch_like_real_ones
 from core.fast import FastEngine, build_fast_model, captioner
 from core.models import MODELS
@@ -110,3 +112,33 @@ def test_training_writes_into_no_array_that_someone_put_there():
             engine.update()
         np.testing.assert_array_equal(given, before)
         assert not np.array_equal(model.params["Wh"], before)
+
+
+@pytest.mark.slow
+def test_the_page_of_a_gpu_is_written_with_small_sizes_on_any_machine(command, tmp_path):
+    code, out, error = command("benchmarks.gpu", "--tiny", "--out", tmp_path / "gpu.md")
+    assert code == 0, error
+    assert "gpu.md" in out
+    page = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    assert re.search(r"\| lstm \| float32 \| \d.\de-0[6-9] \| \d.\de-0[6-9] \(", page)
+    assert re.search(r"\| transformer \| bf16 \| 4 \| .* \| [\d,.]+ \| [\d,.]+ \|", page)
+    assert re.search(r"\| tiny_cnn \| [\d,.]+ \|", page)
+    assert "Gradients are added up by" in page
+    assert "failed" not in page
+
+
+def test_figures_of_a_gpu_need_one(refuses, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    refuses("benchmarks.gpu", says=("no CUDA GPU here", "--tiny"))
+    refuses("benchmarks.gpu", "--tiny", says=("stay out of docs/gpu.md", "--out"))
+
+
+def test_what_is_not_compiled_in_time_is_said_and_no_memory_is_no_crash(monkeypatch):
+    monkeypatch.setattr(gpu, "_LAST_START", -1)
+    row = {"model": "lstm", "precision": "float32", "batch_size": 4}
+    assert gpu.compiled(row, "cpu", 0.01, time.monotonic(), True) == "no time"
+
+    def step():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert gpu.a_second(step, "cpu", 0.01, 4) == "no memory"

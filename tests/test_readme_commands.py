@@ -29,7 +29,7 @@ NOT_RUN = {
     "python -m pip install -e '.[torch,dev]'": INSTALLS,
     "python -m pip install -e '.[lessons]'": INSTALLS,
     "python -m pip install -e '.[site]'": INSTALLS,
-    "python -m pytest -n auto": "this is that",
+    'python -m pytest -n auto -m "not slow"': "this is that",
     "python -m jupyter lab notebooks": "opens a browser and stays",
     "python -m sphinx -c docs/site . site": "tests/test_site.py builds it",
     "python -m core.workbook watch my_layers.py": "stays; the tests of the workbook watch",

@@ -144,7 +144,7 @@ WRONG = {
     "a factor": (
         "affine_backward",
         "dx, dw, db = layers.affine_backward(dout, cache)\n    return dx, dw, db / len(dout)",
-        "affine: db is 0.",
+        "over the batch where the sum belongs",
     ),
     "a forward that does something else": (
         "affine_forward",

@@ -7,7 +7,7 @@ steps need neither PyTorch nor a download. Layer by layer::
     silhouettes  13 x 13 convolution, at half the size: how well does this colour fill the outline
                  of this kind, and leave free what is around it?
     pooling      the strongest response in each cell of an 8 x 8 grid
-    competition  among the outlines of one colour in one cell the best takes nearly all
+    competition  among the outlines of one colour in one cell the best takes about two thirds
 """
 
 from __future__ import annotations

@@ -340,12 +340,13 @@ def load_init(settings: dict, data: dict, extractor=None):
     init = load_checkpoint(find_checkpoint("--init", settings["init"]))
     if init.model != settings["model"]:
         raise ValueError(f"--init {settings['init']}: is of {init.model}, not {settings['model']}")
-    if init.encoder_state:
+    frozen = init.settings.get("finetune_encoder") == 0  # and there, as core.runs.export puts it
+    if init.encoder_state and not frozen:
         _check_same_words(init, data)
         _check_same_look(init, settings, extractor)
         return init if settings["finetune_encoder"] else replace(init, params=init.decoder_params)
     check_same_data(init, data)
-    return init
+    return replace(init, params=init.decoder_params)
 
 
 def _check_same_look(init, settings: dict, extractor) -> None:

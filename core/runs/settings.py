@@ -305,14 +305,18 @@ def make_room(folder: Path, lock: Lock) -> Path | None:
 
 
 def find_checkpoint(option: str, run: str | Path) -> Path:
-    """The .npz file meant by a run folder, its best epoch, or by the name of a file.
+    """The file meant by a run folder, its best epoch, by the name of a file, or by an address.
 
     Inputs:
     - option: which named it, for the message
-    - run: the folder or the file
+    - run: the folder, the file, or the address of one that ``core.runs.export`` wrote
 
-    Raises FileNotFoundError when there is none.
+    Raises FileNotFoundError when there is none, and as ``core.runs.fetching.fetched`` does.
     """
+    if "://" in str(run):
+        from core.runs.fetching import fetched
+
+        return fetched(option, str(run))
     path = Path(run)
     if path.is_dir():
         if not (path / "best.npz").is_file():

@@ -219,6 +219,8 @@ META = Entries(
         "training": _TRAINING,
         "optimizer": Each(Each(Number())),
         "data": Entries({"train": _CONTENTS, "val": _CONTENTS, "init": Text()}, others=True),
+        "card": Text(),
+        "sha256": Text(),
     },
     ("model", "config", "idx_to_word", "extractor", "settings", "training", "optimizer"),
 )

@@ -9,7 +9,8 @@
 # spot. In the end the checks themselves are put to the test, with dozens of backward passes that are all wrong.
 #
 # *Before: what a derivative is, and a matrix product. The layers of later lessons appear as examples; one line
-# says what each computes, and more is not needed. About 60 minutes; all cells together run in half a minute.*
+# says what each computes, and more is not needed. PyTorch is a witness here, and in lessons 4, 6, 7 and 12 (in
+# lesson 12 it also computes); you need not know it. About 60 minutes; all cells together run in half a minute.*
 
 # %% tags=["setup"]
 import inspect

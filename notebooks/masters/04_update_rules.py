@@ -36,29 +36,30 @@ lessons.style()
 # %% [markdown]
 # ## By hand: one weight
 #
-# The smallest problem that has a bottom: $L(w) = \tfrac12 c\,w^2$, with the gradient $c\,w$ and the curvature
-# $c$. A step of **gradient descent** goes against the gradient, by the learning rate $\alpha$ times its length:
+# The smallest problem that has a bottom: $L(w) = \tfrac12 \lambda w^2$, with the gradient $\lambda w$ and the
+# curvature $\lambda$. A step of **gradient descent** goes against the gradient, by the learning rate $\alpha$ times
+# its length:
 #
-# $$ w \;\leftarrow\; w - \alpha\, c\, w = (1 - \alpha c)\, w $$
+# $$ w \;\leftarrow\; w - \alpha\lambda w = (1 - \alpha\lambda)\, w $$
 #
-# So every step multiplies $w$ by the same number. With $c = 2$, from $w = 1$:
+# So every step multiplies $w$ by the same number. With $\lambda = 2$, from $w = 1$:
 
 # %%
-c = 2.0
+curved = 2.0
 print(f"{'rate':>5} {'factor':>7}   w after each step")
 for rate in (0.1, 0.5, 0.9, 1.1):
     w, after = 1.0, []
     for _ in range(5):
-        w = w - rate * c * w
+        w = w - rate * curved * w
         after.append(w)
-    assert np.allclose(after, (1 - rate * c) ** np.arange(1, 6))
-    print(f"{rate:>5} {1 - rate * c:>7.1f}  ", *(f"{value:7.3f}" for value in after))
+    assert np.allclose(after, (1 - rate * curved) ** np.arange(1, 6))
+    print(f"{rate:>5} {1 - rate * curved:>7.1f}  ", *(f"{value:7.3f}" for value in after))
 
 # %% [markdown]
 # It creeps, it arrives at once, it zigzags and arrives, it explodes. The limit is
-# $\lvert 1 - \alpha c \rvert < 1$, that is
+# $\lvert 1 - \alpha\lambda \rvert < 1$, that is
 #
-# $$ 0 < \alpha < \frac{2}{c} $$
+# $$ 0 < \alpha < \frac{2}{\lambda} $$
 #
 # Remember the limit: **the curvature decides how large a step may be**, not how far away the bottom is.
 #
@@ -75,15 +76,15 @@ show_source(sgd)
 # Real losses have many weights, and curve more in some directions than in others. Two weights are enough to see
 # what that does:
 #
-# $$ L(u, v) = \tfrac12 \left(\lambda_1 u^2 + \lambda_2 v^2\right), \qquad \lambda_1 = 1, \quad \lambda_2 = 25 $$
+# $$ L(w_1, w_2) = \tfrac12 \left(\lambda_1 w_1^2 + \lambda_2 w_2^2\right), \qquad \lambda_1 = 1, \quad \lambda_2 = 25 $$
 #
 # a long valley with steep walls. Its **condition number** is $\kappa = \lambda_2 / \lambda_1 = 25$. (It is less
 # special than it looks: near a minimum every smooth loss is such a valley, in the directions of the eigenvectors
 # of its matrix of second derivatives.) The two weights do not mix, so each goes its own way:
 #
-# $$ u_t = (1 - \alpha \lambda_1)^t\, u_0, \qquad v_t = (1 - \alpha \lambda_2)^t\, v_0 $$
+# $$ w_{1,t} = (1 - \alpha \lambda_1)^t\, w_{1,0}, \qquad w_{2,t} = (1 - \alpha \lambda_2)^t\, w_{2,0} $$
 #
-# The wall allows no more than $\alpha < 2/\lambda_2 = 0.08$. With so small a rate, $u$ shrinks by 8 % a step at
+# The wall allows no more than $\alpha < 2/\lambda_2 = 0.08$. With so small a rate, $w_1$ shrinks by 8 % a step at
 # best: the steep direction sets the rate, and the flat one pays. The best compromise makes both factors equal in
 # size, $1 - \alpha\lambda_1 = \alpha\lambda_2 - 1$, so
 #
@@ -113,13 +114,13 @@ def height(way):
 
 
 def draw_valley(axes, way, title, colour="#D55E00", wall=2.1):
-    u, v = np.meshgrid(np.linspace(-11, 3, 150), np.linspace(-wall, wall, 150))
+    w1, w2 = np.meshgrid(np.linspace(-11, 3, 150), np.linspace(-wall, wall, 150))
     levels = np.geomspace(0.5, 200, 6)
-    surface = height(np.stack([u, v], axis=-1))
-    axes.contour(u, v, surface, levels, colors="#777777", linewidths=0.6, alpha=0.6)
+    surface = height(np.stack([w1, w2], axis=-1))
+    axes.contour(w1, w2, surface, levels, colors="#777777", linewidths=0.6, alpha=0.6)
     axes.plot(*way.T, "o-", color=colour, markersize=3, linewidth=1.2)
     axes.plot(0, 0, "k+", markersize=9)
-    axes.set(title=title, xlabel="u", xlim=(-11, 3), ylim=(-wall, wall))
+    axes.set(title=title, xlabel="$w_1$", xlim=(-11, 3), ylim=(-wall, wall))
     axes.grid(False)
 
 
@@ -128,7 +129,7 @@ for axes, rate in zip(row, (0.02, 2 / 26, 0.081), strict=True):
     way = descend(sgd, 25, learning_rate=rate)
     assert np.allclose(way[-1], (1 - rate * curvature) ** 25 * top)
     draw_valley(axes, way, f"rate {rate:.3g}: loss {height(way[-1]):.2g}")
-row[0].set_ylabel("v")
+row[0].set_ylabel("$w_2$")
 figure.suptitle("Gradient descent in a valley, 25 steps; + is the bottom")
 plt.show()
 
@@ -139,7 +140,7 @@ assert np.allclose(np.abs(best_sgd[-1] / best_sgd[-2]), 24 / 26)
 # %% [markdown]
 # ## Momentum: steps that add up
 #
-# Look at the middle path. In $v$ the gradient changes its sign at every step; in $u$ it always points the same
+# Look at the middle path. In $w_2$ the gradient changes its sign at every step; in $w_1$ it always points the same
 # way. A rule that *remembers* could tell the two apart. **Momentum** keeps a velocity, an echo of all gradients
 # so far, and goes along that:
 #
@@ -172,7 +173,7 @@ for name, gradients in (("stays", [1, 1, 1, 1]), ("alternates", [1, -1, 1, -1]))
 #    m_t = (-1)^t g\,\frac{1 - (-\mu)^t}{1 + \mu} \;\to\; \pm\, 0.53\,g \qquad (\mu = 0.9) $$
 #
 # What agrees with itself goes ten times as far; what contradicts itself goes half as far. That is what the valley
-# needs. (It also means that a rate that was right for gradient descent is ten times too large with momentum.)
+# needs.
 #
 # How much is gained? Eliminate the velocity: $\alpha\, m_t = w_{t-1} - w_t$, and with the gradient $\lambda w$
 #
@@ -195,8 +196,14 @@ for name, gradients in (("stays", [1, 1, 1, 1]), ("alternates", [1, -1, 1, -1]))
 #    \sqrt\mu = \frac{\sqrt\kappa - 1}{\sqrt\kappa + 1},
 #    \qquad \alpha = \frac{(1 + \sqrt\mu)^2}{\lambda_2} $$
 #
-# Gradient descent had $\kappa$ in this place, momentum has $\sqrt\kappa$. For $\kappa = 25$ the factor a step is
+# Gradient descent had $\kappa$ in this place, momentum has $\sqrt\kappa$. For $\kappa = 25$ the factor per step is
 # $4/6 = 0.67$ instead of 0.92; for $\kappa = 10{,}000$ it would be 0.980 instead of 0.9998.
+#
+# Does momentum need a smaller rate? In this valley the opposite is true. Convergence ends where a root reaches
+# $-1$: put $r = -1$ into the equation, and $\alpha\lambda = 2(1 + \mu)$ remains. So the limit rises from
+# $2/\lambda_2$ to $2(1 + \mu)/\lambda_2$, and the best rate from 0.077 to 0.111. (Where gradients agree for long,
+# steps are up to $1/(1 - \mu)$ times as long: with $\mu = 0.9$ people often start with a smaller rate for that
+# reason.)
 
 # %%
 show_source(sgd_momentum)
@@ -224,6 +231,13 @@ steps_sgd = int(np.argmax(height(best_sgd) < 1e-3))
 steps_momentum = int(np.argmax(height(way) < 1e-3))
 print(f"to a loss of 0.001: gradient descent {steps_sgd} steps, momentum {steps_momentum}")
 assert 0 < steps_momentum < steps_sgd / 2
+best_rate = (1 + root) ** 2 / 25
+print(f"best rate: gradient descent {2 / 26:.3f}, momentum {best_rate:.3f}")
+assert best_rate > 2 / 26
+limit = 2 * (1 + root**2) / 25
+for part, arrives in ((0.99, True), (1.01, False)):
+    way = descend(sgd_momentum, 2000, momentum=root**2, learning_rate=part * limit)
+    assert (height(way[-1]) < 1e-6) == arrives
 
 # %% [markdown]
 # ### Equal to PyTorch, step by step
@@ -300,8 +314,8 @@ assert np.isclose(*lengths[49]) and lengths[50][1] > 8 * lengths[50][0]
 # conversely. **RMSProp** keeps for each weight a running mean of the gradient's square, and divides by its root,
 # the *root mean square*:
 #
-# $$ s \;\leftarrow\; \beta\, s + (1 - \beta)\, g^2, \qquad
-#    w \;\leftarrow\; w - \alpha\,\frac{g}{\sqrt{s} + \epsilon} $$
+# $$ v \;\leftarrow\; \beta\, v + (1 - \beta)\, g^2, \qquad
+#    w \;\leftarrow\; w - \alpha\,\frac{g}{\sqrt{v} + \epsilon} $$
 #
 # all of it entry by entry. $\beta$ is 0.99 here; $\epsilon = 10^{-8}$ keeps a weight without gradients from
 # dividing by 0. Three steps by hand, for two weights whose gradients differ a hundredfold:
@@ -310,11 +324,11 @@ assert np.isclose(*lengths[49]) and lengths[50][1] > 8 * lengths[50][0]
 show_source(rmsprop)
 
 # %%
-s = np.zeros(2)
+v = np.zeros(2)
 for t, gradient in enumerate(np.array([[1.0, 100.0], [1.0, 100.0], [-0.5, -50.0]]), 1):
-    s = 0.99 * s + 0.01 * gradient**2
-    step = gradient / np.sqrt(s)
-    print(f"step {t}: g {gradient}, s {s}, root {np.sqrt(s)}, g / root {step}")
+    v = 0.99 * v + 0.01 * gradient**2
+    step = gradient / np.sqrt(v)
+    print(f"step {t}: g {gradient}, v {v}, root {np.sqrt(v)}, g / root {step}")
 assert np.isclose(step[0], step[1])
 
 # %% [markdown]
@@ -323,9 +337,9 @@ assert np.isclose(step[0], step[1])
 # a factor of 16, does not matter to this rule.
 #
 # But look at the size: the first step is 10, in units of the learning rate. The running mean began at 0, so after
-# one step $s = (1 - \beta)\, g^2$, and
+# one step $v = (1 - \beta)\, g^2$, and
 #
-# $$ \frac{g}{\sqrt{s}} = \frac{g}{\sqrt{1 - \beta}\;\lvert g \rvert} = \pm\frac{1}{\sqrt{0.01}} = \pm 10 $$
+# $$ \frac{g}{\sqrt{v}} = \frac{g}{\sqrt{1 - \beta}\;\lvert g \rvert} = \pm\frac{1}{\sqrt{0.01}} = \pm 10 $$
 #
 # whatever the gradient is. The first steps, when the model knows least, are the longest of all.
 
@@ -373,11 +387,11 @@ print(" t     g       m         v  1-b1^t   1-b2^t   m hat   v hat    step")
 w, config, by_hand = np.zeros(1), {"learning_rate": 1.0}, 0.0
 for t, g in enumerate((1.0, 0.5, -0.2), 1):
     m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-    c1, c2 = 1 - 0.9**t, 1 - 0.999**t
-    step = (m / c1) / (np.sqrt(v / c2) + 1e-8)
+    start1, start2 = 1 - 0.9**t, 1 - 0.999**t
+    step = (m / start1) / (np.sqrt(v / start2) + 1e-8)
     print(
-        f"{t:>2} {g:>5.1f} {m:>7.4f} {v:>9.6f} {c1:>7.3f} {c2:>8.6f}",
-        f"{m / c1:>7.4f} {v / c2:>7.4f} {step:>7.4f}",
+        f"{t:>2} {g:>5.1f} {m:>7.4f} {v:>9.6f} {start1:>7.3f} {start2:>8.6f}",
+        f"{m / start1:>7.4f} {v / start2:>7.4f} {step:>7.4f}",
     )
     by_hand -= step
     w, config = adam(w, np.array([g]), config)
@@ -525,17 +539,17 @@ for axes, (name, (rule, config)), colour in zip(
     )
     axes.set_xlabel("")
 for axes in grid[:, 0]:
-    axes.set_ylabel("v")
+    axes.set_ylabel("$w_2$")
 for axes in grid[1]:
-    axes.set_xlabel("u")
+    axes.set_xlabel("$w_1$")
 plt.show()
 
 # The scale of the loss: all gradients times 16.
 for name, (rule, config) in rules.items():
-    w, scaled, c1, c2 = top, top, dict(config), dict(config)
+    w, scaled, config1, config2 = top, top, dict(config), dict(config)
     for _ in range(40):
-        w, c1 = rule(w, curvature * w, c1)
-        scaled, c2 = rule(scaled, 16 * curvature * scaled, c2)
+        w, config1 = rule(w, curvature * w, config1)
+        scaled, config2 = rule(scaled, 16 * curvature * scaled, config2)
     same = np.allclose(w, scaled, atol=1e-4)
     print(f"{name:<9} with a loss 16 times as large: {'the same way' if same else 'lost'}")
     assert same == (name in ("RMSProp", "Adam"))
@@ -551,19 +565,19 @@ for name, (rule, config) in rules.items():
 #
 # Large weights make a model that is certain of too much, so one likes to pull all weights towards 0 a little:
 # **weight decay**. With gradient descent there are two ways to say it, and they are one. Add
-# $\tfrac{\lambda}{2} w^2$ to the loss, whose gradient is $\lambda w$:
+# $\tfrac{\delta}{2} w^2$ to the loss, whose gradient is $\delta w$:
 #
-# $$ w - \alpha\,(g + \lambda w) = (1 - \alpha\lambda)\, w - \alpha\, g $$
+# $$ w - \alpha\,(g + \delta w) = (1 - \alpha\delta)\, w - \alpha\, g $$
 #
-# With Adam they are not one. A $\lambda w$ that is added to $g$ goes through the means and is divided by
+# With Adam they are not one. A $\delta w$ that is added to $g$ goes through the means and is divided by
 # $\sqrt{\hat v}$ as well. Take a weight whose gradients are noise around 0, of size $\sigma$, with $\sigma$ much
-# larger than $\lambda w$. Then $\sqrt{\hat v} \approx \sigma$; the noise averages out, and what is left a step is
+# larger than $\delta w$. Then $\sqrt{\hat v} \approx \sigma$; the noise averages out, and what is left a step is
 #
-# $$ \text{in the loss: } \;\approx \alpha\,\frac{\lambda w}{\sigma}, \qquad
-#    \text{decoupled: } \; \alpha\lambda\, w $$
+# $$ \text{in the loss: } \;\approx \alpha\,\frac{\delta w}{\sigma}, \qquad
+#    \text{decoupled: } \; \alpha\delta\, w $$
 #
 # The more a weight's gradients vary, the less it decays: weights with large gradients escape. **AdamW** shrinks
-# $w$ by the factor $1 - \alpha\lambda$ first, outside of the means, then steps as Adam does.
+# $w$ by the factor $1 - \alpha\delta$ first, outside of the means, then steps as Adam does.
 
 # %%
 show_source(adamw)
@@ -642,10 +656,11 @@ def cliff(w, b, T=20):
     return 0.5 * (h[-1] - 1) ** 2, gradient
 
 
-point, h = np.array([1.1, 0.1]), 1e-6
+point, nudge = np.array([1.1, 0.1]), 1e-6
 _, gradient = cliff(*point)
 numerical = [
-    (cliff(*(point + h * e))[0] - cliff(*(point - h * e))[0]) / (2 * h) for e in np.eye(2)
+    (cliff(*(point + nudge * e))[0] - cliff(*(point - nudge * e))[0]) / (2 * nudge)
+    for e in np.eye(2)
 ]
 assert np.allclose(gradient, numerical, rtol=1e-6)
 length = np.linalg.norm(gradient)
@@ -729,10 +744,23 @@ print("not clipped:", *(f"{loss:.2g}" for loss in losses["not clipped"]))
 print(f"clipped: after 80 steps {losses['clipped at 1'][-1]:.1g}")
 assert losses["not clipped"][-1] > 1e12 and losses["clipped at 1"][-1] < 0.01
 
+
+def above(point):
+    """Whether h_20 is above 1: on the wall's side of the floor."""
+    w, b = point
+    return b * np.sum(w ** np.arange(20)) > 1
+
+
+sides = [above(point) for point in ways["clipped at 1"]]
+crossings = int(np.sum(np.diff(sides)))
+print(f"it crosses the floor {crossings} times in {len(sides) - 1} steps")
+assert crossings > 70
+
 # %% [markdown]
 # Without clipping, the first step leaves the map, and the next loss has 46 digits. With clipping, the first step
-# has the same direction and is 0.05 long. It goes down the wall, crosses the floor of the valley a few times, and
-# follows it to where the steps become shorter than the limit and clipping no longer matters.
+# has the same direction and is 0.05 long. It goes down the wall and then zigzags: nearly every step crosses the
+# floor of the valley. While it does, it follows the floor to where the gradient is shorter than the limit and clipping
+# no longer matters.
 #
 # ### The same in a captioner
 #
@@ -864,21 +892,21 @@ assert cosine(by_norm["all"], whole) > 1 - 1e-12 and cosine(by_entry, whole) < 0
 # A minibatch gives the gradient plus noise. Near the bottom, the noise is all there is. Take the one-weight
 # problem with noise $\xi$ of variance $\sigma^2$ in each gradient, independent from step to step:
 #
-# $$ w \leftarrow w - \alpha\,(c\, w + \xi) = (1 - \alpha c)\, w - \alpha\,\xi $$
+# $$ w \leftarrow w - \alpha\,(\lambda w + \xi) = (1 - \alpha\lambda)\, w - \alpha\,\xi $$
 #
 # Variances of independent things add, with the squares of their factors; when $w$ has settled, its variance $S$
 # is the same before and after:
 #
-# $$ S = (1 - \alpha c)^2\, S + \alpha^2 \sigma^2 \;\Rightarrow\;
-#    S = \frac{\alpha^2 \sigma^2}{1 - (1 - \alpha c)^2} = \frac{\alpha\, \sigma^2}{c\,(2 - \alpha c)} $$
+# $$ S = (1 - \alpha\lambda)^2\, S + \alpha^2 \sigma^2 \;\Rightarrow\;
+#    S = \frac{\alpha^2 \sigma^2}{1 - (1 - \alpha\lambda)^2} = \frac{\alpha\, \sigma^2}{\lambda\,(2 - \alpha\lambda)} $$
 #
-# The loss that remains, $\tfrac12 c S$, is for small rates **proportional to the learning rate**. A large rate
+# The loss that remains, $\tfrac12 \lambda S$, is for small rates **proportional to the learning rate**. A large rate
 # arrives soon and stays high, a small one arrives late and settles low. So begin with a large one, and let it
 # fall.
 
 # %%
 rng = np.random.default_rng(0)
-steps, c = 400, 1.0
+steps, curved = 400, 1.0
 schedules = {
     "constant 0.5": np.full(steps, 0.5),
     "constant 0.05": np.full(steps, 0.05),
@@ -889,8 +917,8 @@ last = {}
 for name, rates in schedules.items():
     w, mean_loss = np.full(2000, 10.0), []  # 2,000 runs at once
     for rate in rates:
-        w = w - rate * (c * w + rng.standard_normal(2000))
-        mean_loss.append(0.5 * c * np.mean(w**2))
+        w = w - rate * (curved * w + rng.standard_normal(2000))
+        mean_loss.append(0.5 * curved * np.mean(w**2))
     last[name] = mean_loss[-1]
     plt.semilogy(mean_loss, label=name)
 plt.gca().set(
@@ -901,7 +929,9 @@ plt.show()
 for name, loss in last.items():
     rate = schedules[name][0]
     formula = (
-        f", when settled {0.5 * rate / (2 - rate * c):.4f}" if "constant" in name else ""
+        f", when settled {0.5 * rate / (2 - rate * curved):.4f}"
+        if "constant" in name
+        else ""
     )
     print(f"{name:<17} measured {loss:.4f}{formula}")
 assert np.isclose(last["constant 0.5"], 0.5 * 0.5 / 1.5, rtol=0.15)

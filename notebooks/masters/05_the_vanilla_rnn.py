@@ -380,20 +380,20 @@ print(
     f"the forgetful one: {forgetful} of 50 word for word, last loss {forgetful_losses[-1]:.1f}"
 )
 assert right >= 48
-assert forgetful < 25
+assert 2 < forgetful < 12 and 8 < forgetful_losses[-1] / losses[-1] < 16
 
 # %% [markdown]
 # The loss begins near 37, which is 10 tokens of $\ln 41 = 3.7$ nats each, and ends at 0.5 a caption, 0.05 a token.
-# The forgetful gradient makes a handsome curve as well, which flattens at about ten times that, and hardly a caption
-# is repeated. Without the blue curve beside it, who would look for a bug in a loss that falls? A check finds it at
-# once.
+# The forgetful gradient makes a handsome curve as well, which flattens at about twelve times that, and one caption
+# in seven is repeated. Without the blue curve beside it, who would look for a bug in a loss that falls? A check
+# finds it at once.
 #
 # Learning by heart is not the aim. Trained on all 40,000 captions, for 10 epochs and with dropout, the same model
 # speaks of pictures that it has never seen. The run below came with the lessons; from the folder of the project
 #
 #     python training.py --model rnn --hidden_dim 128 --wordvec_dim 64 --out runs/rnn
 #
-# makes it in about a minute.
+# makes it in about a minute on one core.
 
 # %%
 trained, history = lessons.load_trained("rnn")
@@ -405,7 +405,7 @@ lessons.show_captions(trained, data, "val", range(6))
 # %% [markdown]
 # Above each picture stands what the model says (found by beam search, [lesson 11](11_decoding.ipynb)), below it in
 # grey what a caption of the data says. The sentences are fluent, and 57 of 100 are true: 97 of 100 where the
-# picture holds one shape, 56 with two, 16 with three
+# picture holds one shape, 55 with two, 16 with three
 # (`python -m core.grounding --checkpoint notebooks/trained/rnn`). Colours and kinds are nearly always those of the
 # picture, but the colour of one shape goes with the kind of another. The whole picture had to pass through one
 # vector $h_0$, and that is overwritten with every word. Both wounds will be treated: the memory in

@@ -478,8 +478,8 @@ in_one_piece = step(twin())
 _ = race(gates_in_columns=without_padding, each_gate_in_one_piece=in_one_piece)
 
 # %% [markdown]
-# A gain of this size on a part, and next to nothing on the whole: that is Amdahl's formula at work. The idea would
-# not be worth a line. It costs none: the loop writes into a copy in any case, and this is the better one.
+# A large gain on a part, and a few per cent of the whole: that is Amdahl's formula at work. By the rule of 5 % the
+# idea is hardly worth a line. It costs none: the loop writes into a copy in any case, and this is the better one.
 #
 # ## Idea 4 · Adam in place
 #
@@ -786,8 +786,9 @@ places, rates, _ = np.transpose(points)
 plt.loglog(places, rates, "o", label="$h W_h$, by rows")
 for place, rate, n in points:
     plt.annotate(
-        str(n), (place, rate), xytext=(0, -13), textcoords="offset points", ha="center"
-    )
+        str(n), (place, rate), xytext=(0, -12), textcoords="offset points", ha="center",
+        va="center", fontsize=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+    )  # fmt: skip
 plt.gca().set(xlabel="operations for each byte", ylabel="billion operations a second")
 plt.legend()
 plt.show()

@@ -868,8 +868,8 @@ assert difference > 0.05
 #
 #     python training.py --model transformer --wordvec_dim 64 --out runs/transformer
 #
-# in about nine minutes, has two blocks with four heads each: eight maps over the picture for every word. Nothing
-# but the loss of the captions ever told them where to look. Here they are for a word that names a shape; the
+# in about nine minutes on one core, has two blocks with four heads each: eight maps over the picture for every word.
+# Nothing but the loss of the captions ever told them where to look. Here they are for a word that names a shape; the
 # brightest place of each map has its largest weight:
 
 # %% tags=["picture"]

@@ -169,8 +169,9 @@ draw_tree(
 )
 
 # %% [markdown]
-# The captioners of these lessons know 41 words and say up to a dozen: $38^{12} \approx 10^{19}$ captions even
-# without the special words. Brute force ends with toys. It is what we hold the others against.
+# The captioners of these lessons know 41 words, four of them special. Of the other 37 they say up to a dozen: that
+# makes $37^{12} \approx 7 \cdot 10^{18}$ captions of twelve words alone. Brute force ends with toys. It is what we
+# hold the others against.
 #
 # ## Greedy, and the garden path
 #
@@ -206,15 +207,16 @@ assert decode_captions(ids, toy.idx_to_word) == [" ".join(said[:-1])] and rank =
 #
 #     python training.py --model rnn --hidden_dim 128 --wordvec_dim 64 --out runs/rnn
 #
-# makes it in about a minute, and the same with `--model transformer --wordvec_dim 64` the Transformer below in
-# about nine. The pictures are the 300 held-out ones, and since we know what is drawn in each, we can tell
-# whether a caption is **true** of its picture (`core.shapes.caption_is_true`).
+# makes it in about a minute on one core, and the same with `--model transformer --wordvec_dim 64` the Transformer
+# below in about nine minutes. The pictures are the 300 held-out ones, and since we know what is drawn in each, we
+# can tell whether a caption is **true** of its picture (`core.shapes.caption_is_true`).
 
 # %%
 runs = {name: lessons.load_trained(name)[0] for name in ("rnn", "transformer")}
 data = {name: lessons.embedded_data(name) for name in runs}
 features = {name: np.asarray(data[name]["val_features"]) for name in runs}
 idx_to_word = data["rnn"]["idx_to_word"]
+assert len(idx_to_word) - 4 == 37 and 6.5e18 < 37**12 < 7.5e18
 scenes = load_scenes(DEFAULT_FOLDER, "val")
 
 
@@ -316,8 +318,18 @@ for T in (0.1, 0.5, 1.0, 2.0, 10.0):
     print(f"T = {T:<5}" + "".join(f"{q:8.3f}" for q in tempered(p, T)))
 assert np.allclose(tempered(p, 0.5), p**2 / (p**2).sum()) and np.allclose(tempered(p, 1), p)
 
+with np.errstate(all="ignore"):
+    for T in (0.005, 0.001):
+        print(
+            f"T = {T}: 0.45^(1/T) = {0.45 ** (1 / T):.0e}, the red share {tempered(p, T)[0]}"
+        )
+    assert np.isclose(tempered(p, 0.005)[0], 1) and np.isnan(tempered(p, 0.001)).all()
+
 # %% [markdown]
 # The line of $T = 0.5$ can be checked on paper: squares, 0.2025, 0.0625, 0.0225, 0.01, 0.0025, over their sum 0.3.
+# The last line shows the limit of this way: at $T = 0.001$ even the largest power is 0 in floating point, and the
+# share is 0/0. (At 0.005 it is 4e-70, small but not 0.) `core` never forms the powers. It divides the logarithms by
+# $T$ and takes their softmax.
 #
 # How much is left to chance is measured by the **entropy** $H = -\sum_i q_i \log q_i$, in nats: 0 when one word is
 # certain, $\log 5 = 1.61$ when five are equal. It can only grow with $T$. To see this, write $\beta = 1/T$,
@@ -408,24 +420,25 @@ show_source(sample, docstring=False)
 
 # %%
 def four_draws(name, **options):
-    """Four captions of each picture -> share true, share of the four that differ."""
+    """Four captions of each picture -> share true, share that differ, error of the first."""
     rng, some = np.random.default_rng(0), features[name][:count]
     draws = [sentences(sample(runs[name], some, rng, 20, **options)) for _ in range(4)]
     different = np.mean([len(set(captions)) / 4 for captions in zip(*draws, strict=True)])
-    return np.mean([truths(captions).mean() for captions in draws]), different
+    by_picture = np.mean([truths(captions) for captions in draws], axis=0)
+    return by_picture.mean(), different, by_picture.std() / count**0.5
 
 
 count, temperatures = 150, (0.1, 0.4, 0.7, 1.0, 1.5, 2.0)
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.3), sharex=True)
-measured = {}
+measured, alone = {}, {}
 for name, colour in zip(runs, (ORANGE, BLUE), strict=True):
     measured[name] = np.array([four_draws(name, temperature=T) for T in temperatures])
     for ax, column in zip(axes, (0, 1), strict=True):
         ax.plot(
             temperatures, 100 * measured[name][:, column], "o-", color=colour, label=name
         )
-    greedy_true = truths(sentences(greedy(runs[name], features[name][:count], 20))).mean()
-    axes[0].axhline(100 * greedy_true, color=colour, linestyle=":", label=f"{name}, greedy")
+    alone[name] = truths(sentences(greedy(runs[name], features[name][:count], 20))).mean()
+    axes[0].axhline(100 * alone[name], color=colour, linestyle=":", label=f"{name}, greedy")
 axes[0].set(
     xlabel="temperature T", ylabel="% of captions true", title="truth", ylim=(0, 100)
 )
@@ -436,22 +449,35 @@ axes[0].legend(fontsize=8, ncols=2, loc="lower left")
 axes[1].legend(loc="lower right")
 plt.show()
 
-print(f"{'at temperature 1':<24}{'true':>6}{'different':>11}")
+print(f"{'at temperature 1':<24}{'true':>6}{'different':>11}{'error of true':>15}")
 for name in runs:
     for options in ({}, {"top_k": 3}, {"top_p": 0.9}, {"top_p": 0.5}):
         said = ", ".join(f"{key} {value}" for key, value in options.items()) or "all words"
-        true, different = four_draws(name, **options)
-        print(f"{name:<12}{said:<12}{true:6.0%}{different:11.0%}")
+        true, different, error = four_draws(name, **options)
+        print(f"{name:<12}{said:<12}{true:6.0%}{different:11.0%}{100 * error:9.1f} points")
+        assert 0.015 < error < 0.035
+        if name == "transformer" and not options:
+            independent = (true * (1 - true) / (4 * count)) ** 0.5
+            assert error > 1.15 * independent
+            print(f"    if all 600 were independent: {100 * independent:.1f} points")
 for table in measured.values():
     assert table[-1, 0] < table[1, 0] - 0.2 and table[0, 1] < table[-1, 1] - 0.3
+for T, (share, _, error) in zip(temperatures[1:3], measured["rnn"][1:3], strict=True):
+    gain = share - alone["rnn"]
+    error = np.hypot(error, (alone["rnn"] * (1 - alone["rnn"]) / count) ** 0.5)
+    print(f"rnn at T = {T}, less greedy: {100 * gain:.0f} points, error {100 * error:.0f}")
+    assert 0 < gain < 3 * error
 
 # %% [markdown]
 # Diversity is bought with truth, above a temperature of about 0.7 at a growing price. What is *not* on a
-# textbook's curve: at 0.4 and 0.7 the draws of the RNN are truer than greedy, their own limit. The reason is the
-# garden path above. Every draw that leaves it early has a chance to be right.
+# textbook's curve: at 0.4 the draws of the RNN are truer than greedy, their own limit, by 9 points with an error of
+# 5. That is likely, and not certain; the 6 points at 0.7 may be chance. The garden path above would be a reason:
+# every draw that leaves it early has a chance to be right.
 #
-# (Six hundred captions leave an uncertainty of about two percentage points to such shares;
-# [lesson 13](13_is_it_any_good.ipynb) says how one knows. A difference of one point in this table means nothing.)
+# (How uncertain are such shares? Six hundred independent captions would leave an error of 1.8 to 2 percentage
+# points. But four draws share a picture, and an easy picture makes all four true. So take the mean of the four, and
+# the deviation of the 150 means over $\sqrt{150}$: the column on the right. [Lesson 13](13_is_it_any_good.ipynb) says
+# more. A difference of one or two points in this table means nothing.)
 #
 # ## Beam search
 #
@@ -917,7 +943,7 @@ print("the formulas and the counted products are equal")
 
 # %% [markdown]
 # With the cache a word costs nearly the same at every place; only $2tE$ grows. Without it each word pays for the
-# image again and for all words before it: a caption of $T$ words is about $T^2/2$ words' work instead of $T$. That
+# image again and for all words before it: a caption of $n$ words is about $n^2/2$ words' work instead of $n$. That
 # is multiplications. Seconds are another thing, so we measure them, for 100 pictures at once:
 
 

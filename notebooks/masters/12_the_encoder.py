@@ -613,7 +613,9 @@ print(f"to look at one photo VGG16 multiplies {ratio:.0f} times as often as Sque
 #
 # and the last term is the same for every $p$: what is left is affine in $x$, a 1 x 1 convolution, and a softmax
 # makes the choice soft. The second layer is a 13 x 13 convolution with the outlines of a circle, a square and a
-# triangle, small and large. It is the convolution that you have just written:
+# triangle, small and large. It is the convolution that you have just written. Then each cell of an 8 x 8 grid keeps
+# the strongest answer of each filter. Several outlines fit a shape a little, so they **compete**: among the six
+# outlines of one colour in one cell, a softmax gives the best about two thirds, and shares out the rest.
 
 # %% tags=["picture"]
 picture_5 = np.stack([pictures[5]])
@@ -654,6 +656,10 @@ print(
     grid.shape,
     "cells and channels; the last 12 channels are the cell's position",
 )
+outlines_there = grid[:, : 6 * len(scenes.COLOURS)].reshape(64, -1, 6)  # of each colour
+share_of_best = outlines_there.max(axis=2).sum() / outlines_there.sum()
+print(f"after competition the best outline has {share_of_best:.0%} of what its colour gets")
+assert 0.5 < share_of_best < 0.8
 
 # %% [markdown]
 # The last twelve channels are sines and cosines of the cell's row and column. They are needed for the reason
@@ -672,8 +678,9 @@ assert np.allclose(tiny.places.permute(1, 2, 0).numpy(), fixed_cnn.position_code
 # %% [markdown]
 # ## What PCA keeps, and what it throws away
 #
-# The fixed CNN gives one vector of 665 numbers for `rnn` and `lstm`, VGG16 one of 4,096. **Principal component
-# analysis** keeps fewer. Let $\Sigma$ be the covariance of the features over training pictures. Of all
+# The fixed CNN gives one vector of 665 numbers for `rnn` and `lstm` (19 for each of 35 channels,
+# [lesson 1](01_the_task_and_the_data.ipynb) says which), VGG16 one of 4,096. **Principal component analysis** keeps
+# fewer. Let $\Sigma$ be the covariance of the features over training pictures. Of all
 # directions $v$ of length 1, which one carries most variance $v^T \Sigma v$? With a Lagrange multiplier
 # $\lambda$ for the length, $\nabla (v^T \Sigma v - \lambda\, v^T v) = 2 \Sigma v - 2 \lambda v = 0$: an
 # eigenvector, and its variance is $v^T \Sigma v = \lambda$. The next best direction, at right angles to the
@@ -751,24 +758,27 @@ for k_kept in (3, 12, 50, 200, 512):
     )
     print(f"{k_kept:>3} components: {explained[k_kept - 1]:.0%} of the variance; {named}")
 at_50 = {what: shares[kept.index(50)] for what, shares in accuracy.items()}
-assert explained[49] > 0.7 and at_50["colour"] > 0.95 and at_50["place"] < 0.6
+assert explained[49] > 0.7 and at_50["colour"] > 0.95 and 0.3 < at_50["place"] < 0.6
+assert accuracy["colour"][kept.index(3)] > 0.95 and accuracy["size"][kept.index(12)] > 0.95
+assert np.sqrt(0.25 / len(held_shapes)) < 0.04
 assert accuracy["place"][-1] > at_50["place"] + 0.2 and accuracy["kind"][-1] > 0.95
 
 # %% [markdown]
-# (Chance is 20 %, 50 %, 33 % and 11 %; with 178 pictures a share is known to about three points.) Three
+# (Chance is 20 %, 50 %, 33 % and 11 %; with 178 pictures a share is uncertain by four points at most.) Three
 # components name the colour, twelve the size. Fifty keep four fifths of the variance, a number that looks safe
-# in any report, and have lost the place: a model that reads them will speak of colours and guess at "top left".
-# Judge a projection by what is asked of it.
+# in any report, and name the place for 43 % of the pictures, where all components reach 78 %. Nearly half of what
+# could be said of the place is lost: a model that reads them will speak of colours, and will often be wrong about
+# "top left". Judge a projection by what is asked of it.
 #
 # ## Four ways to ruin features without an error message
 #
-# "The same caption for every photo" is the commonest complaint in this field. The decoder is rarely at fault.
-# Each of the following runs without a warning.
+# "The same caption for every photo" is a common complaint, and the decoder need not be at fault. Each of the
+# following runs without a warning.
 #
 # ### 1 · Dropout left on
 #
 # VGG16's affine layers have dropout, which belongs to training. A network comes out of its constructor in
-# training mode; who forgets `.eval()` extracts features through dropout. We build such a head, a sixth as wide,
+# training mode; whoever forgets `.eval()` extracts features through dropout. We build such a head, a sixth as wide,
 # over the flattened grids of 64 pictures.
 
 # %%
@@ -788,13 +798,14 @@ def cosines(a, b):
     return F.cosine_similarity(a[:, None], b[None], dim=2)
 
 
-others = ~torch.eye(64, dtype=bool)
+others, seen = ~torch.eye(64, dtype=bool), {}
 for mode in ("eval", "train"):
     head.train(mode == "train")
     first, second = head(grids), head(grids)
     table = cosines(first, second)
     same, different = table.diagonal().mean(), table[others].mean()
     found = (table.argmax(dim=1) == torch.arange(64)).float().mean()
+    seen[mode] = float(same), float(different)
     print(
         f"{mode:<6} the same picture twice: cosine {same:.2f}; "
         f"two different pictures: {different:.2f}; finds itself again: {found:.0%}"
@@ -802,6 +813,7 @@ for mode in ("eval", "train"):
     assert (
         (same > 0.999 and found > 0.95) if mode == "eval" else (same < 0.5 and found < 0.3)
     )
+assert seen["train"][0] < seen["eval"][1]  # one picture with dropout, two without
 
 # %% [markdown]
 # With dropout on, two looks at *one* picture have less in common than two *different* pictures have without
@@ -888,7 +900,7 @@ print(f"a weight has moved: {weights_moved}")
 print(
     f"after 8 batches: {alike[-1]:.2f} by such pictures, {evening[-1]:.2f} by darker ones"
 )
-assert not weights_moved and change(one, other) > 0.5 * between
+assert not weights_moved and change(one, other) > 0.8 * between
 assert alike[-1] > 0.03 and evening[-1] > between
 
 # %% [markdown]
@@ -911,7 +923,7 @@ assert torch.allclose(alone, in_company, atol=1e-5)  # of its neighbours it know
 # %% [markdown]
 # ### 3 · The wrong scale, the wrong order of colours
 #
-# The trained `attention` run (made in six minutes by
+# The trained `attention` run (made in six minutes on one core by
 # `python training.py --model attention --hidden_dim 128 --wordvec_dim 64 --attention_dim 64`) reads the fixed
 # CNN's grid, and the fixed CNN wants numbers from 0 to 255 in the order red, green, blue. Libraries disagree
 # on both: some load 0 to 1, some normalise to $-1 \dots 1$, OpenCV gives blue first. We feed 100 held-out
@@ -933,12 +945,12 @@ def said_of(arrays):
 
 
 def report(name, arrays, scenes_=scenes_of_pictures):
-    """A row of the table; returns how many are different, the share true, the first."""
+    """A row of the table; returns how many differ, the share true, the first, how sure."""
     captions, sure = said_of(arrays)
     pairs = zip(captions, scenes_, strict=False)
     different, true = len(set(captions)), np.mean([caption_is_true(c, s) for c, s in pairs])
     print(f"{name:<36}{different:>18}{true:>8.0%}{sure:>26.2f}")
-    return different, true, captions[0]
+    return different, true, captions[0], sure
 
 
 HEADER = f"{'':<36}{'different captions':>18}{'true':>8}{'probability of a word':>26}"
@@ -950,13 +962,14 @@ swapped = report("0 to 255, blue first", [p[:, :, ::-1] for p in pictures])
 assert right[1] > 0.9 and right[0] > 80
 assert scaled[0] == signed[0] == 1 and scaled[1] == 0
 assert swapped[0] > 80 and swapped[1] < 0.5
+assert right[3] - 0.12 < scaled[3] < right[3] - 0.04 and abs(swapped[3] - right[3]) < 0.02
 print("said of the first picture, read rightly: ", right[2])
 print("said of every picture with 0 to 1:       ", scaled[2])
 print("said of the first picture, blue first:   ", swapped[2])
 
 # %% [markdown]
-# There it is: **one caption for all hundred pictures**, well formed, and nearly as sure of itself as when it
-# is right. To the encoder, numbers from 0 to 1 are black, in every picture; each grid is the same empty one;
+# There it is: **one caption for all hundred pictures**, well formed. The model is a little less sure of its words,
+# 0.69 instead of 0.77, which no reader of the caption sees. To the encoder, numbers from 0 to 1 are black, in every picture; each grid is the same empty one;
 # the decoder says what it says of nothing. Swapped colours are worse in a way: captions differ from picture to
 # picture, as they should, the model is as sure as ever, and seven in ten are false, since red and blue have
 # changed places. A list of such captions looks fine. Only the pictures beside them tell.
@@ -1129,16 +1142,18 @@ def central_differences(step):
 
 
 print("dL/dK of three weights of the first layer:", analytic)
-for step in (1e-3, 1e-5, 1e-7):
-    error = relative_error(analytic, central_differences(step))
+errors = {}
+for step in (1e-3, 1e-4, 1e-5, 1e-7):
+    error = errors[step] = relative_error(analytic, central_differences(step))
     text = "less than 1e-6" if error < 1e-6 else f"{error:.0e}"
     print(f"central differences with a step of {step:.0e}: relative error {text}")
-assert error < 1e-6
+assert error < 1e-6 and errors[1e-4] > errors[1e-3] / 10  # of a smooth loss: a hundredth
 
 # %% [markdown]
-# It is right, and the coarsest step shows a trap. One weight of the first layer moves 1,024 numbers of each
+# It is right, and the two coarsest steps show a trap. Of a smooth loss, a tenth of the step leaves a hundredth of the
+# error; here the error stays. One weight of the first layer moves 1,024 numbers of each
 # picture, and through them tens of thousands of ReLUs further up. Some stand so near to their kink that a step
-# of $10^{-3}$ carries them across it, and the difference then measures something that is no derivative. A
+# of $10^{-3}$ or $10^{-4}$ carries them across it, and the difference then measures something that is no derivative. A
 # smaller step crosses fewer kinks ([lesson 2](02_gradients_you_can_trust.ipynb) says what else sets its size).
 #
 # ### Frozen against open
@@ -1216,7 +1231,8 @@ assert found["two stages open"]["colour"] > 0.95
 #
 # Now the situation of a *pretrained* encoder: it knows something, the decoder is new. We keep the encoder that has
 # just learned, put a fresh decoder on it, open the two stages again, and train for two epochs with different
-# learning rates for the encoder. The decoder's is $2 \cdot 10^{-3}$ throughout.
+# learning rates for the encoder. The decoder's is $2 \cdot 10^{-3}$ throughout; with that rate for the encoder, too,
+# we try two seeds.
 
 # %%
 grown = {
@@ -1224,27 +1240,32 @@ grown = {
     if name.startswith("encoder.")
 }  # fmt: skip
 after = {}
-for rate in (0, 1e-4, 1e-2):
-    fresh = captioner(2 if rate else 0, seed=7)
+for rate, seed in ((0, 7), (1e-4, 7), (2e-3, 7), (2e-3, 8), (1e-2, 7)):
+    fresh = captioner(2 if rate else 0, seed=seed)
     fresh.params = {**fresh.params, **grown}
     train(fresh, 2, encoder_rate=rate)
-    after[rate] = held_out(fresh)
+    now = after[rate] = held_out(fresh)
     moved = np.sqrt(
         sum(((fresh.params[n] - v) ** 2).sum() for n, v in grown.items())
         / sum((v**2).sum() for v in grown.values())
     )
     print(
-        f"encoder's rate {rate or 'frozen':<7} weights moved by {moved:>4.0%}; "
-        f"{as_text(after[rate])}"
+        f"encoder's rate {rate or 'frozen':<7} seed {seed}: weights moved by {moved:>4.0%}; "
+        f"{as_text(now)}"
     )
+    assert rate != 2e-3 or now["loss"] > after[0]["loss"]
 assert after[1e-2]["loss"] > 1.5 * max(after[0]["loss"], after[1e-4]["loss"])
 assert after[1e-2]["colour"] < 0.6 and min(after[0]["colour"], after[1e-4]["colour"]) > 0.9
+assert abs(after[0]["loss"] - after[1e-4]["loss"]) < 0.05  # so short a time brings no gain
 
 # %% [markdown]
 # In its first steps a fresh decoder sends gradients that mean nothing. At a high rate the encoder follows
-# them, and what it knew is gone before the decoder can use it. So: first a frozen encoder, whose features are
-# computed once and kept; then open the last stages (the first ones, edges and colours, serve every task), with
-# a rate ten to a hundred times smaller than the decoder's. The two commands of the README do just this with a
+# them, and what it knew is gone before the decoder can use it. At the decoder's own rate it is a matter of
+# luck: one decoder finds its way, and with another seed the encoder is lost. Two epochs show this danger, and nothing
+# else. They do not show which rate is best, and at the low rate the open encoder gains nothing over the frozen one in
+# so short a time. What is usual: first a frozen encoder, whose features are computed once and
+# kept; then open the last stages (the first ones, edges and colours, serve every task), with a rate well below the
+# decoder's, to be chosen on held-out data. Two commands of [docs/photos.md](../docs/photos.md) do just this with a
 # ResNet-101 on real photos: the first trains the decoder alone
 # (`--encoder resnet101 --weights download --out runs/frozen`), the second starts from it
 # (`--init runs/frozen`), opens two stages (`--finetune_encoder 2`) and gives them a rate of $10^{-5}$
@@ -1253,9 +1274,9 @@ assert after[1e-2]["colour"] < 0.6 and min(after[0]["colour"], after[1e-4]["colo
 #
 #     python training.py --model attention --encoder tiny_cnn
 #
-# opens all five stages from random weights. The README reports 10 minutes on two cores and 97.3 % of captions
-# true of held-out pictures; the features that were written down by hand reach 98.3 %, so the CNN has found out
-# nearly all by itself.
+# opens all five stages from random weights. The [results on shapes](../docs/results-shapes.md) report 10 minutes and
+# 97.3 % of captions true of held-out pictures; the features that were written down by hand reach 98.3 %, so the CNN
+# has found out nearly all by itself.
 #
 # ## Exercises
 #
