@@ -330,6 +330,7 @@ def _reason(error: Exception) -> str:
 def answer(path: str, seed: str, *names: str) -> None:
     """All that the other process does; it ends here."""
     sys.argv = [path]
+    sys.path.append(str(Path(path).resolve().parent))  # a function may import what is beside it
     pipe = os.fdopen(os.dup(0), "w", encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDONLY)  # for who asks for input
     os.dup2(nothing, 0)

@@ -35,8 +35,8 @@ def load_implementation(path: str | Path) -> dict[str, Callable]:
         raise ValueError(f"{path}: not a Python file; --impl takes a name that ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    folder, search_path = str(path.resolve().parent), sys.path.copy()
-    sys.path.insert(0, folder)  # as for a script: files beside it are found
+    search_path = sys.path.copy()
+    sys.path.insert(0, str(path.resolve().parent))  # as for a script: files beside it are found
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
@@ -47,8 +47,7 @@ def load_implementation(path: str | Path) -> dict[str, Callable]:
     except BaseException as error:  # also that it leaves the program
         raise ValueError(f"{path}: could not be imported: {_sentence(error)}") from error
     finally:
-        # The folder stays, as the last: a function may import what is beside it when called.
-        sys.path[:] = search_path + [folder] * (folder not in search_path)
+        sys.path[:] = search_path
     functions, empty = {}, read_source(path).empty
     for name, value in vars(module).items():
         origin = str(getattr(value, "__module__", None))

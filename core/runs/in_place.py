@@ -55,6 +55,9 @@ def in_place(own: Own) -> Iterator[None]:
     # Of ours: what a rule of theirs remembers from step to step could pass for one of its numbers.
     changes.append((optim.numbers_of, lambda rule, config: numbers[rule] | dict(config)))
     _swap(changes)
+    beside = str(own.path.resolve().parent)  # a function may import what is there
+    search_path = sys.path.copy()
+    sys.path.append(beside)
     try:
         with _blocks_in_place():
             yield
@@ -76,6 +79,7 @@ def in_place(own: Own) -> Iterator[None]:
             "not its own, of core or of NumPy? If it does not, this is a fault of core"
         ) from error
     finally:
+        sys.path[:] = search_path
         _swap([(new, old) for old, new in changes])
 
 
