@@ -48,7 +48,15 @@ class NumpyEngine:
     def compute(self, features: Array, captions: Array, weights: Array | None = None) -> float:
         """The loss of a batch; keeps its gradients for ``update``."""
         given = () if weights is None else (weights,)  # CS231n's models know of none
-        loss, self.grads = self.model.loss(features, captions, *given)
+        found = self.model.loss(features, captions, *given)
+        if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)):
+            raise ValueError("the model's loss(features, captions) returned no loss, grads")
+        loss, self.grads = found
+        for name, w in self.model.params.items():
+            shape = np.shape(self.grads[name]) if name in self.grads else "none"
+            if shape != w.shape:
+                found = f"found {shape}, expected shape {w.shape}"
+                raise ValueError(f"the model's gradient of {name}: {found}")
         return float(loss)
 
     def evaluate(self, features: Array, captions: Array) -> float:

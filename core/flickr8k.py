@@ -13,6 +13,7 @@ printed.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -180,7 +181,7 @@ def prepare_photos(
     from core.coco_utils import save_coco_data
     from core.encoders.pca import fit_pca
 
-    out = Path(out)
+    out = Path(os.path.abspath(out))  # with a name, also where it is the current folder
     parts = out.with_name(f".{out.name}.parts")
     require_free_of_parts(out, parts)
     source = read_photo_folder(root, seed)

@@ -236,11 +236,16 @@ def temporal_softmax_loss(
 
     The target is ``(1 - smoothing) onehot(y) + smoothing / V`` (Bishop, PRML 2006, section 4.3.4).
 
-    Raises ValueError when an id that counts lies outside 0 .. V-1.
+    Raises ValueError when an id that counts lies outside 0 .. V-1, or the mask does not fit.
     """
     [x] = floats(x)
     N, _, V = x.shape
     y, mask = as_arrays(y, mask)
+    if mask.shape != y.shape or mask.dtype.kind not in "biuf" or not np.isfinite(mask).all():
+        raise ValueError(
+            f"mask: found {mask.dtype} of shape {mask.shape}, expected booleans or finite weights "
+            f"of shape {y.shape}"
+        )
     scored = np.nonzero(mask)  # the P places that count; the others are never looked at
     weights = mask[scored].astype(x.dtype) / N
     words = y[scored]

@@ -1,5 +1,8 @@
 """What ``compare`` and ``confirm`` say of typical errors, and what they never say."""
 
+import sys
+from collections import Counter, OrderedDict, defaultdict, namedtuple
+
 import numpy as np
 import pytest
 
@@ -142,3 +145,43 @@ def test_each_slip_has_a_sentence_of_its_own():
         for exercise, slips in table.items():
             assert len(slips) >= 1, exercise
             assert all(len(sentence) < 90 for sentence in slips)
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+    __repr__ = __str__
+
+
+def _raises():
+    raise Unspeakable
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "words"),
+    [
+        (lambda: sys.exit(3), 1.0, "raised SystemExit: 3"),
+        (_raises, 1.0, "raised Unspeakable: its own message cannot be made"),
+        (lambda: {Unspeakable(): 1}, {1: 1}, "lacks the key 1"),
+        (lambda: 10**400, 1.0, "far too large"),
+        (lambda: np.ma.masked_array(np.ones(2), [True, False]), np.ones(2), "a masked array"),
+        (lambda: np.ma.masked_array(np.ones(2), True), np.zeros(2), "a masked array"),
+        (lambda one: 1.0, 1.0, "missing 1 required positional argument: 'one'"),
+    ],
+)
+def test_whatever_comes_back_is_answered_by_a_sentence(given, expected, words):
+    answer = compare(given, lambda: expected)
+    assert not answer
+    assert words in answer.text
+    assert "got = function" not in answer.text  # a line of ours
+    answer = confirm(given, lambda value: False, "a number")
+    assert not answer
+    assert "got = got" not in answer.text
+
+
+def test_kinds_of_dicts_and_tuples_are_dicts_and_tuples():
+    for given in (Counter("a"), OrderedDict(a=1), defaultdict(int, a=1)):
+        assert compare(lambda given=given: given, lambda: {"a": 1})
+    assert compare(lambda: namedtuple("Pair", "a b")(1, 2), lambda: (1, 2))
+    assert not compare(lambda: [1, 2], lambda: (1, 2))

@@ -800,9 +800,9 @@ LEARNERS = {
 def at_home(monkeypatch):
     """A learner's file runs in this process: another one takes seconds to start."""
 
-    def messages(path, seed, names, to_stderr):
+    def messages(path, seed, names, streams):
         sent = []
-        with redirect_stdout(sys.stderr if to_stderr else sys.stdout):
+        with redirect_stdout(sys.stderr if streams else sys.stdout):
             apart.serve(str(path), seed, names, sent.append)
         return iter(json.loads(json.dumps(sent)))
 

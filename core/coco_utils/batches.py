@@ -35,6 +35,9 @@ def sample_coco_minibatch(
     - features: (N, ...) of the images that they describe
     - urls: (N,) of those images
     """
+    if f"{split}_captions" not in data:
+        there = [name.removesuffix("_captions") for name in data if name.endswith("_captions")]
+        raise ValueError(f"split: found {split!r}, expected {' or '.join(there)}, as in the data")
     total = len(data[f"{split}_captions"])
     choice = np.random.choice if rng is None else rng.choice
     rows = choice(total, size=min(batch_size, total), replace=False)

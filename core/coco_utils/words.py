@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from core.support.arrays import as_arrays
+from core.support.arrays import as_arrays, check_word_ids
 
 Array = np.ndarray
 
@@ -148,6 +148,8 @@ def decode_captions(captions: Array, idx_to_word: Sequence[str]) -> list[str] | 
     [captions] = as_arrays(captions)
     if captions.ndim == 1:
         return decode_captions(captions[None], idx_to_word)[0]
+    if captions.size:
+        check_word_ids(captions, len(idx_to_word), "captions")
     sentences = []
     for row in captions:
         words = []

@@ -52,8 +52,9 @@ def main() -> int:
 
     chosen = [cases[arguments.layer]] if arguments.layer else list(CASES)
     functions, forward_only, skipped, ignored = set(), [], [], []
-    if arguments.impl:
-        checked = check_apart(arguments.impl, chosen, arguments.seed, to_stderr=arguments.json)
+    if arguments.impl is not None:
+        streams = {"stdout": 2} if arguments.json else None
+        checked = check_apart(arguments.impl, chosen, arguments.seed, streams)
         functions = next(checked)
         skipped = [case.name for case in chosen if not functions & set(case.functions)]
         ignored = sorted(functions - KNOWN)

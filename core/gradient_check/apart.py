@@ -18,7 +18,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +33,18 @@ from core.gradient_check.learner import KNOWN, ImplementationError, load_impleme
 PATIENCE = 30  # seconds for one call of a function, or for the import of the file
 _MOST_BYTES = 10**7  # of an array that is sent; those of the checks are far smaller
 _NUMBERS = "biufc"  # kinds of dtypes
+# python -m would look for modules in the current folder first, where a learner's numpy.py may be.
+_RUN = (
+    "import sys; sys.path[:] = filter(None, sys.path); from runpy import run_module; "
+    "run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
 
 
 def check_apart(
     path: str | Path,
     cases: Sequence[Case],
     seed: int,
-    to_stderr: bool = False,
+    streams: Mapping[str, int] | None = None,
     begin: Callable[[Sequence[str]], Iterator] | None = None,
 ) -> Iterator:
     """Checks the functions of a file; yields the names that it defines, then the rows of each case.
@@ -48,14 +53,14 @@ def check_apart(
     - path: of the Python file
     - cases: from ``core.gradient_check.cases``; those with none of its functions are left out
     - seed: of the random inputs
-    - to_stderr: where its prints go, instead of to stdout
+    - streams: where what it prints goes, as for ``start``; by default where ours goes
     - begin: names of cases -> the messages of another process that checks them; None starts one
 
     Raises FileNotFoundError when there is no such file, ValueError when it cannot be imported. What
     a function does wrong becomes the ``problem`` of a row, also that it ends the process or does
     not come back in ``PATIENCE`` seconds; the others are then checked in a new process.
     """
-    begin = begin or (lambda names: messages_of(path, seed, names, to_stderr))
+    begin = begin or (lambda names: messages_of(path, seed, names, streams or {}))
     messages = begin([case.name for case in cases])
     try:
         first = _next(messages, "while it was imported")
@@ -241,12 +246,11 @@ def _unpacked(packed):
 
 
 def messages_of(
-    path: str | Path, seed: int, names: Sequence[str], to_stderr: bool
+    path: str | Path, seed: int, names: Sequence[str], streams: Mapping[str, int]
 ) -> Iterator[dict | None]:
     """Starts the other process, and yields what it sends."""
     arguments = [str(path), str(seed), *names]
-    stdout = 2 if to_stderr else None
-    return read_messages(*start("core.gradient_check.apart", arguments, stdout=stdout))
+    return read_messages(*start("core.gradient_check.apart", arguments, **streams))
 
 
 def start(module: str, arguments: Sequence[str], **streams) -> tuple[int, subprocess.Popen]:
@@ -260,7 +264,7 @@ def start(module: str, arguments: Sequence[str], **streams) -> tuple[int, subpro
     sys.stdout.flush()
     # Its standard input is the pipe's other end, the one thing that every system hands on.
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-c", _RUN, module, *arguments],
         stdin=writing,
         env=os.environ | {"PYTHONPATH": python_path},
         **streams,
@@ -326,6 +330,7 @@ def _reason(error: Exception) -> str:
 def answer(path: str, seed: str, *names: str) -> None:
     """All that the other process does; it ends here."""
     sys.argv = [path]
+    sys.path.append(str(Path(path).resolve().parent))  # a function may import what is beside it
     pipe = os.fdopen(os.dup(0), "w", encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDONLY)  # for who asks for input
     os.dup2(nothing, 0)

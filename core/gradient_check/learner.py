@@ -40,7 +40,8 @@ def load_implementation(path: str | Path) -> dict[str, Callable]:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise ValueError(f"{path}: line {error.lineno}: {error.msg}") from error
+        line = f"line {error.lineno}: " if error.lineno else ""
+        raise ValueError(f"{path}: {line}{error.msg}") from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also that it leaves the program

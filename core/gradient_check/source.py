@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 # Whoever uses these may reach any name of the file by its text.
@@ -57,6 +58,7 @@ def read_source(path: str | Path) -> Source:
     return parse_source(path, Path(path).read_bytes())
 
 
+@lru_cache(2)  # whoever loads a file asks twice
 def parse_source(path: str | Path, text: bytes) -> Source:
     """As ``read_source``, of text that was read from ``path``."""
     if b"\0" in text:
@@ -64,7 +66,8 @@ def parse_source(path: str | Path, text: bytes) -> Source:
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
-        raise ValueError(f"{path}: line {error.lineno}: {error.msg}") from error
+        line = f"line {error.lineno}: " if error.lineno else ""
+        raise ValueError(f"{path}: {line}{error.msg}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{path}: is not a Python file ({error})") from error
     lines, empty, code, uses, rest = {}, set(), {}, {}, []

@@ -86,7 +86,7 @@ def _problem(function, oracle, arguments, tolerance, slips, axis) -> str | None:
         if got is None or got is Ellipsis:
             return f"returned {got}: is it written yet, with a return at its end?"
         expected = oracle(*copy.deepcopy(arguments))  # it may call what the learner wrote
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return _raised(error)
     written = None
     if not _is_unchanged(given, arguments):
@@ -105,19 +105,30 @@ def _problem(function, oracle, arguments, tolerance, slips, axis) -> str | None:
     return f"{problem}; it also {written}" if written else problem
 
 
-def _raised(error: Exception) -> str:
+def _raised(error: BaseException) -> str:
     if isinstance(error, AssertionError) and str(error):
         return f"does not hold: {_on_one_line(error)}"
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if not _is_installed(f.filename)] or frames
+    theirs = [f for f in frames if not _is_installed(f.filename)]
     found = f"raised {type(error).__name__}: {_on_one_line(error)}"
     if "NoneType" in found:
         found += "; does a function still return None?"
-    return f"{found} (line {theirs[-1].lineno}: {theirs[-1].line})"
+    return f"{found} (line {theirs[-1].lineno}: {theirs[-1].line})" if theirs else found
 
 
-def _on_one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+def _shown(value) -> str:
+    """A value in short, whatever its own words for it do."""
+    try:
+        return " ".join(_BRIEF.repr(value).split())
+    except Exception:
+        return _a(value)
+
+
+def _on_one_line(error: BaseException) -> str:
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = "its own message cannot be made"
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
@@ -153,11 +164,11 @@ def _difference(got, expected, tolerance: float, sizes, axis: str) -> str | None
     if isinstance(expected, tuple | list | dict):
         return _difference_of_parts(got, expected, tolerance, sizes, axis)
     if isinstance(expected, str):
-        return None if got == expected else f"returned {_BRIEF.repr(got)}, which is not right"
+        return None if got == expected else f"returned {_shown(got)}, which is not right"
     if isinstance(expected, Array) and expected.ndim:
         if isinstance(got, tuple | list):
             return f"returned a {type(got).__name__}, expected an array; np.array makes one of it"
-        if not isinstance(got, Array):
+        if not isinstance(got, Array) or isinstance(got, np.ma.MaskedArray):
             return f"returned {_a(got)}, expected an array of shape {expected.shape}"
         return _difference_of_arrays(got, expected, tolerance, sizes, axis)
     if isinstance(got, Array) and got.ndim:
@@ -169,6 +180,8 @@ def _difference(got, expected, tolerance: float, sizes, axis: str) -> str | None
 
 
 def _a(value) -> str:
+    if isinstance(value, np.ma.MaskedArray):
+        return "a masked array"
     if isinstance(value, Array) and value.ndim:
         return f"an array of shape {value.shape}"
     kinds = {complex: "a complex number", np.complex128: "a complex number"}
@@ -178,15 +191,15 @@ def _a(value) -> str:
 
 
 def _difference_of_parts(got, expected, tolerance, sizes, axis) -> str | None:
-    if type(got) is not type(expected):
+    if not isinstance(got, type(expected)):
         kind = type(expected).__name__
         said = f"returned {_a(got)}, expected a {kind} of {len(expected)}"
         return f"{said}; tuple(...) makes one of it" if isinstance(got, list) else said
     if isinstance(expected, dict):
         if got.keys() != expected.keys():
             extra, lacking = got.keys() - expected.keys(), expected.keys() - got.keys()
-            words = [f"has the key {_BRIEF.repr(key)} too many" for key in sorted(extra, key=repr)]
-            words += [f"lacks the key {_BRIEF.repr(key)}" for key in sorted(lacking, key=repr)]
+            words = [f"has the key {key} too many" for key in sorted(map(_shown, extra))]
+            words += [f"lacks the key {key}" for key in sorted(map(_shown, lacking))]
             return "; ".join(words[:2])
         places = list(expected)
     else:
@@ -209,6 +222,8 @@ def _difference_of_parts(got, expected, tolerance, sizes, axis) -> str | None:
 
 
 def _difference_of_numbers(got, expected, tolerance, sizes) -> str | None:
+    if isinstance(got, int) and abs(got) > 2**1000:  # no float holds it
+        return "returned a whole number that is far too large"
     a, b = np.asarray(got)[()], np.asarray(expected)[()]
     if (np.asarray(a).dtype.kind == "b") != (np.asarray(b).dtype.kind == "b"):
         return f"returned {_a(got)}, expected {_a(expected)}"
@@ -357,13 +372,12 @@ def confirm(got, accepts: Callable, expected: str, exercise: str = "") -> Answer
     if callable(got):
         try:
             got = got()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return Answer(False, f"It {_raised(error)}; expected {expected}.")
     if got is None or got is Ellipsis:
         return Answer(False, f"There is no answer yet; expected {expected}.")
     number = isinstance(got, float | np.floating)
-    shown = f"{got:.4g}" if number else _BRIEF.repr(got)
-    shown = " ".join(shown.split())
+    shown = f"{got:.4g}" if number else _shown(got)
     try:
         if accepts(got):
             return Answer(True, f"holds: {expected}")

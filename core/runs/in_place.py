@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,7 +43,8 @@ def in_place(own: Own) -> Iterator[None]:
     """Our functions are the learner's inside of the block.
 
     What one of theirs does wrong there raises a ValueError that names it; where a loss is no number
-    any more, the ValueError says which of them was the first to return such.
+    any more, the ValueError says which of them was the first to return such. So does what breaks
+    around them: it may be what they changed.
     """
     calls, changes = _Calls(own), []
     for name in FUNCTIONS:
@@ -52,6 +55,9 @@ def in_place(own: Own) -> Iterator[None]:
     # Of ours: what a rule of theirs remembers from step to step could pass for one of its numbers.
     changes.append((optim.numbers_of, lambda rule, config: numbers[rule] | dict(config)))
     _swap(changes)
+    beside = str(own.path.resolve().parent)  # a function may import what is there
+    search_path = sys.path.copy()
+    sys.path.append(beside)
     try:
         with _blocks_in_place():
             yield
@@ -63,7 +69,17 @@ def in_place(own: Own) -> Iterator[None]:
             f"{calls.not_finite} of {own.path.name} (line {own.line_of(calls.not_finite)}); check "
             f"it: {own.command(calls.not_finite)}"
         ) from error
+    except (OSError, MemoryError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        found = f"{type(error).__name__}: {error} (line {frame.lineno} of {frame.filename})"
+        raise ValueError(
+            f"{own.path}: what calls its functions broke, by {found}; does the file change what is "
+            "not its own, of core or of NumPy? If it does not, this is a fault of core"
+        ) from error
     finally:
+        sys.path[:] = search_path
         _swap([(new, old) for old, new in changes])
 
 
@@ -172,22 +188,32 @@ class _Calls:
             next_w, config = self._call(name, w, dw, config, returns=2)
             next_w = self._fitting(name, "next_w", _like(w), next_w)
             self._note_finite(name, [next_w], [w, dw])
-            return next_w, self._config(name, config, w.shape)
+            return next_w, self._config(name, config, next_w)
 
         return rule
 
-    def _config(self, name: str, config, shape: tuple) -> dict:
+    def _config(self, name: str, config, next_w: Array) -> dict:
         """What a rule remembers, as a checkpoint can keep it."""
         if not isinstance(config, dict):
             raise self._error(name, f"{name} returned no dict for config")
+        if Number().fault(config.get("learning_rate")):
+            raise self._error(name, f"{name} returned a config without a number for learning_rate")
+        diverges = not _finite(next_w)  # which the loss will show
         kept = {}
         for key, value in config.items():
             value = value.item() if isinstance(value, np.generic) else value
             fits = Number().fault(value) is None
-            fits = fits or (isinstance(value, Array) and value.shape == shape)
+            if isinstance(value, Array):
+                fits = _like(value) and value.shape == next_w.shape
+                fits = fits and (diverges or _finite(value))
+                value = np.asarray(value)
             if not (fits and isinstance(key, str) and key.isidentifier()):
                 found = f"{key!r} in config, a {type(value).__name__}"
-                way = "a checkpoint keeps finite numbers, and arrays of the shape of w"
+                if isinstance(value, Array):
+                    found = f"{key!r} in config, {value.dtype} numbers of shape {value.shape}"
+                way = (
+                    "a checkpoint keeps finite numbers, and float arrays of such of the shape of w"
+                )
                 raise self._error(name, f"{name} keeps {found}; {way}")
             kept[key] = value
         return kept
@@ -200,7 +226,11 @@ class _Calls:
             model, best = given["model"], [given["n_best"]] if "n_best" in given else []
             arguments, options = self._arguments(name, ours, arguments, options)
             ids, *scores = self._call(name, *arguments, returns=1 + len(best), **options)
-            ids, shape = np.asarray(ids), (len(given["features"]), *best, given["max_length"])
+            try:
+                ids = np.asarray(ids)
+            except ValueError:
+                raise self._error(name, f"{name} returned no array of word ids") from None
+            shape = len(given["features"]), *best, given["max_length"]
             if ids.dtype.kind not in "iu" or ids.shape != shape:
                 found = f"{ids.dtype} numbers of shape {ids.shape}"
                 raise self._error(name, f"{name} returned {found}, expected word ids {shape}")
@@ -281,13 +311,15 @@ class _Calls:
         """What theirs returns, as a list of so many."""
         self.inside.add(name)
         try:
-            how = options | {"returns": returns} if returns > 1 else options
-            found = self.functions.call(name, *arguments, **how)
+            with np.errstate():  # they may change it, and the folder
+                how = options | {"returns": returns} if returns > 1 else options
+                found = self.functions.call(name, *arguments, **how)
             return list(found) if returns > 1 else [found]
         except ImplementationError as error:
             raise self._error(name, str(error)) from error
         finally:
             self.inside.discard(name)
+            os.chdir(self.own.folder)
 
     def _fitting(self, name: str, what: str, like, got):
         """What was returned, in the dtype that was expected; ValueError for another shape."""

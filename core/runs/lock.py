@@ -34,7 +34,7 @@ class Lock:
     """
 
     def __init__(self, folder: Path):
-        self.folder = folder.resolve()
+        self.folder = Path(os.path.realpath(folder))
         if not self.folder.exists():
             try_out("--out", folder)
         self.path = self.folder / LOCK_FILE

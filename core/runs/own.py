@@ -8,9 +8,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
+import os
+import subprocess
+import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +71,8 @@ class Own:
         self, path: str | Path, models: Sequence[str], others: Sequence[str], training: bool
     ):
         self.path, self.training = Path(path), training
-        with np.errstate():  # a file may change how NumPy warns
+        self.folder = os.getcwd()  # that of the run, wherever their functions go
+        with _undone(self.path.name):
             found = load_implementation(self.path)
         source = self.path.read_bytes()
         self.sha256 = hashlib.sha256(source).hexdigest()
@@ -169,7 +174,9 @@ class Own:
         ]
         if not cases:
             return
-        checked = check_apart(self.path, cases, 0, to_stderr=True)
+        # What it prints has been seen, when it was imported here.
+        nothing = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+        checked = check_apart(self.path, cases, 0, nothing)
         try:
             next(checked)
             started = time.monotonic()
@@ -230,6 +237,33 @@ def of_captioning(path: str, checkpoints: Sequence, decode: str) -> Own:
     if any(each.config.get("positions") == "sinusoidal" for each in checkpoints):
         others.append("positional_encoding")
     return Own(path, [each.model for each in checkpoints], others, training=False)
+
+
+@contextmanager
+def _undone(name: str) -> Iterator[None]:
+    """What a file changes of this process while it is imported is put back, and said if ours."""
+    folder, places = os.getcwd(), {"core.optim.RULES": optim.RULES}
+    places |= {n: vars(m) for n, m in sys.modules.items() if f"{n}.".startswith("core.")}
+    before = {place: dict(names) for place, names in places.items()}
+    try:
+        with np.errstate(), warnings.catch_warnings():
+            yield
+    finally:
+        os.chdir(folder)
+        changed = [
+            f"{place}.{key}"
+            for place, names in before.items()
+            for key, value in names.items()
+            if places[place].get(key, names) is not value
+        ]
+        for place, names in before.items():
+            places[place].update(names)
+    if changed:
+        warnings.warn(
+            f"{name}: changes {_some(changed)}, which is as it was again; a function under a known "
+            "name is enough",
+            stacklevel=3,
+        )
 
 
 def _lacks_backward(name: str, known: Mapping) -> bool:

@@ -43,6 +43,9 @@ class ArgumentParser(argparse.ArgumentParser):
             option, _, value = argument.partition("=")
             if value == "--" and option.startswith("--"):  # argparse would drop it, and stumble
                 self.error(f"argument {option}: found '--', expected a value")
+            value = value if option.startswith("--") else argument
+            if re.match(r"~($|[/\\])", value):  # which would make a folder of that name
+                self.error(f"found {value}, and no shell that knows ~; give the whole name")
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -135,6 +138,16 @@ def _check_printed() -> None:
         )
 
 
+def _in_words(error: Exception) -> str:
+    """An error of the system with its file first, and what to look at; others say that themselves.
+
+    It begins with a bracket then: [Errno 13], [WinError 5].
+    """
+    if isinstance(error, OSError) and error.filename is not None and str(error).startswith("["):
+        return f"{error.filename}: {error.strerror}; check the name, and what you may do there"
+    return str(error)
+
+
 def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Runs a command's ``main``; input errors and warnings become one line each on stderr.
 
@@ -159,7 +172,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         interrupts.ignore_from_now_on()
         sys.exit(code)
     except INPUT_ERRORS as error:
-        fail(str(error))
+        fail(_in_words(error))
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
