@@ -32,6 +32,9 @@ from core.gradient_check.report import first_wrong
 from core.support.command_line import ArgumentParser, non_negative_int, run_command
 
 
+_FEW = 6  # names that a line may list
+
+
 def main() -> int:
     cases = {case.name: case for case in CASES}
     parser = ArgumentParser(
@@ -98,12 +101,15 @@ def main() -> int:
         if forward_only:
             print(f"forward only, {arguments.impl} has no backward: {', '.join(forward_only)}")
         if skipped:
-            print(f"skipped, not in {arguments.impl}: {', '.join(skipped)}")
+            few = f": {', '.join(skipped)}" if len(skipped) <= _FEW else ""
+            print(f"skipped, not in {arguments.impl}: {len(skipped)} of {len(cases)} layers{few}")
         if ignored:
             print(f"ignored, not a known name: {', '.join(ignored)}")
     if failed:
         first = first_wrong(failed)
-        print(f"{len(failed)} of {len(rows)} wrong. What says most first, then in dataflow order:")
+        print(
+            f"{len(failed)} of {len(rows)} wrong. The most telling first, then in dataflow order:"
+        )
         for row in [first, *(row for row in failed if row is not first)]:
             quantity = "" if row.quantity == "-" else f"{row.quantity} "
             print(f"  {row.layer}: {quantity}{row.problem}")

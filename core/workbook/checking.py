@@ -73,6 +73,8 @@ def tell_what_next(
     page.say()
     if name is not None:
         tell_function(page, path, standing, name, hint)
+    elif not standing.functions():  # an editor may empty a file before it writes it anew
+        page.say(f"{path}: none of the functions of the road is in it now")
     else:
         chapters = standing.chapters()
         whole = ": every layer of four captioners is yours" if len(chapters) == len(ROAD) else ""

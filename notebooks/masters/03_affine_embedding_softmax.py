@@ -681,7 +681,7 @@ batch = captions[:500]
 tokens = np.count_nonzero(split(batch)[2]) / len(batch)
 print(f"log V = log {V} = {np.log(V):.2f} nats per token")
 print(f"{tokens:.2f} tokens a caption: its words, and <END>\n")
-print(f"{'scale of the weights':>20}{'nats a caption':>16}{'nats per token':>14}")
+print(f"{'scale of the weights':>20}{'nats per caption':>16}{'nats per token':>14}")
 first = {}
 for scale in (0.01, 0.1, 1, 3):
     loss, _ = bigram_loss(new_params(16, scale), batch)
@@ -826,7 +826,7 @@ assert np.allclose(runs["a caption, rate 0.3"][1], runs["a place, rate 4.8"][1])
 
 # %%
 def conditional_entropy(captions, k):
-    """Nats a token that are left when the last k words are known."""
+    """Nats per token that are left when the last k words are known."""
     pairs, contexts = Counter(), Counter()
     for caption in captions.tolist():
         caption = [null] * (k - 1) + caption[: caption.index(end) + 1]
@@ -1225,7 +1225,7 @@ def windows(captions, null):
 
 
 def trained_loss(steps=1000, batch_size=1000):
-    """Nats a token over the first 100,000 windows, after gradient descent."""
+    """Nats per token over the first 100,000 windows, after gradient descent."""
     data = lessons.embedded_data("rnn")
     contexts, targets = windows(data["train_captions"], data["word_to_idx"]["<NULL>"])
     params, rng = window_params(len(data["idx_to_word"])), np.random.default_rng(0)

@@ -830,7 +830,7 @@ for name, options in (("not clipped", {}), ("clipped at 5", {"clip_norm": 5.0}))
         f"{name:<13} longest gradient {longest:6.0f}, end {final[name]:.1f} nats per token"
     )
 left_axes.set(xlabel="step", ylabel="length, before clipping", title="The gradient")
-right_axes.set(xlabel="step", ylabel="nats a caption", title="The loss")
+right_axes.set(xlabel="step", ylabel="nats per caption", title="The loss")
 right_axes.legend()
 plt.show()
 assert final["clipped at 5"] < 0.6 * final["not clipped"]
@@ -1022,7 +1022,7 @@ left_axes.set(
     title="The sweep",
 )
 right_axes.set(
-    xlabel="step", ylabel="nats a caption, mean of 5 steps", title="Each at its best rate"
+    xlabel="step", ylabel="nats per caption, mean of 5 steps", title="Each at its best rate"
 )
 for axes in (left_axes, right_axes):
     axes.legend(fontsize=8)

@@ -353,7 +353,7 @@ with patch("core.models.captioning_rnn.rnn_backward", forgetful_backward):
 
 plt.plot(losses, label="the true gradient")
 plt.plot(forgetful_losses, label="without the gradient from the next step")
-plt.gca().set(xlabel="step", ylabel="loss (nats a caption)", ylim=(0, None))
+plt.gca().set(xlabel="step", ylabel="loss (nats per caption)", ylim=(0, None))
 plt.gca().set_title("50 captions, learned by heart")
 plt.legend()
 plt.show()

@@ -871,7 +871,9 @@ pairs = zip(
     strict=True,
 )
 right_words = sum(ours == reference for ours, reference in pairs)
-print(f"loss {solver.loss_history[0]:.1f} -> {solver.loss_history[-1]:.1f} nats a caption")
+print(
+    f"loss {solver.loss_history[0]:.1f} -> {solver.loss_history[-1]:.1f} nats per caption"
+)
 print(f"{right_words} of 50 captions word for word")
 assert right_words >= 48
 

@@ -539,7 +539,7 @@ def forty_by_heart():
 
 forty = lessons.embedded_data("attention", num_samples=40)
 losses, right = forty_by_heart()
-change = f"{losses[0]:.1f} -> {losses[-1]:.1f} nats a caption"
+change = f"{losses[0]:.1f} -> {losses[-1]:.1f} nats per caption"
 print(f"loss {change}, {right} of 40 said back word for word")
 assert right >= 38
 
@@ -1103,7 +1103,7 @@ with patch("core.attention_layers.softmax_backward", forgetful):
 
 plt.semilogy(losses, color=BLUE, label=f"right: {right} of 40 word for word")
 plt.semilogy(wrong_losses, color=ORANGE, label=f"the sum forgotten: {wrong_right} of 40")
-plt.gca().set(xlabel="step", ylabel="loss (nats a caption)", title="Forty captions")
+plt.gca().set(xlabel="step", ylabel="loss (nats per caption)", title="Forty captions")
 plt.legend()
 plt.show()
 last, wrong_last = np.mean(losses[-20:]), np.mean(wrong_losses[-20:])

@@ -949,7 +949,7 @@ for ax, (depth, curves) in zip(axes, runs.items(), strict=True):
         ax.plot(curve, label=label)
     ax.set(xlabel="step", title=f"{depth} blocks", ylim=(0, None))
     ax.legend()
-axes[0].set_ylabel("loss (nats a caption)")
+axes[0].set_ylabel("loss (nats per caption)")
 plt.show()
 for depth, curves in runs.items():
     ends = (f"{label} {curve[-5:].mean():.0f}" for label, curve in curves.items())
@@ -1059,8 +1059,8 @@ for label, replaced in slips.items():
         curve = losses(True, 2, steps=60) if replaced else runs[2]["pre-norm"]
     plt.plot(curve, label=label)
     ends[label] = curve[-5:].mean()
-    print(f"{label:<27} from {curve[0]:.0f} to {ends[label]:.1f} nats a caption")
-plt.gca().set(xlabel="step", ylabel="loss (nats a caption)", ylim=(0, None))
+    print(f"{label:<27} from {curve[0]:.0f} to {ends[label]:.1f} nats per caption")
+plt.gca().set(xlabel="step", ylabel="loss (nats per caption)", ylim=(0, None))
 plt.legend()
 plt.show()
 assert all(end < 25 for end in ends.values())  # all of them learn
@@ -1091,7 +1091,7 @@ solver = CaptioningSolver(
 )  # fmt: skip
 solver.train()
 plt.plot(solver.loss_history)
-plt.gca().set(xlabel="step", ylabel="loss (nats a caption)", ylim=(0, None))
+plt.gca().set(xlabel="step", ylabel="loss (nats per caption)", ylim=(0, None))
 plt.title("50 captions, learned by heart")
 plt.show()
 

@@ -1165,7 +1165,7 @@ assert error < 1e-6 and errors[1e-4] > errors[1e-3] / 10  # of a smooth loss: a 
 
 # %%
 def train(model, epochs, encoder_rate):
-    """Trains in place; returns the loss of each step, in nats a word (<END> is one)."""
+    """Trains in place; returns the loss of each step, in nats per word (<END> is one)."""
 
     def read(rows):
         return PictureBatch(images, rows)
@@ -1213,7 +1213,7 @@ for name, stages in (("frozen", 0), ("two stages open", 2)):
     found[name] = held_out(runs[name])
     print(f"{name:<16} held out: {as_text(found[name])}")
 plt.gca().set(
-    xlabel="step", ylabel="training loss (nats a word)", ylim=(0, None),
+    xlabel="step", ylabel="training loss (nats per word)", ylim=(0, None),
     title="The same decoder over a frozen and an open encoder",
 )  # fmt: skip
 plt.legend()

@@ -469,7 +469,7 @@ for name in NAMES:
     right = (forced[name] == captions[:, 1:])[counts].mean()
     true = truths(systems[name, "greedy"]).mean()
     print(
-        f"{name:<12} loss {-log_p[counts].mean():.3f} nats a word,"
+        f"{name:<12} loss {-log_p[counts].mean():.3f} nats per word,"
         f" next word right {right:.0%}; alone, greedily: {true:.0%} of the captions true"
     )
 
