@@ -31,7 +31,6 @@ from core.gradient_check.referee import ABSENT
 from core.gradient_check.report import first_wrong
 from core.support.command_line import ArgumentParser, non_negative_int, run_command
 
-
 _FEW = 6  # names that a line may list
 
 
