@@ -1077,14 +1077,15 @@ assert length < 0.15 and after["dW[x] += dout"] < 1.6
 # ### Exercise 1 · The gradient of a look-up (one line)
 #
 # Write the backward of the word embedding as a product with one-hot rows. `cache` is `(x, W)`: ids $(N, T)$ and
-# the table $(V, D)$; `dout` is $(N, T, D)$. (`np.eye(V)[ids]` makes one-hot rows.)
+# the table $(V, D)$; `dout` is $(N, T, D)$. (`np.eye(V, dtype=dout.dtype)[ids]` makes
+# one-hot rows, of the dtype of `dout`.)
 
 
 # %% tags=["exercise"]
 def one_hot_backward(dout, cache):
     x, W = cache
     ### BEGIN SOLUTION
-    return np.eye(len(W))[x.ravel()].T @ dout.reshape(x.size, -1)
+    return np.eye(len(W), dtype=dout.dtype)[x.ravel()].T @ dout.reshape(x.size, -1)
     ### END SOLUTION
 
 
