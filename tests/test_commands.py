@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ROOT, WORDS, in_folder, make_tiny_folder
+from conftest import ROOT, WORDS, in_folder, make_tiny_folder, slow_but
 from PIL import Image
 
 from core.checkpoint import load_checkpoint, save_checkpoint
@@ -104,7 +104,7 @@ def test_fifty_captions_are_said_back(command, shapes_folder, tmp_path, model, m
     assert rows[0]["caption"] in out, "the picture file was captioned otherwise than its features"
 
 
-@pytest.mark.parametrize("engine", ["plain", "numpy"])
+@pytest.mark.parametrize("engine", slow_but(["plain", "numpy"], "numpy"))
 def test_the_same_command_gives_the_same_run(command, shapes_folder, tmp_path, engine):
     options = [
         "--engine",
@@ -217,6 +217,7 @@ def test_options_of_the_model_reach_it(attentive_run):
     assert (config["num_heads"], config["num_layers"], config["wordvec_dim"]) == (2, 3, 16)
 
 
+@pytest.mark.slow
 def test_grounding_of_a_run(attentive_run, command):
     code, out, error = command("core.grounding", "--checkpoint", attentive_run)
     assert code == 0, error

@@ -146,6 +146,7 @@ def test_model_gradients_as_the_notebooks_write_them(cell_type):
         assert np.linalg.norm(numerical - grads[name]) <= 1e-6 * np.linalg.norm(grads[name])
 
 
+@pytest.mark.slow
 def test_overfitting_as_the_notebooks_write_it(shapes_folder):
     small_data = load_coco_data(base_dir=shapes_folder, max_train=50)
     model = CaptioningRNN(

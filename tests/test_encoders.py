@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import REAL_DATA
+from conftest import REAL_DATA, slow_but
 from PIL import Image
 
 from core.encoders import OUTPUTS, Extractor, pool_grid, scale_grid
@@ -117,7 +117,7 @@ def test_each_encoder_that_a_command_takes_has_a_network():
     assert NETWORKS.keys() == set(ENCODERS)
 
 
-@pytest.mark.parametrize("encoder", PUBLISHED)
+@pytest.mark.parametrize("encoder", slow_but(PUBLISHED, "vgg16", "mobilenet_v2", "squeezenet1_1"))
 def test_the_network_is_torchvisions(encoder):
     """Names, shapes and number of parameters of the published checkpoint, classifier included."""
     published, count = PUBLISHED[encoder]
@@ -282,7 +282,7 @@ def fingerprint(network) -> str:
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("encoder", ["squeezenet1_1", "resnet50"])
+@pytest.mark.parametrize("encoder", slow_but(["squeezenet1_1", "resnet50"], "squeezenet1_1"))
 def test_the_encoder_is_frozen_and_deterministic(encoder):
     state = torch.get_rng_state()
     extractor = Extractor(encoder, "grid", "random")
@@ -305,6 +305,7 @@ def test_batch_normalisation_left_on_would_be_noticed():
     assert fingerprint(network) != before
 
 
+@pytest.mark.slow
 def test_a_resnet_file_without_batch_counts_loads(tmp_path):
     """Published before PyTorch 0.4.1; and without the classifier."""
     network = lively_resnet50()

@@ -280,7 +280,7 @@ TINY = ("--encoder", "tiny_cnn", "--device", "cpu", "--dropout", 0)
 FROZEN = ("--encoder", "squeezenet1_1", "--weights", "random", "--grid", 3)
 
 
-@pytest.mark.parametrize("model", ["attention", "transformer"])
+@pytest.mark.parametrize("model", slow_but(["attention", "transformer"], "attention"))
 def test_from_pixels_to_captions(train, command, photos, tmp_path, model):
     rows = train("run", "--model", model, *TINY, "--num_epochs", 6)
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
@@ -407,6 +407,7 @@ def test_to_learn_by_heart_only_a_few_photos_are_looked_at(train, tmp_path, monk
     assert not (tmp_path / "kept").exists()
 
 
+@pytest.mark.slow
 def test_frozen_first_then_fine_tuned(train, tmp_path):
     """The second run starts where the first ended: its first loss is lower than a fresh start's."""
     options = ("--model", "attention", *FROZEN, "--dropout", 0)
@@ -450,6 +451,7 @@ def test_what_an_encoder_has_learned_is_kept_and_looked_with(train, command, pho
     assert code == 0, error
 
 
+@pytest.mark.slow
 def test_an_encoder_that_learned_from_a_file_captions_its_data(train, command, photos, tmp_path):
     """Its data name that file, whatever became of the weights in it."""
     file, out = tmp_path / "weights.pth", tmp_path / "captions.json"
@@ -480,6 +482,7 @@ def test_a_run_with_vgg16_has_the_grid_and_no_fc7(train, refuses, photos, tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_models_with_other_eyes_vote_together(train, command, refuses, photos, tmp_path):
     """A frozen encoder, one that learned, and pooled features of a prepared folder."""
     data, out = tmp_path / "data", tmp_path / "captions.json"
@@ -768,6 +771,7 @@ def test_photos_of_ones_own_of_which_some_cannot_be_read(train, command, refuses
     assert not (tmp_path / "out.json").exists()
 
 
+@pytest.mark.slow
 def test_kept_features_are_looked_at_again_where_photos_changed(train, photos):
     options = ("--model", "attention", *FROZEN, "--num_epochs", 1, "--flip")
     before = train("before", *options)

@@ -37,7 +37,7 @@ def losses(metrics) -> list[float]:
     return [row[name] for row in metrics for name in ("train_loss", "val_loss")]
 
 
-@pytest.mark.parametrize("model", MODEL_NAMES)
+@pytest.mark.parametrize("model", slow_but(MODEL_NAMES, "lstm", "transformer"))
 def test_the_losses_agree_over_several_epochs(train, tiny_folder, model):
     options = ("--model", model, "--data", tiny_folder, *EXACT, *SMALL)
     plain, *others = (train(engine, *options, "--engine", engine) for engine in ENGINES)
@@ -220,6 +220,7 @@ def test_a_process_that_is_told_to_end_says_how_to_go_on(train, tiny_folder, tmp
     np.testing.assert_allclose(losses(map(json.loads, lines)), losses(expected), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_the_input_is_said_by_several_processes_too(tiny_folder, tmp_path):
     options = ("--model", "lstm", "--data", tmp_path / "nowhere", "--engine", "torch")
     done = two_processes(tmp_path, "training.py", *options)

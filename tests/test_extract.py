@@ -268,6 +268,7 @@ def test_the_command_refuses(photos, tmp_path, refuses):
     assert out.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_two_processes_extract_what_one_does(photos, tmp_path, command):
     options = ("--images", photos[0].parent, "--pca", 5, "--device", "cpu")
     code, _, error = command(*COMMAND, *options, "--out", tmp_path / "one.h5")

@@ -220,9 +220,7 @@ def test_parts_beside_data_that_are_there_are_removed(tmp_path, refuses):
     assert any(name.startswith("..f.parts.") for name in names(tmp_path))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dataset.json").write_text("{}")
-    refuses(
-        "core.flickr8k", "--root", root, "--out", "data", says=("--out data", "is there already")
-    )
+    refuses("core.flickr8k", "--root", root, "--out", "data", says=("data: is there already",))
     assert names(tmp_path) == {"photos", "data"}
     (tmp_path / ".f.h5.parts").mkdir()
     (tmp_path / "f.h5").touch()

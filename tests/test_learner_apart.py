@@ -52,7 +52,9 @@ def affine_forward(x, w, b):
     ("source", "words"),
     [
         (LEAVES, "ended the process (exit code 0) in a call of affine_forward"),
-        (HAS_LIMITS_OF_ITS_OWN, "the forward pass itself differs"),
+        pytest.param(
+            HAS_LIMITS_OF_ITS_OWN, "the forward pass itself differs", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_no_file_says_of_itself_that_it_holds(check, source, words):

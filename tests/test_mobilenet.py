@@ -287,6 +287,7 @@ def test_safetensors(tmp_path):
         load_network("mobilenet_v2", str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason="the real weights are not here")
 def test_real_weights_are_surer_with_tensorflows_padding():
     """And with PyTorch's a warning says so; they agree on about half of the photos."""

@@ -67,6 +67,7 @@ def test_the_first_command_is_on_the_first_screen():
     assert lines.index("    make demo") < 25
 
 
+@pytest.mark.slow
 def test_every_option_is_one_that_its_program_takes(help_of):
     assert len(_PYTHON) > 20
     for command in _PYTHON:

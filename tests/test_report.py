@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from chromium import PROGRAM, Chromium
-from conftest import make_tiny_folder
+from conftest import make_tiny_folder, slow_but
 from PIL import Image
 from test_models import MODELS, VOCABULARY, build, images_for, step_by_step
 
@@ -267,7 +267,7 @@ def trained(command, tmp_path):
     return train
 
 
-@pytest.mark.parametrize("model", MODEL_NAMES)
+@pytest.mark.parametrize("model", slow_but(MODEL_NAMES, "lstm", "transformer"))
 @pytest.mark.parametrize(
     ("engine", "decode"), [("numpy", "beam"), ("numpy", "sample"), ("torch", "greedy")]
 )

@@ -91,6 +91,7 @@ def test_every_part_once_and_written_down(made, tmp_path):
     assert (tmp_path / "docs" / "results.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_what_was_stopped_goes_on(made, tmp_path):
     made("--only", "lstm")
     runs = tmp_path / "runs"

@@ -74,6 +74,7 @@ def test_a_run_that_has_only_begun_has_its_folder_too(refuses, tmp_path):
             refuses("training.py", "--model", "rnn", "--out", name, says=("has been training",))
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_are_one_run(shapes_folder, tmp_path):
     """Each would take the folder; one gets it and ends well."""
     options = "--model rnn --num_samples 20 --num_epochs 60 --hidden_dim 64 --out run".split()

@@ -418,7 +418,7 @@ SLIPS = [
     (MOMENTUM, "np.zeros_like(w)) + dw", "np.zeros_like(w)) + (1 - c['momentum']) * dw", "1 - momentum"),
     (CLIP, "min(1.0, max_norm / (norm + 1e-6))", "max_norm / (norm + 1e-6)", "scales small gradients up"),
     (CLIP, "np.sqrt(sum((g ** 2).sum() for g in grads.values()))", "sum((g ** 2).sum() for g in grads.values())", "misses the root"),
-    (POSITIONS, "np.sin", "np.cos", "out[p, 2i] = sin"),
+    (POSITIONS, "np.sin", "np.cos", "out[t, 2i] = sin"),
     (POSITIONS, "np.cos(p / 10000 ** (i", "np.cos(p / 10000 ** ((i + 1)", "two columns share one"),
     (GREEDY, "        alive &= words != model.end\n", "        pass\n", "goes on after <END>"),
     (GREEDY, "        if not allow_unknown:\n            scores[:, model.unknown] = -np.inf\n", "", "<UNK>"),

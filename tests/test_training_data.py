@@ -8,6 +8,7 @@ import tracemalloc
 import h5py
 import numpy as np
 import pytest
+from conftest import slow_but
 from PIL import Image
 from test_coco_utils import rewrite
 from test_solver import make_solver
@@ -118,6 +119,7 @@ def photos(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_photo_folder_takes_a_min_count(photos, command, monkeypatch, tmp_path):
     monkeypatch.setattr("core.encoders.pictures.FOLDER", tmp_path / "kept")
     look = ("--encoder", "squeezenet1_1", "--weights", "random", "--grid", 1)
@@ -312,7 +314,9 @@ def a_step(model, engine, T, one_is_long=False, **more):
 
 
 @pytest.mark.parametrize("engine", ["plain", "numpy"])
-@pytest.mark.parametrize("model", ["rnn", "lstm", "attention", "transformer"])
+@pytest.mark.parametrize(
+    "model", slow_but(["rnn", "lstm", "attention", "transformer"], "rnn", "attention")
+)
 @pytest.mark.parametrize("one_is_long", [False, True])
 def test_memory_is_foreseen_within_a_factor_of_two(model, engine, one_is_long):
     step = a_step(model, engine, 60 if model == "attention" else 150, one_is_long)

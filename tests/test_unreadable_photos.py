@@ -191,6 +191,7 @@ def test_a_large_photo_torn_near_its_end_is_found(tmp_path):
 # -- a prepared folder -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_prepared_folder_tells_when_its_photos_have_changed(tmp_path, command):
     """Its features are still those of the old ones; training and captioning say that."""
     root, data = make_photos(tmp_path / "photos"), tmp_path / "data"

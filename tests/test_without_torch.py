@@ -68,6 +68,7 @@ LACKS_IT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("benchmark", ["", ".train_step", ".decode", ".bleu_differs"])
 def test_benchmarks_that_compare_with_torch_say_so_and_explain_themselves_without_it(
     python, benchmark
@@ -82,6 +83,7 @@ def test_benchmarks_that_compare_with_torch_say_so_and_explain_themselves_withou
     assert f"benchmarks{benchmark}: needs PyTorch, which is not installed" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("benchmark", ["memory", "data", "roofline", "busy", "start", "halts"])
 def test_benchmarks_of_numpy_alone_load_without_it(python, benchmark):
     code, _, error = python("-c", f"import benchmarks.{benchmark}")

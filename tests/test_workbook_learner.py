@@ -94,16 +94,6 @@ def test_a_loss_without_smoothing_is_that_of_a_course_and_holds():
     assert problems("temporal_softmax_loss", temporal_softmax_loss=loss) == ""
 
 
-def test_positions_may_have_an_odd_width():
-    def even(length, width):
-        angles = np.arange(length)[:, None] / 10000.0 ** (np.arange(0, width, 2) / width)
-        out = np.zeros((length, width))
-        out[:, 0::2], out[:, 1::2] = np.sin(angles), np.cos(angles)
-        return out
-
-    assert "fails for an odd width, 5" in problems("positional_encoding", positional_encoding=even)
-
-
 # -- what is said ------------------------------------------------------------------------------
 
 
@@ -191,3 +181,38 @@ def test_any_editor_will_do(command, tmp_path, changed):
     file.write_bytes(changed(text))
     _, out, _ = command("core.workbook", "check", file.name)
     assert "1 of 7 hold, 6 empty" in out
+
+
+# -- right in a plainer way ----------------------------------------------------------------------
+
+
+def test_plain_functions_without_our_options_hold():
+    def greedy(model, features, max_length=30):
+        captions = np.full((len(features), max_length), model.null)
+        tokens, state = np.full(len(features), model.start), model.begin(features)
+        ended = np.zeros(len(features), bool)
+        for t in range(max_length):
+            log_probs, state = model.step(state, tokens)
+            log_probs = log_probs.copy()
+            log_probs[:, [model.null, model.start, model.unknown]] = -np.inf
+            tokens = log_probs.argmax(axis=1)
+            captions[~ended, t] = tokens[~ended]
+            ended |= tokens == model.end
+        return captions
+
+    def sgd(w, dw, config):
+        return w - config["learning_rate"] * dw, config
+
+    assert problems("greedy", greedy=greedy) == ""
+    assert problems("sgd", sgd=sgd) == ""
+    config_may_be_left_out = {"sgd": lambda w, dw, config=None: sgd(w, dw, config)}
+    assert "fails for config=None" in problems("sgd", **config_may_be_left_out)
+
+
+def test_dropout_may_draw_in_another_precision():
+    def dropout_forward(x, p, rng, train=True):
+        mask = (rng.random(x.shape) >= p) / (1 - p) if train else np.ones(x.shape)
+        mask = mask.astype(x.dtype)
+        return x * mask, mask
+
+    assert problems("dropout", dropout_forward=dropout_forward) == ""

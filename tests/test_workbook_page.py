@@ -34,6 +34,7 @@ def shown() -> list[str]:
     return re.findall(r"^```\n(.*?)^```\n", PAGE.read_text(encoding="utf-8"), re.M | re.S)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="reads a pipe with select")
 def test_the_page_shows_what_is_printed(command, tmp_path):
     """And ``watch`` without a terminal: lines, no keys, until Ctrl-C."""

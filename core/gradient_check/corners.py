@@ -80,11 +80,12 @@ def _corners(case: Case, rng, inputs: dict, sizes: dict) -> Iterator[tuple[str, 
             {**inputs, **spoilt, **options},
         )
         yield "fails for smoothing=0.1", {**inputs, **options, "smoothing": 0.1}
-    if case.name == "positional_encoding":
-        yield "fails for an odd width, 5", {**inputs, "width": 5}
     if case.name in _RULES:
         for numbers, words in ((None, "config=None"), ({}, "a config without all of its numbers")):
-            yield f"fails for {words}: fill in the defaults", {**inputs, "numbers": numbers}
+            yield (
+                f"fails for {words}: fill in the defaults",
+                {**inputs, "numbers": numbers, "defaults": True},
+            )
     if case.name in _DECODERS:
         yield "fails for more images", case.make(rng, **{**sizes, "N": 40})
         yield (

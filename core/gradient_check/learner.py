@@ -6,7 +6,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +80,22 @@ class Functions(dict):
     def forward_only(self, case: Case) -> bool:
         """Whether the forward of a pair is given without its backward: nothing reads its cache."""
         return case.functions[0] in self and case.functions[-1] not in self
+
+    def may_omit(self, name: str, parameter: str | int) -> bool:
+        """Whether a function has that parameter, by name or place, and a default for it."""
+        function = self.get(name)
+        if function is None:  # ours, or one that runs in another process
+            return True
+        try:
+            parameters = signature(function).parameters
+        except (TypeError, ValueError):  # of no Python function
+            return True
+        if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+            return True
+        names = list(parameters)
+        if isinstance(parameter, int):
+            parameter = names[parameter] if parameter < len(names) else ""
+        return parameter in parameters and parameters[parameter].default is not Parameter.empty
 
     def call(self, name: str, *arguments, returns: int | None = None, **options):
         """Calls a function by its name; ``returns`` is how many values it must give back."""

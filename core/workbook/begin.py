@@ -205,7 +205,7 @@ BEGIN = {
     ),
     "positional_encoding": (
         "one column of positions times one row of frequencies; even columns get the sine, odd "
-        "ones the cosine. For an odd width there is one cosine less than there are frequencies",
+        "ones the cosine",
         "angles = np.arange(length)[:, None] / 10000.0 ** (np.arange(0, width, 2) / width)",
     ),
     "decoder_block_forward": (

@@ -684,7 +684,7 @@ def positional_encoding(length: int, width: int):
         out[t, 2i]     = sin(t / 10000^(2i / width))
         out[t, 2i + 1] = cos(t / 10000^(2i / width))
 
-    width may be odd: then the last column is a sine.
+    width is even.
 
     Returns (length, width) float64.
     """
