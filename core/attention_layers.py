@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from core.layers import (
+    as_array,
     floats,
     sigmoid,
     softmax,
@@ -24,7 +25,6 @@ from core.layers import (
     temporal_affine_forward,
 )
 from core.rnn_layers import lstm_step_backward, lstm_step_forward
-from core.support.arrays import as_arrays
 
 Array = np.ndarray
 
@@ -328,7 +328,7 @@ def doubly_stochastic_loss(weights: Array, mask: Array, strength: float):
 
     Returns the loss, a scalar, and its gradient dweights (N, T, L).
     """
-    [weights], [mask] = floats(weights), as_arrays(mask)
+    [weights], mask = floats(weights), as_array(mask)
     N = len(weights)
     steps = mask.astype(weights.dtype)[:, :, None]
     missing = 1 - (steps * weights).sum(axis=1, keepdims=True)  # (N, 1, L)

@@ -15,9 +15,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from core.support.arrays import as_arrays, check_word_ids, floats
-
 Array = np.ndarray
+_TENSOR = "found a tensor of PyTorch, expected a NumPy array; give tensor.detach().cpu().numpy()"
+
+
+def as_array(given) -> Array:
+    """NumPy's array of what is given; raises ValueError for a tensor, whose gradient would go."""
+    if hasattr(given, "detach"):
+        raise ValueError(_TENSOR)
+    return np.asanyarray(given)
+
+
+def floats(*arrays) -> list[Array]:
+    """Floating-point arrays as they are; whole numbers, which could wrap round, as float64."""
+    arrays = [as_array(array) for array in arrays]
+    if wrong := [str(array.dtype) for array in arrays if array.dtype.kind not in "fiub"]:
+        raise ValueError(f"found an array of {wrong[0]}, expected real numbers")
+    return [x if x.dtype.kind == "f" else x.astype(np.float64) for x in arrays]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -97,7 +111,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, tuple]:
     Raises ValueError for an id outside 0 .. V-1 (NumPy would read -1 as the last word) and
     for ids that are not integers.
     """
-    [x], [W] = as_arrays(x), floats(W)
+    x, [W] = as_array(x), floats(W)
     check_word_ids(x, len(W), "x")
     return W[x], (x, W)
 
@@ -117,6 +131,18 @@ def word_embedding_backward(dout: Array, cache: tuple) -> Array:
     dW = np.zeros(W.shape, np.result_type(dout, W))
     np.add.at(dW, x, dout)
     return dW
+
+
+def check_word_ids(ids: Array, vocabulary_size: int, name: str) -> None:
+    """Raises ValueError, with the name, unless ids are integers in 0 .. vocabulary_size - 1."""
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"{name}: word ids must be integers, found {ids.dtype}")
+    if ids.size and (ids.min() < 0 or ids.max() >= vocabulary_size):
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise ValueError(
+            f"{name}: word id {wrong} is outside the vocabulary of {vocabulary_size} words "
+            f"(0 .. {vocabulary_size - 1}); was it made with another vocabulary?"
+        )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -152,10 +178,9 @@ def dropout_forward(x: Array, p: float, rng: np.random.Generator | None, train: 
 
 def dropout_backward(dout: Array, cache: Array | None) -> Array:
     """Gradient of ``dropout_forward``: of dout, dx; the same entries pass, with the same scale."""
-    mask = cache
     [dout] = floats(dout)
-    # out = x * mask
-    return dout.copy() if mask is None else dout * mask
+    # out = x * mask, and the cache is the mask
+    return dout.copy() if cache is None else dout * cache
 
 
 # ---------------------------------------------------------------------------------------------
@@ -165,7 +190,6 @@ def dropout_backward(dout: Array, cache: Array | None) -> Array:
 
 def sigmoid(x: Array) -> Array:
     """``1 / (1 + exp(-x))``, written as ``0.5 (1 + tanh(x / 2))``: it cannot overflow."""
-    [x] = floats(x)
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
@@ -240,12 +264,10 @@ def temporal_softmax_loss(
     """
     [x] = floats(x)
     N, _, V = x.shape
-    y, mask = as_arrays(y, mask)
+    y, mask = as_array(y), as_array(mask)
     if mask.shape != y.shape or mask.dtype.kind not in "biuf" or not np.isfinite(mask).all():
-        raise ValueError(
-            f"mask: found {mask.dtype} of shape {mask.shape}, expected booleans or finite weights "
-            f"of shape {y.shape}"
-        )
+        found = f"{mask.dtype} of shape {mask.shape}"
+        raise ValueError(f"mask: found {found}, expected booleans or finite weights {y.shape}")
     scored = np.nonzero(mask)  # the P places that count; the others are never looked at
     weights = mask[scored].astype(x.dtype) / N
     words = y[scored]

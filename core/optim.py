@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from core.support.arrays import floats
+from core.layers import floats
 
 Array = np.ndarray
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from core.layers import (
+    as_array,
     dropout_backward,
     dropout_forward,
     floats,
@@ -206,7 +207,7 @@ def scaled_dot_product_attention_forward(q: Array, k: Array, v: Array, mask: Arr
     q, k, v = floats(q, k, v)
     scores = q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5
     if mask is not None:
-        scores = np.where(as_mask(mask), scores, -np.inf)
+        scores = np.where(as_mask(as_array(mask)), scores, -np.inf)
     weights = softmax(scores)
     return weights @ v, (q, k, v, weights)
 
@@ -269,7 +270,7 @@ def multi_head_attention_forward(
     if num_heads < 1 or E % num_heads:
         raise ValueError(f"num_heads: found {num_heads}, expected a divisor of the width {E}")
     if mask is not None:
-        mask = as_mask(mask)
+        mask = as_mask(as_array(mask))
         if mask.ndim == 3:
             mask = mask[:, None]
     q, q_cache = temporal_affine_forward(query, Wq, bq)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from core.layers import floats
 from core.optim import adam, rmsprop, sgd
-from core.support.arrays import floats
 
 Array = np.ndarray
 

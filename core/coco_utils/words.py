@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from core.support.arrays import as_arrays, check_word_ids
+from core.layers import as_array, check_word_ids
 
 Array = np.ndarray
 
@@ -145,7 +145,7 @@ def decode_captions(captions: Array, idx_to_word: Sequence[str]) -> list[str] | 
     Returns a list of N strings, or one string. A sentence ends before its first <END>; <START> and
     <NULL> are left out.
     """
-    [captions] = as_arrays(captions)
+    captions = as_array(captions)
     if captions.ndim == 1:
         return decode_captions(captions[None], idx_to_word)[0]
     if captions.size:

@@ -124,13 +124,17 @@ class FastCaptioner:
         if self.top_k is not None:
             scores = decoding.without_undrawn(self, scores, targets, self.top_k)
         loss, dscores = softmax_loss(scores, targets, weights, self.label_smoothing)
-        dscored, *dvocabulary = affine_backward(dscores, score_cache)
+        dscored, dW, db = affine_backward(dscores, score_cache)
         dh = dscored
         if len(dscored) < len(h):
             dh = np.zeros_like(h)
             dh[scored] = dscored
         grads = self._packed_backward(dh, cache)
-        self._add_vocabulary(grads, *dvocabulary)
+        grads["b_vocab"] = db
+        if self.tied:
+            grads["W_embed"] += dW.T
+        else:
+            grads["W_vocab"] = dW
         return loss + penalty, grads
 
     def evaluate(self, features: Array, captions: Array) -> float:

@@ -21,7 +21,7 @@ from core.gradient_check.case import Case, ImplementationError, draw_sizes
 from core.gradient_check.corners import corner_faults
 from core.gradient_check.differences import eval_numerical_gradient, relative_error
 from core.gradient_check.learner import Functions, malformed
-from core.gradient_check.referee import ABSENT
+from core.gradient_check.referee import ABSENT, autograd, upstream_of
 from core.gradient_check.telling import Found, wrong_gradients, wrong_outputs
 
 Array = np.ndarray
@@ -96,11 +96,11 @@ def _compare(
 ) -> Iterator[Row]:
     has_torch = not (ABSENT or case.torch is None)
     if has_torch:
-        right_outputs, upstream, right_gradients = _autograd(case, inputs, rng)
+        right_outputs, upstream, right_gradients = autograd(case, inputs, rng)
     else:
         right_outputs = [np.asarray(out) for out in case.run(Functions(), inputs, None)[0]]
         right_gradients = {}
-        upstream = _upstream(case, right_outputs, rng)
+        upstream = upstream_of(case, right_outputs, rng)
     names = case.outputs or ("loss",)
     right_outputs = dict(zip(names, right_outputs, strict=True))
 
@@ -170,29 +170,3 @@ def _compare(
     )  # fmt: skip
     for name, (difference, error, _, passed) in judged.items():
         yield Row(case.name, name, difference, error, passed, found.get(name))
-
-
-def _upstream(case: Case, outputs, rng) -> list[Array]:
-    """A random gradient for each output. A loss is the end of the graph: its own gradient is 1."""
-    return [rng.standard_normal(out.shape) if case.outputs else np.ones(()) for out in outputs]
-
-
-def _autograd(case: Case, inputs: dict, rng) -> tuple[list[Array], list[Array], dict[str, Array]]:
-    """PyTorch's outputs, a random upstream gradient for each, and the gradients they give."""
-    import torch
-
-    tensors = {}
-    for name, value in inputs.items():
-        tensors[name] = torch.from_numpy(np.array(value)) if isinstance(value, Array) else value
-        if name in case.differentiable:
-            tensors[name].requires_grad_(True)
-    outputs = case.torch(**tensors)
-    upstream = _upstream(case, outputs, rng)
-    leaves = [tensors[name] for name in case.differentiable]
-    if not leaves:
-        return [out.detach().numpy() for out in outputs], upstream, {}
-    gradients = torch.autograd.grad(
-        outputs, leaves, [torch.from_numpy(dout) for dout in upstream], materialize_grads=True
-    )
-    named = zip(case.differentiable, (gradient.numpy() for gradient in gradients), strict=True)
-    return [out.detach().numpy() for out in outputs], upstream, dict(named)

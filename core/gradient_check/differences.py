@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from core.gradient_check.precision import check_point, check_value
-from core.support.arrays import as_arrays
+from core.layers import as_array
 
 Array = np.ndarray
 
@@ -62,7 +62,7 @@ def eval_numerical_gradient_array(
     ``eval_numerical_gradient`` does, and for a df that is a tensor of PyTorch.
     """
     check_point(x, h)
-    [df] = as_arrays(df)
+    df = as_array(df)
     # Subtracted before the sum: where f does not change, nothing is left to round.
     unmoved = np.asarray(f(x)).copy()
 

@@ -33,6 +33,32 @@ if torch is None:
     )
 
 
+def upstream_of(case, outputs, rng) -> list[np.ndarray]:
+    """A random gradient for each output. A loss is the end of the graph: its own gradient is 1."""
+    return [rng.standard_normal(out.shape) if case.outputs else np.ones(()) for out in outputs]
+
+
+def autograd(case, inputs: dict, rng) -> tuple[list, list, dict]:
+    """PyTorch's outputs, a random upstream gradient for each, and the gradients they give."""
+    tensors = {}
+    for name, value in inputs.items():
+        tensors[name] = (
+            torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
+        )
+        if name in case.differentiable:
+            tensors[name].requires_grad_(True)
+    outputs = case.torch(**tensors)
+    upstream = upstream_of(case, outputs, rng)
+    leaves = [tensors[name] for name in case.differentiable]
+    if not leaves:
+        return [out.detach().numpy() for out in outputs], upstream, {}
+    gradients = torch.autograd.grad(
+        outputs, leaves, [torch.from_numpy(dout) for dout in upstream], materialize_grads=True
+    )
+    named = zip(case.differentiable, (gradient.numpy() for gradient in gradients), strict=True)
+    return [out.detach().numpy() for out in outputs], upstream, dict(named)
+
+
 def affine(x, w, b):
     return [F.linear(x.flatten(1), w.T, b)]
 

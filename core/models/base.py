@@ -13,13 +13,13 @@ import numpy as np
 
 from core import decoding
 from core.layers import (
+    as_array,
     check_word_ids,
     dropout_forward,
     temporal_affine_backward,
     temporal_affine_forward,
     temporal_softmax_loss,
 )
-from core.support.arrays import as_arrays
 
 Array = np.ndarray
 
@@ -107,14 +107,16 @@ class CaptioningModel:
         scores, score_cache = temporal_affine_forward(h, *self._vocabulary())
         if self.top_k is not None:  # the captions were drawn, from so many words at each place
             scores = decoding.without_undrawn(self, scores, targets, self.top_k)
-        factors = mask if weights is None else mask * as_arrays(weights)[0][:, None]
-        loss, dscores = temporal_softmax_loss(
-            scores, targets, factors, smoothing=self.label_smoothing
-        )
+        mask = mask if weights is None else mask * as_array(weights)[:, None]
+        loss, dscores = temporal_softmax_loss(scores, targets, mask, smoothing=self.label_smoothing)
 
-        dh, *dvocabulary = temporal_affine_backward(dscores, score_cache)
+        dh, dW, db = temporal_affine_backward(dscores, score_cache)
         grads = self._backward(dh, cache)
-        self._add_vocabulary(grads, *dvocabulary)
+        grads["b_vocab"] = db
+        if self.tied:
+            grads["W_embed"] += dW.T  # read at both ends
+        else:
+            grads["W_vocab"] = dW
         return loss + penalty, grads
 
     def evaluate(self, features: Array, captions: Array) -> float:
@@ -144,20 +146,12 @@ class CaptioningModel:
         W = self.params["W_embed"].T if self.tied else self.params["W_vocab"]
         return W, self.params["b_vocab"]
 
-    def _add_vocabulary(self, grads: dict[str, Array], dW: Array, db: Array) -> None:
-        """Adds the gradients of what ``_vocabulary`` returns to those of the rest."""
-        grads["b_vocab"] = db
-        if self.tied:
-            grads["W_embed"] += dW.T  # read at both ends
-        else:
-            grads["W_vocab"] = dW
-
     # -- checks -------------------------------------------------------------------------------
 
     def _checked(self, features: Array, captions: Array) -> tuple[Array, Array, Array, Array]:
         """features, words read (N, T), words scored (N, T), which of them count (N, T)."""
         features = self._checked_features(features)
-        [captions] = as_arrays(captions)
+        captions = as_array(captions)
         if captions.ndim != 2 or len(captions) != len(features) or captions.shape[1] < 2:
             raise ValueError(
                 f"captions: found shape {captions.shape}, expected ({len(features)}, at least 2)"
@@ -180,7 +174,7 @@ class CaptioningModel:
         return features
 
     def _as_array(self, features: Array) -> Array:
-        return np.asarray(as_arrays(features)[0], dtype=self.dtype)
+        return np.asarray(as_array(features), dtype=self.dtype)
 
     def needs_a_grid(self) -> list[str]:
         """Parameters whose gradient is 0 when the image has one location."""
