@@ -40,5 +40,6 @@ def _check_step(name: str, dtype: np.dtype, h: float, largest: float) -> None:
 
 def told_apart(a: float, b: float) -> tuple[str, str]:
     """Two numbers as text, with as many digits as it takes to see that they differ."""
+    a, b = a + 0.0, b + 0.0  # which makes 0 of -0
     texts = (f"{a:.6g}", f"{b:.6g}")
     return texts if texts[0] != texts[1] else (f"{a:.17g}", f"{b:.17g}")
