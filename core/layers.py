@@ -267,7 +267,7 @@ def temporal_softmax_loss(
     y, mask = as_array(y), as_array(mask)
     if mask.shape != y.shape or mask.dtype.kind not in "biuf" or not np.isfinite(mask).all():
         found = f"{mask.dtype} of shape {mask.shape}"
-        raise ValueError(f"mask: found {found}, expected booleans or finite weights {y.shape}")
+        raise ValueError(f"mask: found {found}, expected finite weights of shape {y.shape}")
     scored = np.nonzero(mask)  # the P places that count; the others are never looked at
     weights = mask[scored].astype(x.dtype) / N
     words = y[scored]
