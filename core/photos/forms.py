@@ -262,7 +262,10 @@ def _csv(lines: list[str], delimiter: str, strict: bool = False):
 
 def _layout(lines: list[str]) -> _Layout | None:
     """Of the first lines of a table: by its header, else by what its cells hold."""
-    tables = {d: [row for row in _csv(lines, d) if "".join(row).strip()] for d in _TABLES}
+    try:
+        tables = {d: [row for row in _csv(lines, d) if "".join(row).strip()] for d in _TABLES}
+    except csv.Error:  # a NUL, which Python 3.10 takes in no table
+        return None
     for find in (_by_header, _by_content):
         for delimiter, rows in tables.items():
             if rows and len(rows[0]) > 1 and (layout := find(delimiter, rows)):
