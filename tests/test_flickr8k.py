@@ -525,8 +525,9 @@ def test_some_real_photos(tmp_path):
         REAL, tmp_path / "data", "squeezenet1_1", str(weights), pca=16, share=0.005, grid=0
     )
     assert done["images"] == {"train": 30, "val": 5}
+    # 16 directions hold most of what 30 pooled vectors differ in, and less of 5,070 cells
     assert 0.5 < done["components"]["pooled"][1] < 1
-    assert 0.5 < done["components"]["grid"][1] < 1
+    assert 0.2 < done["components"]["grid"][1] < done["components"]["pooled"][1]
     with h5py.File(tmp_path / "data" / "train2014_squeezenet1_1_pooled_pca.h5") as file:
         assert np.isfinite(file["features"]).all()
     grid = load_coco_data(tmp_path / "data", features="grid")["val_features"].astype(np.float32)
