@@ -13,13 +13,13 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from core import attention_layers, decoding, layers, optim, rnn_layers, transformer_layers
+from core import optim
 from core.gradient_check.apart import check_apart
 from core.gradient_check.cases import CASES
 from core.gradient_check.learner import Functions, load_implementation
@@ -207,12 +207,6 @@ class Own:
         """The line of the file, or of another that it imports, in which a function begins."""
         code = getattr(inspect.unwrap(self.functions[name]), "__code__", None)
         return code.co_firstlineno if code else 1
-
-
-def our_function(name: str) -> Callable:
-    """The function of ``core`` under a name of the road."""
-    modules = layers, rnn_layers, attention_layers, transformer_layers, optim, decoding
-    return next(getattr(module, name) for module in modules if hasattr(module, name))
 
 
 def of_training(settings: Mapping) -> Own:
