@@ -15,6 +15,7 @@ from core.gradient_check.equations import equation_of, through_time
 from core.gradient_check.learner import Functions, malformed
 from core.gradient_check.precision import told_apart
 from core.gradient_check.slips import lines_of, slips_of
+from core.gradient_check.source import without_docstring
 
 Array = np.ndarray
 
@@ -392,9 +393,7 @@ def hints(name: str, quantity: str, hint: int) -> list[str]:
             else f"Hint 2: {equation_of(name, quantity)}"
         )
     if hint >= 3:
-        function = our_function(name)
-        code = inspect.getsource(function)
-        code = code.replace(function.__doc__ or "", "").replace('""""""', "").splitlines()
-        lines = [line for line in code if line.strip()]
+        code = without_docstring(inspect.getsource(our_function(name)))
+        lines = [line for line in code.splitlines() if line.strip()]
         found += ["Hint 3: our code says", *(f"    {line}" for line in lines)]
     return found

@@ -1,4 +1,4 @@
-"""A learner's file as text, never run: what it defines and where, what is empty, what uses what."""
+"""Code as text, never run: what a file defines and where, what is empty, what uses what."""
 
 from __future__ import annotations
 
@@ -85,6 +85,16 @@ def parse_source(path: str | Path, text: bytes) -> Source:
         else:
             rest.append(node)
     return Source(lines, frozenset(empty), code, uses, "\n".join(map(_code, rest)), _names(rest))
+
+
+def without_docstring(code: str) -> str:
+    """Source of one function or class -> the same without the string that begins its body."""
+    body = ast.parse(code).body[0].body
+    first = body[0]
+    if not _is_docstring(first) or len(body) == 1:
+        return code
+    lines = code.split("\n")
+    return "\n".join(lines[: first.lineno - 1] + lines[first.end_lineno :])
 
 
 def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:

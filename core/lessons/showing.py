@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import inspect
 import json
@@ -19,6 +18,7 @@ import numpy as np
 
 from core.coco_utils import decode_captions, image_path
 from core.decoding import beam_search
+from core.gradient_check.source import without_docstring
 from core.image_utils import load_image
 from core.show.plots import BLUE, COLOURS, GREY, ORANGE
 
@@ -74,21 +74,10 @@ def show_source(*functions: Callable, docstring: bool = True) -> None:
     for function in functions:
         code = textwrap.dedent(inspect.getsource(function)).rstrip()
         if not docstring:
-            code = _without_docstring(code)
+            code = without_docstring(code)
         name = Path(inspect.getsourcefile(function)).resolve()
         name = name.relative_to(ROOT).as_posix() if name.is_relative_to(ROOT) else name.name
         display(Markdown(f"`{name}`\n\n```python\n{code}\n```"))
-
-
-def _without_docstring(code: str) -> str:
-    """Source of one function or class -> the same without the string that begins its body."""
-    body = ast.parse(code).body[0].body
-    first = body[0]
-    has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-    if not has_docstring or len(body) == 1:
-        return code
-    lines = code.split("\n")
-    return "\n".join(lines[: first.lineno - 1] + lines[first.end_lineno :])
 
 
 def draw_graph(
