@@ -4,8 +4,8 @@
                                                  solutions/, executed, with their outputs
     python notebooks/build.py check [NN ...]     executes all of them anew; changes nothing
 
-A master is a Python file in jupytext's percent format. Its cells go to the lesson, but for those
-with a tag:
+A master is a Python file in jupytext's percent format; NNb_name.py goes deeper than lesson NN, and
+no lesson needs it. The cells of a master go to the lesson, but for those with a tag:
 
     # %% tags=["setup"]                  to the lesson, its exercises and its solutions: the imports
     # %% [markdown] tags=["exercise"]    to all three: what is asked
@@ -144,23 +144,25 @@ def notebooks_of(master: Path) -> dict[str, nbformat.NotebookNode]:
 def ways(master: Path, kind: str) -> str:
     """A line of links: to the notebook before, to the contents, to the one after it."""
     up = "" if kind == "lessons" else "../"
-    masters = sorted(master.parent.glob("[0-9][0-9]_*.py"))
-    place = masters.index(master)
+    lessons = sorted(master.parent.glob("[0-9][0-9]_*.py"))
+    # What goes deeper leads to its lesson, and on to the next; a lesson, to the lessons beside it.
+    own = next(lesson for lesson in lessons if lesson.name[:2] == master.name[:2])
+    place = lessons.index(own)
+    before = own if master != own else lessons[place - 1] if place else None
     links = []
-    if place > 0 and (kind == "lessons" or place > 1):
-        before = masters[place - 1]
+    if before and (kind == "lessons" or before != lessons[0]):
         links.append(f"[← {_name(before)}]({before.stem}.ipynb)")
-    if (start := masters[0]) != master and start.stem.startswith("00"):
+    if (start := lessons[0]) != master and start.stem.startswith("00"):
         links.append(f"[contents]({up}{start.stem}.ipynb)")
-    if place + 1 < len(masters):
-        after = masters[place + 1]
+    if place + 1 < len(lessons):
+        after = lessons[place + 1]
         links.append(f"[{_name(after)} →]({after.stem}.ipynb)")
     return " · ".join(links)
 
 
 def _name(master: Path) -> str:
     """The title of a lesson, without its number."""
-    heading = re.search(r"^# # (?:\d+ · )?(.+)$", master.read_text(encoding="utf-8"), re.M)
+    heading = re.search(r"^# # (?:\d+b? · )?(.+)$", master.read_text(encoding="utf-8"), re.M)
     return heading[1]
 
 
@@ -339,7 +341,7 @@ def make(jobs) -> int:
             found.append(f"has {temporary.stat().st_size:,} bytes, at most {LARGEST:,} are wanted")
         os.replace(temporary, path)
         if kind == "lessons":
-            _save_picture(notebook, PICTURES / f"{path.name[:2]}.png")
+            _save_picture(notebook, PICTURES / f"{path.stem.partition('_')[0]}.png")
         _say(path, seconds, found)
         failed.extend(found)
 
@@ -425,7 +427,7 @@ def main() -> int:
     parser.add_argument("numbers", nargs="*", metavar="NN", help="of the lessons; all when none")
     arguments = parser.parse_args()
     masters = sorted(
-        path for path in MASTERS.glob("[0-9][0-9]_*.py")
+        path for path in MASTERS.glob("[0-9][0-9]*_*.py")
         if not arguments.numbers or path.name[:2] in arguments.numbers
     )  # fmt: skip
     missing = set(arguments.numbers) - {path.name[:2] for path in masters}

@@ -236,14 +236,28 @@ def build():
     return module
 
 
-MASTERS = sorted((ROOT / "notebooks" / "masters").glob("[0-9]*.py"))
+LESSONS = sorted((ROOT / "notebooks" / "masters").glob("[0-9][0-9]_*.py"))
+DEEPER = sorted((ROOT / "notebooks" / "masters").glob("[0-9][0-9]b_*.py"))
 
 
 def test_there_are_fourteen_lessons_and_a_start():
-    assert [path.name[:2] for path in MASTERS] == [f"{n:02}" for n in range(15)]
+    assert [path.name[:2] for path in LESSONS] == [f"{n:02}" for n in range(15)]
 
 
-@pytest.mark.parametrize("master", MASTERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("number", range(1, len(LESSONS)))
+def test_each_lesson_has_three_exercises_with_what_goes_deeper(build, number):
+    asked = 0
+    for master in (*LESSONS, *DEEPER):
+        notebooks = build.notebooks_of(master)
+        if int(master.name[:2]) == number and "exercises" in notebooks:
+            cells = notebooks["exercises"].cells
+            here = sum(cell.source.count("### Exercise") for cell in cells)
+            assert sum("your code here" in cell.source for cell in cells) >= here
+            asked += here
+    assert asked == 3
+
+
+@pytest.mark.parametrize("master", [*LESSONS, *DEEPER], ids=lambda path: path.stem)
 def test_notebooks_are_what_their_master_says(build, master):
     import nbformat
 
@@ -261,11 +275,6 @@ def test_notebooks_are_what_their_master_says(build, master):
         prose = "\n".join(c.source for c in committed.cells if c.cell_type == "markdown")
         for target in re.findall(r"\]\(([^)#:]+)\)", prose):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
-    if master.name.startswith("00"):
-        return
-    exercises = notebooks["exercises"].cells
-    assert sum(cell.source.count("### Exercise") for cell in exercises) == 3
-    assert sum("your code here" in cell.source for cell in exercises) >= 3
 
 
 MASTER = """\
@@ -311,15 +320,25 @@ def test_one_master_three_notebooks(notebooks):
 
 
 def test_each_notebook_leads_to_those_beside_it(build):
-    start, *rest = [path.stem for path in MASTERS]
-    assert build.ways(MASTERS[0], "lessons").endswith(f" →]({rest[0]}.ipynb)")
+    start, *rest = [path.stem for path in LESSONS]
+    assert build.ways(LESSONS[0], "lessons").endswith(f" →]({rest[0]}.ipynb)")
     for kind, before, contents in (("lessons", start, start), ("exercises", None, f"../{start}")):
-        for number, master in enumerate(MASTERS[1:], 1):
+        for number, master in enumerate(LESSONS[1:], 1):
             links = re.findall(r"\]\((.+?)\.ipynb\)", build.ways(master, kind))
             assert links == [x for x in (before, contents, *rest[number : number + 1]) if x]
             before = master.stem
             [cell] = build.notebooks_of(master)[kind].cells[:1]
             assert build.ways(master, kind) in cell.source
+
+
+def test_what_goes_deeper_leads_to_its_lesson_and_on(build, tmp_path):
+    for name in ("00_start", "01_one", "01b_more", "02_two"):
+        (tmp_path / f"{name}.py").write_text(f"# %% [markdown]\n# # {name[:2]} · {name}\n")
+    ways = {m.stem: build.ways(m, "lessons") for m in tmp_path.glob("*.py")}
+    links = {name: re.findall(r"\]\((.+?)\.ipynb\)", line) for name, line in ways.items()}
+    assert links["01b_more"] == ["01_one", "00_start", "02_two"]
+    assert links["01_one"] == ["00_start", "00_start", "02_two"]
+    assert links["02_two"] == ["01_one", "00_start"]
 
 
 def test_tasks_are_blank_in_the_lesson_and_solved_in_the_solutions(build, tmp_path):

@@ -1,6 +1,8 @@
 """What the notebooks share: what they show, and what answers their exercises."""
 
 from core.lessons.answers import Answer, compare, confirm
+from core.lessons.drawing import Sketch
+from core.lessons.moving import movable
 from core.lessons.showing import (
     ROOT,
     TRAINED,
@@ -20,11 +22,13 @@ __all__ = [
     "ROOT",
     "TRAINED",
     "Answer",
+    "Sketch",
     "compare",
     "confirm",
     "draw_graph",
     "embedded_data",
     "load_trained",
+    "movable",
     "show_captions",
     "show_source",
     "style",
