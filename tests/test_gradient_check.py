@@ -26,11 +26,13 @@ from core.gradient_check import (
     eval_numerical_gradient,
     eval_numerical_gradient_array,
     hints,
+    relative_error,
     told_apart,
 )
 from core.gradient_check import __main__ as gradient_check_command
 from core.gradient_check.case import our_function
 from core.gradient_check.cases import CASES
+from core.gradient_check.directions import measured_gradient
 
 BY_NAME = {case.name: case for case in CASES}
 LAYERS = [case for case in CASES if case.functions[0].endswith("_forward")]
@@ -42,7 +44,7 @@ _remembered = {}
 def remembered(case):
     """Central differences once for all inputs: a mutated backward leaves the forward as it is."""
 
-    def differences(f, x):
+    def differences(f, x, _):
         key = case.name, x.shape, x.tobytes(), float(f(x))  # the value stands for the other inputs
         if key not in _remembered:
             _remembered[key] = eval_numerical_gradient(f, x)
@@ -62,7 +64,7 @@ def without_hints(monkeypatch):
     monkeypatch.setattr(checking, "wrong_gradients", lambda _, bad, __: dict.fromkeys(bad, ""))
 
 
-def wrong_rows(case, functions=None, rng=None, differences=eval_numerical_gradient, **sizes):
+def wrong_rows(case, functions=None, rng=None, differences=measured_gradient, **sizes):
     rows = check_case(case, rng or stream_of(case), functions, differences, **sizes)
     return [row for row in rows if not row.passed]
 
@@ -80,7 +82,7 @@ def with_autograd_for_differences(case):
         found.clear()
         return inputs
 
-    def differences(_, x):
+    def differences(_, x, __):
         if not found:  # of all inputs at once
             tensors = {
                 n: torch.tensor(v) if isinstance(v, np.ndarray) else v for n, v in inputs.items()
@@ -862,3 +864,41 @@ def test_bad_options(refuses):
     refuses("core.gradient_check", "--layer", "gru", says=("gru", "lstm_step"))
     refuses("core.gradient_check", "--impl", "nowhere.py", says=("nowhere.py", "no such file"))
     refuses("core.gradient_check", "--seed", "-1", says=("--seed", "-1"))
+
+
+# ---------------------------------------------------------------------------------------------
+# Differences along random directions
+# ---------------------------------------------------------------------------------------------
+
+
+def cubes(calls):
+    def f(x):
+        calls.append(1)
+        return float(np.sum(x**3))
+
+    return f
+
+
+def test_a_right_claim_is_measured_in_four_calls_and_x_is_as_before():
+    calls, x = [], np.random.default_rng(0).standard_normal((5, 7))
+    before = x.copy()
+    measured = measured_gradient(cubes(calls), x, 3 * x**2)
+    assert len(calls) == 4  # two directions, two sides
+    assert relative_error(3 * x**2, measured) < DIFFERENCE_TOLERANCE
+    assert np.array_equal(x, before)
+
+
+@pytest.mark.parametrize("entry", [0, 17, 34])
+def test_one_wrong_entry_of_a_claim_has_every_entry_measured(entry):
+    calls, x = [], np.random.default_rng(1).standard_normal((5, 7))
+    claim = 3 * x**2
+    claim.flat[entry] += 1e-3
+    measured = measured_gradient(cubes(calls), x, claim)
+    assert len(calls) == 4 + 2 * x.size
+    assert relative_error(3 * x**2, measured) < 1e-8  # the truth, not the claim
+
+
+@pytest.mark.parametrize("claim", [None, np.ones(3), np.full((5, 7), np.nan), "text"])
+def test_without_a_usable_claim_every_entry_is_measured(claim):
+    x = np.random.default_rng(2).standard_normal((5, 7))
+    assert relative_error(3 * x**2, measured_gradient(cubes([]), x, claim)) < 1e-8

@@ -27,7 +27,7 @@ import core
 from core.gradient_check.case import Case
 from core.gradient_check.cases import CASES
 from core.gradient_check.checking import Row, check_case
-from core.gradient_check.differences import eval_numerical_gradient
+from core.gradient_check.directions import measured_gradient
 from core.gradient_check.learner import KNOWN, ImplementationError, load_implementation
 
 PATIENCE = 30  # seconds for one call of a function, or for the import of the file
@@ -143,11 +143,12 @@ def _record(case: Case, seed: int, functions: dict, send: Callable) -> dict:
             call["gradients"] = [_packed(value) for value in gradients]
         return outputs, gradients
 
-    def differences(objective, x):
+    def differences(objective, x, claimed):
         nonlocal differing
         differing = True
         try:
-            record["numerical"].append(_packed(gradient := eval_numerical_gradient(objective, x)))
+            gradient = measured_gradient(objective, x, claimed)
+            record["numerical"].append(_packed(gradient))
         except ImplementationError as error:
             record["numerical"].append({"error": str(error)})
             raise
@@ -196,7 +197,7 @@ def _judge(case: Case, seed: int, record: dict, names: set[str]) -> list[Row]:
             gradients = taken(call, "gradients", len(case.differentiable))
         return outputs, gradients
 
-    def differences(_, x):
+    def differences(_, x, __):
         found = _unpacked(next_of("numerical"))
         if not isinstance(found, np.ndarray) or found.shape != x.shape or found.dtype.kind != "f":
             raise ImplementationError(missing)

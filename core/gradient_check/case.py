@@ -61,6 +61,8 @@ class Case:
       has no such thing, as beam search: outputs are then compared with ours
     - gates: whether the last axis of the weights holds the gates of an LSTM, for the hints
     - zero: names of the inputs whose gradient is 0, whatever the others hold
+    - composed: of layers that have cases of their own, where every entry is moved by itself; here
+      differences along random directions will do (``core/gradient_check/directions.py``)
     """
 
     name: str
@@ -73,3 +75,4 @@ class Case:
     torch: Callable | None
     gates: bool = False
     zero: tuple[str, ...] = ()
+    composed: bool = False

@@ -288,7 +288,9 @@ def _decoder_block(name: str, options: Mapping, torch: Callable) -> Case:
         return values, [dx, dmemory, *(grads.get(name) for name in names)]
 
     inputs = ("x", "memory", *names)
-    return Case(name, functions, "NTSF", _make_decoder_block, inputs, ("out",), run, torch)
+    return Case(
+        name, functions, "NTSF", _make_decoder_block, inputs, ("out",), run, torch, composed=True
+    )
 
 
 def _captioning(
@@ -350,7 +352,7 @@ def _captioning(
                 inputs[name][...] = before[name]
         return found
 
-    return Case(name, (model,), sizes, make, names, (), run, torch, gates)
+    return Case(name, (model,), sizes, make, names, (), run, torch, gates, composed=True)
 
 
 def _rnn_shapes(blocks: int) -> Callable:
@@ -492,6 +494,7 @@ CASES: tuple[Case, ...] = (
         ("h", "gated", "weights"),
         referee.attention_lstm,
         gates=True,
+        composed=True,
     ),
     _loss(
         "doubly_stochastic_loss",

@@ -5,7 +5,9 @@ terminal ``python -m core.gradient_check``. This file measures; what is checked 
 ``core/gradient_check/cases.py``, PyTorch's version of it in ``referee.py`` beside that.
 
 The objective is ``sum(out * dout)`` for a random ``dout``. Upstream gradients of ones would let
-wrong code pass: the gradient of a softmax under ones is 0, whatever the backward does. Errors are
+wrong code pass: the gradient of a softmax under ones is 0, whatever the backward does. Differences
+move every entry by itself; in what is composed of layers, the whole input along two random
+directions first, and every entry where those disagree (``directions.py``). Errors are
 norm-relative, ``|got - expected| / |expected|`` over the whole array; an element-wise relative
 error calls right code wrong wherever a true gradient is close to 0.
 """
@@ -19,7 +21,8 @@ import numpy as np
 
 from core.gradient_check.case import Case, ImplementationError, draw_sizes
 from core.gradient_check.corners import corner_faults
-from core.gradient_check.differences import eval_numerical_gradient, relative_error
+from core.gradient_check.differences import relative_error
+from core.gradient_check.directions import DIFFERENCE_TOLERANCE, measured_gradient
 from core.gradient_check.learner import Functions, malformed
 from core.gradient_check.referee import ABSENT, autograd, upstream_of
 from core.gradient_check.telling import Found, wrong_gradients, wrong_outputs
@@ -30,7 +33,6 @@ Array = np.ndarray
 # whole model. Central differences lose digits to cancellation: with h = 1e-5 their error is near
 # h^2 + 1e-16 / h, that is 1e-10, times the curvature.
 TORCH_TOLERANCE = 1e-10
-DIFFERENCE_TOLERANCE = 1e-6
 
 
 @dataclass
@@ -53,7 +55,7 @@ def check_case(
     case: Case,
     rng: np.random.Generator,
     functions: Mapping[str, Callable] | None = None,
-    differences: Callable[[Callable, Array], Array] = eval_numerical_gradient,
+    differences: Callable[..., Array] = measured_gradient,
     run: Callable | None = None,
     **sizes: int,
 ) -> list[Row]:
@@ -63,8 +65,8 @@ def check_case(
     - case: from ``core.gradient_check.cases``
     - rng: draws the inputs and the upstream gradients
     - functions: hand-written functions by name; those missing are ours
-    - differences: (f, x) -> numerical gradient; whoever checks many backwards of one forward may
-      remember it
+    - differences: (f, x, gradient to be checked or None) -> numerical gradient; whoever checks many
+      backwards of one forward may remember it
     - run: what calls the functions, as ``case.run``, when they run elsewhere
     - sizes: fixes some dimension letters (``N=1, T=1``); the rest are drawn, all different
 
@@ -138,7 +140,10 @@ def _compare(
 
     with np.errstate(invalid="ignore"):
         numerical = {
-            f"d{name}": differences(objective, inputs[name]) for name in case.differentiable
+            f"d{name}": differences(
+                objective, inputs[name], gradients[f"d{name}"] if case.composed else None
+            )
+            for name in case.differentiable
         }
     right = {f"d{name}": gradient for name, gradient in right_gradients.items()} or numerical
     right = {
