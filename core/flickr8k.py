@@ -160,7 +160,7 @@ def prepare_photos(
     - weights: a state dict of the encoder, 'download' or 'random'
     - pca: number of components, fitted on the training photos: of the pooled features, and of the
       grid's channels where there are more; 0 keeps both as they are, None makes 512 of the pooled
-      ones (of given features no more than there are) and keeps the grid
+      ones (or as many as there are, or none of too few photos) and keeps the grid
     - min_count: words rarer than this in the training captions become <UNK>
     - share: take this part of the images of each split
     - seed: of the random split, where there are no lists
@@ -188,12 +188,15 @@ def prepare_photos(
     splits = take_fraction(source.splits, share)
     theirs = None if given is None else GivenFeatures.read(given)
     width = theirs.table.shape[-1] if theirs else next(iter(OUTPUTS[encoder].values()))[0]
-    of_pooled = pca
-    if pca is None:
-        of_pooled = min(_COMPONENTS, width) if theirs else _COMPONENTS
-    if of_pooled >= len(splits["train"]) or of_pooled > width:
+    photos = len(splits["train"])
+    of_pooled = min(_COMPONENTS, width) if pca is None else pca
+    too_few = []
+    if pca is None and of_pooled >= photos:
+        too_few = [f"PCA: none, {photos} training photos are too few for {of_pooled} components"]
+        of_pooled = 0
+    if of_pooled >= photos or of_pooled > width:
         raise ValueError(
-            f"pca: found {of_pooled} components for {len(splits['train'])} training photos with "
+            f"pca: found {of_pooled} components for {photos} training photos with "
             f"{width} features each; a PCA needs more photos than components and at least "
             "as many features, so take more photos or fewer components (0: none)"
         )
@@ -201,7 +204,7 @@ def prepare_photos(
     _, unknown, _ = vocabulary_of(captions_in_words(source, splits), min_count)
     total = sum(map(len, splits.values()))
     taken = [f"--fraction {share}: {total:,} photos are taken"] if share < 1 else []
-    account = [*source.account, *taken, unknown]
+    account = [*source.account, *taken, unknown, *too_few]
     extractors = theirs.extractors() if theirs else _extractors(encoder, weights, grid, device)
     if theirs:
         account += theirs.account(name for names in splits.values() for name in names)
@@ -295,8 +298,8 @@ def main() -> None:
         "--pca",
         type=non_negative_int,
         metavar="K",
-        help=f"components, of a grid's channels too; 0: none (default: {_COMPONENTS}, and no fewer "
-        "channels of a grid)",
+        help=f"components, of a grid's channels too; 0: none (default: {_COMPONENTS} where there "
+        "are more training photos, else none; and no fewer channels of a grid)",
     )
     parser.add_argument("--min_count", type=positive_int, default=5, help="rarer words are <UNK>")
     parser.add_argument("--fraction", type=fraction, default=1.0, help="part of the images to take")
