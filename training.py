@@ -215,6 +215,18 @@ def functions_of_learner(settings: dict):
     return own
 
 
+def standstill(settings: dict) -> str | None:
+    """A line about a learning rate that falls to nearly nothing long before the last epoch."""
+    epochs, decay = settings["num_epochs"], settings["lr_decay"]
+    left = decay ** (epochs - 1)
+    if settings["schedule"] != "decay" or left >= 0.01:
+        return None
+    return (
+        f"--lr_decay {decay:g}: in epoch {epochs} the learning rate is {left:.2%} of the first, "
+        f"and little is learned by then; --lr_decay {0.1 ** (1 / epochs):.3g} keeps a tenth"
+    )
+
+
 def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu", own=None) -> None:
     """A run, whatever computes it; of several processes the first writes and talks.
 
@@ -301,6 +313,8 @@ def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu",
         f"({share_of_unknown(data, 'train'):.1%} of what the captions say is <UNK>), "
         f"on {where}, run folder {folder}"
     )
+    if line := standstill(settings):
+        say(line)
     with products_on(threads) if threads else nullcontext():
         solver.train()
     if first:

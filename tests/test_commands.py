@@ -50,6 +50,18 @@ def run_on_tiny_folder(tiny_folder, command, tmp_path):
     return tmp_path / "run"
 
 
+def test_a_learning_rate_that_falls_to_nothing_is_said(tiny_folder, command):
+    known = ("training.py", *SHORT[:2], *SHORT[4:], "--data", tiny_folder, "--patience", 1)
+    code, text, error = command(*known, "--num_epochs", 30, "--out", "long")
+    assert code == 0, error
+    assert "--lr_decay 0.82: in epoch 30 the learning rate is 0.32% of the first" in text
+    assert "--lr_decay 0.926 keeps a tenth" in text
+    for more in (("--num_epochs", 10), ("--num_epochs", 30, "--schedule", "cosine")):
+        code, text, error = command(*known, *more, "--out", "as wanted")
+        assert code == 0, error
+        assert "keeps a tenth" not in text
+
+
 # ---------------------------------------------------------------------------------------------
 # The promise: small data are said back
 # ---------------------------------------------------------------------------------------------
