@@ -3,6 +3,9 @@
 PYTHON ?= python3
 # Where PyTorch's build for CPUs is; for a GPU: make test TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# What looks at the photos in make reproduce.
+ENCODER ?= mobilenet_v2
+WEIGHTS ?= download
 VENV := .venv
 RUN = $(VENV)/bin/python
 INSTALL = $(RUN) .ci/install.py -c constraints.txt
@@ -23,7 +26,7 @@ help:
 	@echo "make check   check every hand-written gradient"
 	@echo "make site    build the lessons as web pages: site/index.html"
 	@echo "make bench   measure speed beside PyTorch and write docs/speed.md"
-	@echo "make reproduce DATA=PHOTOS WEIGHTS=FILE   train on Flickr8k and write docs/results.md"
+	@echo "make reproduce DATA=PHOTOS   train on Flickr8k and write docs/results.md"
 	@echo "make lint    check style and formatting (make format mends what it can)"
 	@echo "make test-lowest   the tests of layers, models, solver and commands with the oldest packages"
 	@echo "make setup   only make .venv and install everything into it"
@@ -118,7 +121,7 @@ bench: $(ALL)
 	$(RUN) -m benchmarks
 
 reproduce: $(ALL)
-	$(RUN) -m core.reproduce --data "$(DATA)" --weights "$(WEIGHTS)"
+	$(RUN) -m core.reproduce --data "$(DATA)" --weights "$(WEIGHTS)" --encoder "$(ENCODER)"
 
 lint: $(ALL)
 	$(RUN) -m ruff check .

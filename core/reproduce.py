@@ -1,7 +1,7 @@
 """From photos to a table of scores: every run of ``docs/results.md``, one after the other.
 
-    python -m core.reproduce --data Flickr8k --weights squeezenet1_1.pth
-    python -m core.reproduce --data Flickr8k --weights squeezenet1_1.pth --only lstm attention
+    python -m core.reproduce --data Flickr8k
+    python -m core.reproduce --data Flickr8k --only lstm attention
 
 Each part is a few commands that anyone can run alone: they are printed before they run. What is
 done is not done again, and a training that was stopped goes on where it was.
@@ -238,7 +238,8 @@ def machine() -> str:
 
 _HEAD = """# Results
 
-Written by `make reproduce DATA=PHOTOS WEIGHTS=FILE`, with {machine}; float32. Scores of
+Written by `make reproduce DATA=PHOTOS WEIGHTS=FILE ENCODER={encoder}`,
+with {machine}; float32. Scores of
 `core.metrics` on free-running captions, with COCO's tokens, on the scale from 0 to 100 (CIDEr-D to
 1,000), against all references as people wrote them. The best epoch, the length penalty and the
 number of neighbours were chosen on 'val' (the dev list of Flickr8k), which flatters that split a
@@ -262,7 +263,7 @@ def as_markdown(results: dict[str, dict[str, dict]], options) -> str:
     """The page, of results by split, part and decoder."""
     out = Path(options.out)
     decoders = "; ".join(f"{name}: `{options}`" for name, options in DECODERS.items())
-    lines = [_HEAD.format(machine=machine(), decoders=decoders)]
+    lines = [_HEAD.format(machine=machine(), decoders=decoders, encoder=options.encoder)]
     for split, parts in results.items():
         mine = {name: found for name, found in parts.items() if not PARTS[name].effect}
         if mine:
@@ -320,11 +321,14 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def main() -> None:
     parser = ArgumentParser(prog="python -m core.reproduce", description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True, metavar="DIR", help="the photo folder")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="of the encoder")
-    parser.add_argument("--encoder", default="squeezenet1_1", help="what looks at the photos")
-    parser.add_argument("--out", default="runs/flickr8k", metavar="DIR", help="where runs go")
+    parser.add_argument("--weights", default="download", metavar="FILE", help="of the encoder")
+    parser.add_argument("--encoder", default="mobilenet_v2", help="what looks at the photos")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where runs go (default: runs/flickr8k-ENCODER)"
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, help="these parts (default: all)")
     options = parser.parse_args()
+    options.out = options.out or f"runs/flickr8k-{options.encoder}"
 
     from core.show.plots import plot_runs
 
@@ -335,6 +339,12 @@ def main() -> None:
     splits = [s for s in ("val", "test") if read_photo_folder(options.data).splits.get(s)]
     if not (out / "data").is_dir():
         run(preparing(options))
+    seen_by = read_json(out / "data" / "dataset.json")["extractors"]["pooled"]["encoder"]
+    if seen_by != options.encoder:
+        raise ValueError(
+            f"--out {out}: what is there was seen by {seen_by}, not by --encoder "
+            f"{options.encoder}; give another folder"
+        )
     results: dict[str, dict] = {split: {} for split in splits}
     for name in PARTS:
         # What was done before is on the page, too, whatever is asked for now.

@@ -49,7 +49,8 @@ def made(monkeypatch, tmp_path, command):
 
     def reproduced(*options):
         noted.clear()
-        base = ("--data", root, "--weights", "random", "--out", tmp_path / "runs")
+        eyes = ("--encoder", "squeezenet1_1", "--weights", "random")
+        base = ("--data", root, *eyes, "--out", tmp_path / "runs")
         code, _, error = command("core.reproduce", *base, *options)
         assert code == 0, error
         return [words[1] if words[0] == "-m" else words[0] for words in list(noted)]
@@ -108,7 +109,12 @@ def test_a_command_that_fails_ends_it(made, refuses, tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "PARTS", {"bad": Part("--model lstm --num_epochs 0")})
     refuses(
         *("core.reproduce", "--data", tmp_path / "photos", "--weights", "random"),
-        *("--out", tmp_path / "runs"),
+        *("--out", tmp_path / "runs", "--encoder", "squeezenet1_1"),
         says=("--num_epochs",),
     )
     assert not (tmp_path / "docs" / "results.md").exists()
+    refuses(  # as what one network saw is there now
+        *("core.reproduce", "--data", tmp_path / "photos", "--weights", "random"),
+        *("--out", tmp_path / "runs", "--encoder", "mobilenet_v2"),
+        says=("seen by squeezenet1_1, not by --encoder mobilenet_v2",),
+    )
