@@ -176,7 +176,7 @@ SMALL = TableModel(random_table(np.random.default_rng(1)))
 ONE_WORD = {"for one word": (SMALL, [5, 2])}
 GREED = {
     "it goes on after <END>": lambda m: (by_core(m) + 8 * [m.end])[:8],
-    "token stays <START>; it must become the new word": lambda m: 8 * by_core(m)[:1],
+    "token stays <START>; it must become the new word": lambda m: [by_core(m)[0], m.end],
 }
 READING = {
     "read the word before, then score this one": lambda m, ids: misread(m, ids, ids),
