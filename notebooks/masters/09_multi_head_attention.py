@@ -1,33 +1,29 @@
 # %% [markdown]
 # # 9 · Multi-head attention
 #
-# **The question.** [Lesson 8](08_soft_attention.ipynb) let an LSTM look at the picture before each word, one
-# question at a time, because each question waits for the state of the step before. What is left if the words
-# themselves ask, all of them at once, with nothing between question and answer but products of matrices?
+# **The question.** In lesson 8 an LSTM looked at the picture once per word, and each look had to wait for the word
+# before. Can all words look at the same time, and at each other too?
 #
-# You build scaled dot-product attention by hand, cut it into heads, forbid it to look ahead, derive its backward
-# index by index, and find out which of its parameters can never learn.
+# You build attention out of two matrix products, cut it into *heads*, forbid it to look ahead, derive its backward,
+# and see what the heads of a trained captioner look at.
 #
 # *Before: [lesson 3](03_affine_embedding_softmax.ipynb) (affine, softmax) and [lesson 8](08_soft_attention.ipynb)
-# (soft attention). About 60 minutes; all cells together run in half a minute.*
+# (soft attention). About 45 minutes; all cells together run in half a minute.
+# [9b](09b_more_about_heads.ipynb) goes deeper.*
 
 # %% tags=["setup"]
-import warnings
-
 import matplotlib.pyplot as plt
 import numpy as np
 
 from core import lessons
 from core.coco_utils import decode_captions, image_path
-from core.gradient_check import check, eval_numerical_gradient_array, relative_error
+from core.gradient_check import check, eval_numerical_gradient_array
 from core.grounding import pointing
 from core.image_utils import load_image
 from core.layers import softmax, softmax_backward
-from core.lessons import compare, confirm, draw_graph, show_source
-from core.models import CaptioningTransformer
+from core.lessons import BLUE, GREY, ORANGE, Sketch, compare, confirm, movable, show_source
 from core.optim import adam
 from core.shapes import load_scenes
-from core.show.plots import upsample
 from core.transformer_layers import (
     merge_heads,
     multi_head_attention_backward,
@@ -42,228 +38,206 @@ lessons.style()
 # %% [markdown]
 # ## By hand: two questions to three shapes
 #
-# A picture holds a red circle on the left, a blue circle on the right and a blue square at the bottom. Each
-# location $s$ offers two vectors. Its **key** $k_s$ says by what it can be found, here with one channel each for
-# red, blue, circle and square. Its **value** $v_s$ says what it hands over when it is found, here how far it is to
-# the right and how far down. Whoever wants to know something brings a **query** $q_t$, a vector of the same
-# channels as the keys. How well question and location agree is their dot product; a softmax makes weights of the
-# agreements, and the answer is the mean of the values under these weights:
+# A picture has a red circle on the left, a blue circle on the right and a blue square at the bottom. Each place
+# $j$ offers two vectors. Its **key** $k_j$ says by what it can be found; here there is one channel each for red,
+# blue, circle and square. Its **value** $v_j$ says what it hands over; here how far right it is, and how far down.
 #
-# $$ a_{ts} = \frac{q_t \cdot k_s}{\sqrt d}, \qquad w_{ts} = \frac{e^{a_{ts}}}{\sum_r e^{a_{tr}}}, \qquad
-#    \mathrm{out}_t = \sum_s w_{ts}\, v_s $$
+# Anyone who wants to know something brings a **query** $q_t$ with the same channels as the keys. Query and key
+# agree as far as their dot product is large. A softmax makes weights of these scores, and the answer is the mean of
+# the values:
 #
-# The divisor is the root of the number of channels, here $\sqrt 4 = 2$; the reason comes below. The first question
-# asks for something blue, the second for a red circle.
+# $$ s_{tj} = \frac{q_t \cdot k_j}{\sqrt d}, \qquad \alpha_t = \mathrm{softmax}(s_t), \qquad
+#    o_t = \sum_j \alpha_{tj}\, v_j $$
+#
+# $d$ is the number of channels, here 4; why the root is there comes below.
 
 # %%
 keys = np.array([[1.0, 0, 1, 0],  # a red circle
                  [0.0, 1, 1, 0],  # a blue circle
                  [0.0, 1, 0, 1]])  # a blue square  # fmt: skip
-values = np.array([[-1.0, 0], [1, 0], [0, 1]])  # to the right, down
+values = np.array([[-1.0, 0], [1, 0], [0, 1]])  # right, down
 queries = np.array([[0.0, 2, 0, 0],  # something blue?
                     [2.0, 0, 2, 0]])  # a red circle?  # fmt: skip
 
-scores = np.zeros((2, 3))
-weights, answers = np.zeros((2, 3)), np.zeros((2, 2))
+# %% [markdown]
+# **Predict**, on paper: for "something blue", what are the three scores, the three weights, and the answer?
+
+# %%
+answers = np.zeros((2, 2))
 for t in range(2):
-    for s in range(3):
-        scores[t, s] = sum(queries[t, i] * keys[s, i] for i in range(4)) / 4**0.5
-    raised = [np.exp(score) for score in scores[t]]
-    for s in range(3):
-        weights[t, s] = raised[s] / sum(raised)
-        answers[t] += weights[t, s] * values[s]
-    print(f"question {t + 1}: {queries[t]}")
-    print("   scores ", *(f"{score:7.3f}" for score in scores[t]))
-    print("   exp    ", *(f"{value:7.3f}" for value in raised), f"   sum {sum(raised):.3f}")
-    print("   weights", *(f"{weight:7.3f}" for weight in weights[t]))
-    print("   answer ", *(f"{value:7.3f}" for value in answers[t]))
+    s = np.array([sum(queries[t] * key) / 4**0.5 for key in keys])
+    alpha = np.exp(s) / np.exp(s).sum()
+    answers[t] = sum(alpha[j] * values[j] for j in range(3))
+    print(f"query {queries[t]}  scores {s}  weights {alpha}  answer {answers[t]}")
+assert np.allclose(answers[0], [0.267, 0.422], atol=1e-3)
 
 # %% [markdown]
-# Check the first on paper: the scores are $0, 1, 1$, the exponentials $1, e, e$, and the two blue shapes share
-# $2e / (1 + 2e) = 0.845$ of the weight evenly. Its answer,
-# $0.845 \cdot (0.5, 0.5) + 0.155 \cdot (-1, 0) = (0.267, 0.422)$, is near the middle between the two, where
-# nothing stands, and pulled a little to the red circle: one softmax gives *one* mean, and who asks for two things
-# gets a mixture. Keep that in mind for the heads.
+# <details><summary>Answer</summary>
 #
-# ## From the additive score to the dot product
+# Scores 0, 1, 1; exponentials 1, e, e. The two blue shapes share $2e / (1 + 2e) = 0.845$ of the weight, and the
+# answer is (0.267, 0.422). That is near the middle *between* the two, where there is nothing. One softmax gives one
+# mean, and a question for two things gets a mixture. Keep that in mind for the heads.
 #
-# Lesson 8 scored with a small network, $e_{ts} = v \cdot \tanh(k_s + q_t)$; its $v$ is a learned vector, not a
-# value, and its width $K$ plays the part of $d$. For each pair of a question and a location that makes a vector of
-# $K$ numbers: $N\,T\,S\,K$ hyperbolic tangents for a batch of $N$ captions with $T$ words and $S$ locations. The
-# dot product makes one number for each pair, and all of them are one product of matrices, $q\,k^T$ of shape
-# $(T, d)(d, S) = (T, S)$, the operation that a processor does best. What is given up is the nonlinearity between
-# question and key; both are made by weights that are learned, and in practice that is enough.
-
-# %% tags=["measured"]
-from time import perf_counter
-
-rng = np.random.default_rng(0)
-N, T, S, K = 64, 16, 64, 64
-q, k, v = (
-    rng.standard_normal(shape, dtype=np.float32) for shape in ((N, T, K), (N, S, K), K)
-)
-
-
-def milliseconds(function):
-    times = []
-    for _ in range(15):
-        start = perf_counter()
-        function()
-        times.append(perf_counter() - start)
-    return 1000 * min(times)
-
-
-additive = milliseconds(lambda: np.tanh(k[:, None] + q[:, :, None]) @ v)
-product = milliseconds(lambda: q @ k.swapaxes(1, 2))
-print(f"{N * T * S:,} scores, width {K}, in milliseconds:")
-print(f"additive {additive:.1f}, dot product {product:.1f}")
-
-# %% [markdown]
-# ## Forward: queries, keys, values
+# </details>
 #
-# In a model nobody writes channels for red and blue by hand. Three affine maps make queries, keys and values of
-# whatever comes in:
-#
-# $$ q = \text{query}\,W_q + b_q, \qquad k = \text{key}\,W_k + b_k, \qquad v = \text{value}\,W_v + b_v $$
-#
-# | | shape | |
-# | --- | --- | --- |
-# | query | $(N, T, E)$ | who asks: $T$ words |
-# | key, value | $(N, S, E)$ | who answers: $S$ words or locations |
-# | $W_q$, $W_k$, $W_v$ and their biases | $(E, E)$, $(E,)$ | shared by all positions |
-# | $q$ / $k$, $v$ | $(N, h, T, d)$ / $(N, h, S, d)$ | after the cut into $h$ heads of width $d = E / h$ |
-# | scores, weights | $(N, h, T, S)$ | a row for each question |
-# | out | $(N, T, E)$ | |
-#
-# Who asks whom is a matter of what is passed. **Self-attention** passes the same array three times: the words of a
-# caption ask each other. **Cross-attention** passes words as query, and the locations of the picture as key and
-# value. Nothing here depends on an earlier result of the same sequence, so all $T$ questions are asked at once;
-# that is what the recurrent models could not do.
-#
-# The core of it takes $q$, $k$ and $v$ with the heads already as an axis of their own, and a mask, which is
-# explained below:
-
-# %%
-show_source(scaled_dot_product_attention_forward)
-
-# %%
-out, _ = scaled_dot_product_attention_forward(
-    queries[None, None], keys[None, None], values[None, None]
-)
-print("largest difference from the sums by hand: less than 1e-12")
-assert np.abs(out[0, 0] - answers).max() < 1e-12
-
-# %% [markdown]
-# ## Why divide by the root of d
-#
-# Let the entries of $q$ and $k$ be independent, with mean 0 and variance 1. That is roughly so when training
-# starts: the inputs are normalised, and the weights are drawn with variance $1/E$. Then each product $q_i k_i$ has
-# mean 0 and variance $\mathrm{E}[q_i^2]\,\mathrm{E}[k_i^2] = 1$, and variances of independent terms add:
-#
-# $$ \mathrm{Var}(q \cdot k) = \sum_{i=1}^{d} \mathrm{Var}(q_i k_i) = d $$
-#
-# The scores grow like $\sqrt d$. A softmax does not care about a constant that is added to all scores, but it does
-# care about their spread: scores of 20, 0 and -20 are a decision, not a preference. And a softmax that has decided
-# has no slope. Its Jacobian, $\partial w_r / \partial a_s = w_r (\delta_{rs} - w_s)$, is 0 wherever one weight is
-# 1 and the others are 0. Measured on random queries that face 32 keys, with a random gradient coming from above:
+# **Task 1.** The same for all questions at once, without a loop: `q` is $(T, d)$, `k` and `v` are $(S, d)$, one row
+# per key. Return the answers $(T, d)$. (`softmax` works on the last axis.)
 
 
-# %%
-def at_the_start(d, questions=500, S=32, seed=0):
-    """For each divisor: spread of the scores, mean of the largest weight, lengths of da."""
-    rng = np.random.default_rng(seed)
-    q = rng.standard_normal((questions, 1, d))
-    k = rng.standard_normal((questions, S, d))
-    dweights = rng.standard_normal((questions, 1, S))
-    found = {}
-    for divisor, name in ((1, "1"), (d**0.5, "$\\sqrt{d}$"), (d, "$d$")):
-        scores = q @ k.swapaxes(1, 2) / divisor
-        weights = softmax(scores)
-        lengths = np.linalg.norm(softmax_backward(dweights, weights), axis=2)
-        largest = weights.max(axis=2).mean()
-        found[name] = scores.std(), largest, np.median(lengths), lengths.mean()
+# %% tags=["task"]
+def attention(q, k, v):
+    ### BEGIN SOLUTION
+    return softmax(q @ k.T / q.shape[1] ** 0.5) @ v
+    ### END SOLUTION
+
+
+def your_attention(q, k, v):
+    found = attention(q, k, v)
+    assert not np.array_equal(found, softmax(q @ k.T) @ v), "divide by the root of d"
     return found
 
 
-widths = [1, 4, 16, 64, 256, 1024]
-found = [at_the_start(d) for d in widths]
-print("         spread of the     largest        length of da        length of da")
-print("             scores         weight        not divided           root d")
-print("   d     not d. root d  not d. root d   median      mean    median      mean")
-for d, row in zip(widths, found, strict=True):
-    raw, scaled = row["1"], row["$\\sqrt{d}$"]
-    print(f"{d:4d} {raw[0]:10.1f} {scaled[0]:6.2f} {raw[1]:7.2f} {scaled[1]:6.2f}", end="")
-    print("".join(f"{length:10.5f}" for length in (*raw[2:], *scaled[2:])))
-
-figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.4))
-for name in found[0]:
-    _, largest, lengths, _ = zip(*(row[name] for row in found), strict=True)
-    axes[0].semilogx(widths, largest, marker="o", label=f"divided by {name}")
-    axes[1].loglog(widths, lengths, marker="o")
-axes[0].axhline(1 / 32, color="grey", linestyle=":", label="uniform, 1 / 32")
-axes[0].set(xlabel="width $d$", ylabel="largest of 32 weights, mean", ylim=(0, 1.02))
-axes[1].set(xlabel="width $d$", ylabel="length of $da$, median")
-axes[0].legend()
-plt.show()
-
-assert abs(raw[0] / 1024**0.5 - 1) < 0.05 and abs(scaled[0] - 1) < 0.05
-assert raw[1] > 0.9 and scaled[1] < 0.3 and found[-1]["$d$"][1] < 0.04
-assert raw[2] < 1e-2 * scaled[2]
+q, k, v = (np.random.default_rng(n).standard_normal((n, 4)) for n in (2, 3, 3))
+compare(your_attention, lambda *qkv: scaled_dot_product_attention_forward(*qkv)[0], q, k, v)
 
 # %% [markdown]
-# Without a divisor one key takes nearly all the weight before anything is learned, and the typical question gets
-# no gradient to change its mind. (The *mean* falls less fast than the median: a few undecided questions still
-# learn.) Division by $d$ goes too far the other way: every head starts as a plain mean over all keys, whatever is
-# asked (and $dq = da\,k/d$ shrinks like $1/\sqrt d$). With $\sqrt d$ both curves are level. At width 16, that of
-# the captioner below, the largest weight is already far too large without it, 0.63 for 0.16, but the gradient is
-# not yet small; at 64, which is common, it is less than half, and from there on it collapses.
+# ## All at once
+#
+# In a model nobody writes channels for red and blue by hand. Three affine maps make queries, keys and values of
+# whatever comes in, and a fourth makes the output:
+#
+# | | shape | |
+# | --- | --- | --- |
+# | query | $(N, T, E)$ | what asks: $T$ words |
+# | key, value | $(N, S, E)$ | what answers: $S$ words or places |
+# | $q = \text{query}\,W_q + b_q$; $k$, $v$ likewise | $(N, T, E)$; $(N, S, E)$ | $W_q$, $W_k$, $W_v$ are $(E, E)$ |
+# | scores, weights | $(N, \text{heads}, T, S)$ | a row for each question |
+# | out | $(N, T, E)$ | after $W_o$, $b_o$ |
+#
+# What asks what is decided by what is passed in. **Self-attention** passes the same array three times: the words of
+# a caption ask each other. **Cross-attention** passes words as query, and the places of the picture, the
+# **memory**, as key and value. No question needs the answer of another, so nobody waits:
+
+# %% tags=["hide-input"]
+sketch = Sketch(9.0, 3.3)
+tokens = ["a", "red", "circle"]
+sketch.text(1.9, 3.05, "lesson 8: one after the other")
+memory_box = sketch.box(1.9, 0.45, "picture", "given", width=3.2)
+last = None
+for i, token in enumerate(tokens):
+    box = sketch.box(0.6 + 1.3 * i, 1.8, "LSTM", "op", width=0.85)
+    sketch.text(0.6 + 1.3 * i, 2.45, token)
+    sketch.arrow((0.6 + 1.3 * i, 0.68), (0.6 + 1.3 * i, 1.57), kind="grey")
+    if last:
+        sketch.arrow(last, box)
+    last = box
+sketch.text(6.6, 3.05, "lesson 9: all at once")
+sketch.box(6.6, 0.45, "picture", "given", width=3.2)
+boxes = [sketch.box(5.3 + 1.3 * i, 1.8, token) for i, token in enumerate(tokens)]
+for i, box in enumerate(boxes):
+    sketch.arrow((5.3 + 1.3 * i, 0.68), (5.3 + 1.3 * i, 1.57), kind="grey")
+    for j in range(i):
+        sketch.arrow((boxes[j].x, 2.03), (box.x, 2.03), bend=-0.45)
+sketch.text(5.95, 1.2, "looks at\nthe picture", GREY, 11)
+sketch.text(8.25, 2.5, "looks at words", BLUE, 11)
+sketch.show()
+
+# %% [markdown]
+# ## Why divide by the root of $d$
+#
+# Let the entries of $q$ and $k$ be independent, with mean 0 and variance 1, as they roughly are when training
+# starts. Each product $q_i k_i$ has variance 1, and variances of independent terms add:
+# $\mathrm{Var}(q \cdot k) = d$. So scores grow like $\sqrt d$, and with them the differences that a softmax sees.
+#
+# **Predict.** 32 random keys. How large is the largest of the 32 weights on average, for $d$ = 1024, without the
+# division? (If all are equal: $1/32 = 0.03$.) And how long is the gradient $ds$ that comes back?
+
+# %%
+rng = np.random.default_rng(0)
+from_above = rng.standard_normal((500, 1, 32))
+found = {}
+for d in (4, 64, 1024):
+    q, k = rng.standard_normal((500, 1, d)), rng.standard_normal((500, 32, d))
+    for name, divisor in (("", 1), (", divided", d**0.5)):
+        alpha = softmax(q @ k.swapaxes(1, 2) / divisor)
+        largest = alpha.max(axis=2).mean()
+        ds = np.median(np.linalg.norm(softmax_backward(from_above, alpha), axis=2))
+        found[d, name] = largest, ds
+        print(f"d = {d:4}{name:<9}  largest weight {largest:.2f}  length of ds {ds:.5f}")
+
+# %% tags=["hide-input"]
+assert found[1024, ""][0] > 0.9 and all(found[d, ", divided"][0] < 0.3 for d in (64, 1024))
+assert found[1024, ""][1] < 1e-2 * found[1024, ", divided"][1]
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Above 0.9: one key takes nearly all before anything is learned. And a softmax that has decided has next to no
+# slope, so the typical question gets no gradient to change its mind. With the division both stay level.
+#
+# </details>
 #
 # ## Heads
 #
-# One softmax gives one mean, and the tiny example showed what that costs: whoever wants two things gets their
-# mixture. The remedy is to ask several smaller questions. Cut the $E$ channels of $q$, $k$ and $v$ into $h$ blocks
-# of $d = E / h$; each block, a **head**, has its own scores, its own softmax and its own answer, and the answers
-# are laid side by side again. As products go this is free: $h$ heads with $T S d$ multiplications each are
-# $T S E$, as many as one head of full width.
+# One softmax gives one mean. The remedy: ask several smaller questions. Cut the $E$ channels of $q$, $k$ and $v$
+# into blocks of $d = E / \text{heads}$. Each block, a **head**, has its own scores, its own softmax and its own
+# answer. The answers are put side by side again, and $W_o$ mixes them.
 
-# %%
-show_source(split_heads, merge_heads)
-
-# %% [markdown]
-# To see what these lines do, take three positions with four channels, and let each number name its place: position
-# in front of the point, channel behind it. With two heads of width 2:
-
-# %%
-named = np.add.outer([0.0, 1.0, 2.0], [0.0, 0.1, 0.2, 0.3])[None]  # (N=1, T=3, E=4)
-
-
-def show(title, x):
-    print(title, x.shape)
-    for i, head in enumerate(x[0]):
-        rows = ("  ".join(f"{value:.1f}" for value in row) for row in np.atleast_2d(head))
-        print(f"   {i}:  " + "   |   ".join(rows))
-
-
-show("x, by position", named)
-show("x.reshape(1, 3, 2, 2), by position", named.reshape(1, 3, 2, 2))
-show("and its axes 1 and 2 swapped, by head", split_heads(named, 2))
-assert np.array_equal(merge_heads(split_heads(named, 2)), named)
+# %% tags=["hide-input"]
+sketch = Sketch(9.2, 3.4)
+row = sketch.cells(0.9, 1.7, [[0.25] * 2, [0.25] * 2, [0.25] * 2], size=0.01)
+for i, (shade, y) in enumerate(((0.15, 2.75), (0.45, 1.7), (0.8, 0.65))):
+    block = sketch.cells(1.0, y, np.full((1, 4), shade), size=0.32)
+    box = sketch.box(3.5, y, f"softmax of head {i + 1}", "op", width=2.0)
+    sketch.arrow(block, box)
+    weights = np.zeros((1, 6))
+    weights[0, [(1, 0, 4)[i], (2, 5, 4)[i]]] = (0.9, 0.5) if i != 2 else (1.0, 1.0)
+    answer = sketch.cells(5.6, y, weights, size=0.25)
+    sketch.arrow(box, answer)
+    out = sketch.cells(7.35, 1.7 + 0.32 * (1 - i), np.full((1, 4), shade), size=0.32)
+    sketch.arrow(answer, out)
+merged = sketch.box(8.65, 1.7, "$W_o$", "op", width=0.7)
+sketch.arrow((8.0, 1.7), merged)
+sketch.text(1.0, 3.15, "channels of $q$, $k$, $v$")
+sketch.text(5.6, 3.15, "weights")
+sketch.text(7.35, 3.15, "answers")
+sketch.show()
 
 # %% [markdown]
-# The reshape cuts the channels of each position in two, without moving anything; the swap then puts the heads in
-# front of the positions, so that the matrix products of NumPy, which work on the last two axes, see for each head
-# a matrix of positions times channels. Splitting only moves numbers to other places, so its backward moves their
-# gradients back: `merge_heads`, and the other way round.
+# This costs no more products: each head multiplies $T S d$ times, and all together $T S E$, as one head of full
+# width would.
 #
-# All together, and the same with a loop over images and heads, each head with its own columns of the weights:
+# **Task 2.** Cut `x`, $(N, T, E)$, into heads: $(N, \text{heads}, T, d)$. Head 0 gets the first $d$ channels of
+# *every* position, head 1 the next $d$, and so on. (`reshape`, then `swapaxes`.)
+
+
+# %% tags=["task"]
+def cut(x, heads):
+    ### BEGIN SOLUTION
+    return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+    ### END SOLUTION
+
+
+def your_cut(x, heads):
+    found = cut(x, heads)
+    assert not np.array_equal(found, x.reshape(2, 4, 3, 2)), "first cut the last axis alone"
+    return found
+
+
+compare(your_cut, split_heads, np.random.default_rng(1).standard_normal((2, 3, 8)), 4)
+
+# %% [markdown]
+# In one `reshape` to $(N, \text{heads}, T, d)$ all shapes fit, and the result is wrong: pieces of different
+# positions end up as "heads". Such a layer even passes a comparison with its own differences
+# ([9b](09b_more_about_heads.ipynb#A-reshape-without-the-swap)). The whole layer:
 
 # %%
 show_source(multi_head_attention_forward, docstring=False)
 
-# %%
+# %% tags=["hide-input"]
 rng = np.random.default_rng(1)
-N, T, S, E, h = 3, 5, 7, 12, 4  # all different, so that a wrong axis cannot hide
-d = E // h
+N, T, S, E, heads = 3, 5, 7, 12, 4  # all different, so that a wrong axis cannot hide
+d = E // heads
 query, memory = rng.standard_normal((N, T, E)), rng.standard_normal((N, S, E))
 names = ("Wq", "bq", "Wk", "bk", "Wv", "bv", "Wo", "bo")
 
@@ -273,614 +247,275 @@ def draw_parameters(rng, E):
     return {name: E**-0.5 * rng.standard_normal(shape) for name, shape in shapes.items()}
 
 
-p = draw_parameters(rng, E)
+params = draw_parameters(rng, E)
 by_hand = np.zeros((N, T, E))
 for n in range(N):
-    for head in range(h):
+    for head in range(heads):
         own = slice(head * d, (head + 1) * d)  # the columns of this head
-        q = query[n] @ p["Wq"][:, own] + p["bq"][own]  # (T, d)
-        k = memory[n] @ p["Wk"][:, own] + p["bk"][own]  # (S, d)
-        v = memory[n] @ p["Wv"][:, own] + p["bv"][own]
+        q = query[n] @ params["Wq"][:, own] + params["bq"][own]  # (T, d)
+        k = memory[n] @ params["Wk"][:, own] + params["bk"][own]  # (S, d)
+        v = memory[n] @ params["Wv"][:, own] + params["bv"][own]
         raised = np.exp(q @ k.T / d**0.5)
         seen = raised / raised.sum(axis=1, keepdims=True) @ v  # (T, d)
-        by_hand[n] += seen @ p["Wo"][own]  # the rows of this head
-by_hand += p["bo"]
-
-out, cache = multi_head_attention_forward(query, memory, memory, *p.values(), h)
-print("out:", out.shape, " largest difference from the loop: less than 1e-12")
+        by_hand[n] += seen @ params["Wo"][own]  # the rows of this head
+by_hand += params["bo"]
+out, cache = multi_head_attention_forward(query, memory, memory, *params.values(), heads)
+print("out", out.shape, "is equal to a loop over pictures and heads, to 1e-12")
 assert np.abs(out - by_hand).max() < 1e-12
 
 # %% [markdown]
-# The loop says what $W_o$ is for. Laying the heads side by side and multiplying by $W_o$ is the same as to give
-# each head $d$ rows of $W_o$ of its own and to add up what they make of its answer: $W_o$ decides where in the
-# output each head writes.
+# **Do heads help?** A task with a known best answer: each of 8 positions holds 8 random numbers, and has to copy
+# two things side by side: the numbers of the position *before* it, and those of the *first* position. One head has
+# one mean for both. Two heads of half the width have exactly as many parameters.
 #
-# ### Two heads can do what one cannot
-#
-# A task with a known best answer. Each of 8 positions holds 8 random numbers, and a one-hot vector that says which
-# position it is. Every position is to copy, side by side, the numbers of the position before it *and* those of the
-# first position. One head can learn to look at both, with weights $w$ and $1 - w$, but hands over
-# $z = w\,a + (1 - w)\,b$, one number where two are wanted. The numbers are independent with mean 0 and variance 1,
-# so $z$ has variance $w^2 + (1-w)^2$ and covariance $w$ with $a$. The best linear guess of $a$ from $z$ leaves of
-# the variance of $a$ what least squares always leaves, 1 minus covariance squared over variance:
-#
-# $$ 1 - \frac{w^2}{w^2 + (1-w)^2} \quad\text{for } a, \qquad
-#    1 - \frac{(1-w)^2}{w^2 + (1-w)^2} \quad\text{for } b, \qquad \text{together } 2 - 1 = 1 $$
-#
-# whatever $w$ is: a squared error of one half an entry, in the mean. Two heads of half the width need not
-# compromise, and have exactly as many parameters.
+# **Predict** the squared error per number after training (the numbers have variance 1), for one head and for two.
 
 
-# %%
+# %% tags=["hide-input"]
 def copy_two(num_heads, steps=350, T=8, C=8, N=32):
     """Learns to copy the position before and the first; squared error at each step."""
     rng = np.random.default_rng(0)
-    params, configs, errors = draw_parameters(rng, C + T), {}, []
+    learned, configs, errors = draw_parameters(rng, C + T), {}, []
     for _ in range(steps):
         content = rng.standard_normal((N, T, C))
         x = np.concatenate([content, np.broadcast_to(np.eye(T), (N, T, T))], axis=2)
         first = np.broadcast_to(content[:, :1], content.shape)
         target = np.concatenate([np.roll(content, 1, axis=1), first], axis=2)
-        out, cache = multi_head_attention_forward(x, x, x, *params.values(), num_heads)
+        out, cache = multi_head_attention_forward(x, x, x, *learned.values(), num_heads)
         difference = out - target
-        # at 0 there is no position before, at 1 it is the first
-        difference[:, :2] = 0
+        difference[:, :2] = 0  # at 0 there is no position before, at 1 it is the first
         counted = N * (T - 2) * 2 * C
         errors.append((difference**2).sum() / counted)
         gradients = multi_head_attention_backward(2 * difference / counted, cache)[3:]
         for name, gradient in zip(names, gradients, strict=True):
             config = configs.get(name, {"learning_rate": 1e-2})
-            params[name], configs[name] = adam(params[name], gradient, config)
-    return errors, cache[-1][-1]  # the weights (N, h, T, T) of the last batch
+            learned[name], configs[name] = adam(learned[name], gradient, config)
+    return errors, cache[-1][-1]  # the weights (N, heads, T, T) of the last batch
 
 
 (one, one_weights), (two, two_weights) = copy_two(1), copy_two(2)
 figure, axes = plt.subplots(
     1, 4, figsize=(10, 3), gridspec_kw={"width_ratios": [1.9, 1, 1, 1]}
 )
-axes[0].plot(one, label="one head of width 16")
-axes[0].plot(two, label="two heads of width 8")
-axes[0].axhline(0.5, color="grey", linestyle=":", label="one half")
-axes[0].set(xlabel="step", ylabel="squared error", ylim=(0, None))
-axes[0].legend()
-maps = [one_weights[0, 0], two_weights[0, 0], two_weights[0, 1]]
-for ax, weights, title in zip(
-    axes[1:], maps, ("one head", "head 1 of 2", "head 2 of 2"), strict=True
-):
+axes[0].plot(one, color=BLUE, label="one head of width 16")
+axes[0].plot(two, color=ORANGE, label="two heads of width 8")
+axes[0].set(xlabel="step", ylabel="squared error", ylim=(0, 1.6))
+axes[0].legend(loc="upper right")
+shown = [one_weights[0, 0], two_weights[0, 0], two_weights[0, 1]]
+titles = "one head", "head 1 of 2", "head 2 of 2"
+for ax, weights, title in zip(axes[1:], shown, titles, strict=True):
     ax.imshow(weights[2:], vmin=0, vmax=1, cmap="Blues", extent=(-0.5, 7.5, 7.5, 1.5))
     ax.set(xlabel="looks at", title=title)
     ax.grid(False)
 axes[1].set_ylabel("position")
 plt.show()
-
 one_error, two_error = np.mean(one[-20:]), np.mean(two[-20:])
-print(f"squared error at the end: one head {one_error:.1f}, two heads {two_error:.2f}")
+print(f"squared error at the end: one head {one_error:.2f}, two heads {two_error:.2f}")
 assert 0.4 < one_error < 0.6 and two_error < 0.05
 
 # %% [markdown]
-# Each of the two heads took one of the tasks: a diagonal next to the main one is "the position before", a column
-# is "the first". The single head stays near one half, as computed. Here it settled on the first position and gave
-# up the other; any mixture would have cost the same. (It could get slightly below, since its weights may depend on
-# the numbers themselves, which the computation left out.)
+# <details><summary>Answer</summary>
 #
-# ### The tempting wrong way: a reshape without the swap
+# About one half, and 0. One head can copy one of the two and gives up the other, or mixes both; every mixture costs
+# the same ([9b](09b_more_about_heads.ipynb#One-mean-for-two) computes it). Of the two heads each took one job: a
+# diagonal is "the position before", a column is "the first".
 #
-# $(N, T, E) \to (N, h, T, d)$ has the same number of entries on both sides, and one `reshape` goes straight there.
-# The shapes fit, the output has the right shape, and nothing raises an error. But look:
-
-# %%
-show("straight to (1, 2, 3, 2), 'by head'", named.reshape(1, 2, 3, 2))
-
-# %% [markdown]
-# "Head 0" holds both halves of position 0 and half of position 1, as if they were three positions. Positions and
-# heads are mixed. A gradient check does not see this, as long as forward and backward are wrong in the same way:
-# the function is another one, and its gradient is right. The report that `check` returns holds both errors for
-# each quantity:
-
-
-# %%
-def mixing_forward(query, key, value, Wq, bq, Wk, bk, Wv, bv, Wo, bo, num_heads, mask=None):
-    """As multi_head_attention_forward, but reshapes straight into heads."""
-    q, k, v = query @ Wq + bq, key @ Wk + bk, value @ Wv + bv
-    q, k, v = (x.reshape(len(x), num_heads, x.shape[1], -1) for x in (q, k, v))
-    heads, cache = scaled_dot_product_attention_forward(q, k, v, mask)
-    merged = heads.reshape(query.shape)
-    return merged @ Wo + bo, (query, key, value, Wq, Wk, Wv, Wo, merged, cache)
-
-
-def mixing_backward(dout, cache):
-    query, key, value, Wq, Wk, Wv, Wo, merged, (q, *rest) = cache
-    dheads = (dout @ Wo.T).reshape(q.shape)
-    of_heads = scaled_dot_product_attention_backward(dheads, (q, *rest))
-    of_inputs, of_weights = [], []
-    for x, W, dx in zip((query, key, value), (Wq, Wk, Wv), of_heads, strict=True):
-        dx = dx.reshape(x.shape)
-        of_inputs.append(dx @ W.T)
-        of_weights += [np.einsum("nti,ntj->ij", x, dx), dx.sum(axis=(0, 1))]
-    dWo, dbo = np.einsum("nti,ntj->ij", merged, dout), dout.sum(axis=(0, 1))
-    return *of_inputs, *of_weights, dWo, dbo
-
-
-report = check("multi_head_attention_backward", mixing_backward, forward=mixing_forward)
-print("quantity   against differences     against PyTorch")
-for row in report.rows:
-    own = row.difference_error
-    own = "" if own is None else "below 1e-6" if own < 1e-6 else f"{own:.2f}"
-    other = "below 1e-10" if row.torch_error < 1e-10 else f"{row.torch_error:.2f}"
-    print(f"{row.quantity:<8}{own:>22}{other:>20}")
-# Differences see nothing, a referee does.
-assert all(row.difference_error < 1e-6 for row in report.rows[1:])
-assert not report and report.rows[0].torch_error > 0.1
-
-# %% [markdown]
-# Every gradient agrees with its differences; the output itself is wrong. (Even $b_k$ gets a gradient, which in
-# true attention is 0, as will be seen.) So a layer needs a check of its *meaning* too: PyTorch's version, a loop
-# as above, or a property that it must have. One such property comes next.
+# </details>
 #
 # ## Masks
 #
-# While a caption is learned, all its words are fed in at once, and the word at position $t$ is to predict the one
-# at $t + 1$, which stands right there. It must not look. A **mask** says for each question which keys it may see:
-# booleans, True for allowed, that broadcast to $(N, h, T, S)$. Three kinds are common: a *causal* mask, $s \le t$;
-# a *padding* mask, for what fills short sequences up; and any *gaps*.
-#
-# A forbidden key must get weight 0, and the others must share all of the weight among them. So the mask acts on
-# the scores, **before** the softmax, as $-\infty$: $e^{-\infty} = 0$ takes the key out of the numerator and out of
-# the sum.
+# While a caption is learned, all its words are fed in at once. The word at position $t$ is to predict the one at
+# $t + 1$, which is right there in the input. It must not look. A **mask** says which keys each question may see,
+# True for allowed. The **causal mask** allows $j \le t$:
 
-# %%
-rng = np.random.default_rng(2)
-scores = rng.standard_normal((4, 4))
+# %% tags=["hide-input"]
+sketch = Sketch(5.2, 3.1)
+tokens = ["a", "red", "circle", "and"]
 causal = np.tri(4, dtype=bool)
-masked = np.where(causal, scores, -np.inf)
-for title, array in (
-    ("scores", scores), ("masked", masked), ("weights", softmax(masked)),
-):  # fmt: skip
-    print(f"{title}:\n{array.round(2)}")
-allowed = np.exp(scores[2, :3])
-assert np.allclose(softmax(masked)[2, :3], allowed / allowed.sum(), rtol=0, atol=1e-14)
-
-dscores = softmax_backward(rng.standard_normal((4, 4)), softmax(masked))
-print(f"a gradient of the scores:\n{dscores.round(2) + 0.0}")
-assert not dscores[~causal].any()  # exactly 0
+labels = np.where(causal, "yes", "no")
+sketch.cells(3.1, 1.25, 0.5 * causal, size=0.6, labels=labels)
+for i, token in enumerate(tokens):
+    sketch.text(1.45, 2.15 - 0.6 * i, token)
+    sketch.text(2.2 + 0.6 * i, 2.6, token, size=11)
+sketch.text(0.55, 1.25, "asks", BLUE)
+sketch.text(3.1, 2.9, "may be seen", BLUE)
+sketch.show()
 
 # %% [markdown]
-# The gradient needs no mask of its own. The backward of the softmax, derived below, is
-# $da_{ts} = w_{ts}\,(dw_{ts} - \dots)$, and where $w_{ts}$ is exactly 0, so is $da_{ts}$ (the last table is for a
-# random gradient of the weights): nothing flows to a key through a question that may not see it.
+# A forbidden key must get weight 0, and the others must share *all* of the weight. So the mask acts on the scores,
+# before the softmax, as $-\infty$: $e^{-\infty} = 0$.
 #
-# **A row without any key.** A question may be left with nothing to look at, for instance in a caption that is all
-# padding. Then the definition reads $0 / 0$. Three ways to deal with it:
+# **Task 3.** Given scores $(T, S)$ and a mask of the same shape, return the weights. (`np.where`.)
 
-# %%
-nothing = np.full((1, 3), -np.inf)
-with np.errstate(invalid="ignore"):
-    raised = np.exp(nothing - nothing.max(axis=-1, keepdims=True))
-    print("the formula as it stands  ", (raised / raised.sum(axis=-1, keepdims=True))[0])
-print("with -1e9 for -infinity   ", softmax(np.array([[0.1, 0.2, 0.3]]) - 1e9)[0])
-print("core's softmax            ", softmax(nothing)[0])
+
+# %% tags=["task"]
+def masked_weights(scores, mask):
+    ### BEGIN SOLUTION
+    return softmax(np.where(mask, scores, -np.inf))
+    ### END SOLUTION
+
+
+def your_weights(scores, mask):
+    found = masked_weights(scores, mask)
+    assert not np.array_equal(found, softmax(scores) * mask), "mask scores, not weights"
+    return found
+
+
+given = np.random.default_rng(2).standard_normal((4, 4)), np.tri(4, dtype=bool)
+compare(your_weights, lambda s, m: np.exp(s) * m / (np.exp(s) * m).sum(1)[:, None], *given)
 
 # %% [markdown]
-# The first is NaN, from $-\infty - (-\infty)$, and NaN spreads through the whole model with the next sum over the
-# batch. The second, a popular large negative number that is added to forbidden scores (here 0.1, 0.2 and 0.3),
-# does the opposite of a mask: where all keys are forbidden, it looks at all of them as if none were (in float32 at
-# all alike: next to 1e9 the scores themselves are rounded away). `core` returns zeros, with two lines that nothing
-# else needs:
+# Masked *after* the softmax, the forbidden scores would still count in the denominator, and what is missing in a
+# row would tell of the future. The backward needs no mask of its own: where $\alpha = 0$, $ds = 0$.
+#
+# **Test causality** like this: change one word, and look which outputs move. Earlier ones must not move at all, not
+# by a rounding error.
 
 # %%
-show_source(softmax, docstring=False)
+x = rng.standard_normal((1, 6, E))
+causal = np.tri(6, dtype=bool)
+
+
+def self_attention(x, mask=None):
+    return multi_head_attention_forward(x, x, x, *params.values(), heads, mask)[0]
+
+
+other = x.copy()
+other[0, 3] += 1  # another word at position 3
+moved = np.abs(self_attention(other, causal) - self_attention(x, causal)).max(axis=2)[0]
+print("outputs move by", moved)
+assert not moved[:3].any() and moved[3:].all()
 
 # %% [markdown]
-# The answer is then a row of zeros, and the output is the bias $b_o$. All gradients are finite, and those of the
-# question, and of a key that nobody may see, are exactly 0:
-
-# %%
-mask = np.ones((N, T, S), dtype=bool)
-mask[0, 2] = False  # question 2 of image 0 sees nothing
-mask[:, :, 4] = False  # a gap: nobody sees key 4
-out, cache = multi_head_attention_forward(query, memory, memory, *p.values(), h, mask)
-gradients = multi_head_attention_backward(rng.standard_normal(out.shape), cache)
-dquery, dkey, dvalue = gradients[:3]
-print("output of the question without keys is bo:", np.array_equal(out[0, 2], p["bo"]))
-print(
-    "its dquery:", np.abs(dquery[0, 2]).max(), "   a neighbour's:", dquery[0, 1, :3], "..."
-)
-print("dkey and dvalue of the gap:", np.abs(dkey[:, 4]).max(), np.abs(dvalue[:, 4]).max())
-assert np.array_equal(out[0, 2], p["bo"]) and not dquery[0, 2].any()
-assert not dkey[:, 4].any() and not dvalue[:, 4].any() and dkey[:, 3].any()
-assert all(np.isfinite(gradient).all() for gradient in gradients)
-
-# %% [markdown]
-# A trap in the shapes: a padding mask is $(N, S)$, and attention reads a mask of two axes as $(T, S)$, the same
-# for all images. With $N = T$ that raises nothing. Write it as $(N, 1, 1, S)$. (`multi_head_attention_forward`
-# also takes three axes, $(N, 1, S)$ or $(N, T, S)$, and puts the axis of the heads in itself; the core does not.)
-#
-# Our captioner needs no padding mask at all. Captions end before their padding begins, so a causal mask already
-# keeps every real word from seeing it, and what the padding itself computes is not scored. (Measured in passing
-# further below: the vector of `<NULL>` gets no gradient.)
-#
-# ### Causality, tested
-#
-# The test is simple and strong. Change one word $s$ of the input and compare outputs: those at $t < s$ must not
-# move, not by a rounding error. With derivatives: $\partial\,\mathrm{out}_t / \partial x_s = 0$ exactly for
-# $s > t$. The backward shows it: send a random gradient into position $t$ alone, and see which $x_s$ it reaches.
-# Both, for self-attention, and twice done wrongly: with the mixing reshape, and with a mask that is multiplied to
-# the weights **after** the softmax, which looks right since it puts zeros in the same places.
-
-
-# %%
-def masked_after_forward(x, mask):
-    """Self-attention whose mask comes after the softmax."""
-    q, k, v = (split_heads(x @ p[f"W{c}"] + p[f"b{c}"], h) for c in "qkv")
-    weights = softmax(q @ k.swapaxes(-1, -2) / d**0.5) * mask
-    return merge_heads(weights @ v) @ p["Wo"] + p["bo"], weights
-
-
-T = 6
-x = rng.standard_normal((1, T, E))
-causal = np.tri(T, dtype=bool)
-
-
-def moved(forward):
-    """(T, T): by how much the output at t moves when the word at s is another."""
-    before, change = forward(x), np.zeros((T, T))
-    for s in range(T):
-        other = x.copy()
-        other[0, s] = np.random.default_rng(s).standard_normal(E)
-        change[:, s] = np.linalg.norm(forward(other) - before, axis=2)[0]
-    return change
-
-
-reach = np.zeros((T, T))  # lengths of the gradient of x[s], for a random gradient of out[t]
-out, cache = multi_head_attention_forward(x, x, x, *p.values(), h, causal)
-for t in range(T):
-    dout = np.zeros_like(out)
-    dout[0, t] = rng.standard_normal(E)
-    dquery, dkey, dvalue, *_ = multi_head_attention_backward(dout, cache)
-    reach[t] = np.linalg.norm(dquery + dkey + dvalue, axis=2)[0]
-
-right = moved(lambda x: multi_head_attention_forward(x, x, x, *p.values(), h, causal)[0])
-mixed = moved(lambda x: mixing_forward(x, x, x, *p.values(), h, causal)[0])
-late = moved(lambda x: masked_after_forward(x, causal)[0])
-
-figure, axes = plt.subplots(1, 4, figsize=(10, 3.1))
-titles = "right, by change", "right, by gradient", "reshape, no swap", "mask after softmax"
-for ax, change, title in zip(axes, (right, reach, mixed, late), titles, strict=True):
-    shown = np.ma.masked_equal(change, 0)  # exactly 0 stays white
-    image = ax.imshow(shown / change.max(), cmap="viridis", vmin=0, vmax=1)
-    ax.set(title=title, xlabel="word $s$", xticks=range(T), yticks=range(T))
-    ax.grid(False)
-axes[0].set_ylabel("output $t$")
-figure.colorbar(image, ax=axes, label="of the largest", shrink=0.8)
-plt.show()
-
-future = np.triu_indices(T, 1)  # s > t
-past = np.tril_indices(T)  # s <= t
-for title, change in zip(titles, (right, reach, mixed, late), strict=True):
-    print(f"{title:<20} largest from the future: {change[future].max():4.2g}", end="")
-    print(
-        f"   words at or before t that do not count: {(change[past] == 0).sum():2d} of 21"
-    )
-assert not right[future].any() and not reach[future].any()
-assert late[future].max() > 0.1  # leaks
-assert right[past].all() and mixed[T - 1, 0] == 0 and not mixed[future].any()
-
-# %% [markdown]
-# White is exactly 0. On the left stands what should be, both ways: nothing above the diagonal, everything on it
-# and below.
-#
-# The mixing reshape never looks ahead, so it passes the test of causality as well. But half of the past is white,
-# too: its "heads" are pieces of the sequence, $T / h$ words long, and the last word never sees the first. Test
-# what must be there as well, not only what must not.
-#
-# With the mask after the softmax the forbidden *values* are gone, but the forbidden *scores* still stand in the
-# denominators: the weights of a row no longer sum to 1, and how much is missing tells of the future.
-
-# %%
-_, weights = masked_after_forward(x, causal)
-print("sums of the rows, mask after the softmax:", weights[0, 0].sum(axis=1))
-
-allowed = np.array([True, True, False])
-scores = np.array([0.3, 0.1, 800.0])
-weights_after = softmax(scores) * allowed
-with np.errstate(invalid="ignore"):
-    renormalised = weights_after / weights_after.sum()
-print("one forbidden score of 800, renormalised:", renormalised)
-print(
-    "the same, masked before the softmax:     ", softmax(np.where(allowed, scores, -np.inf))
-)
-assert weights[0, 0, 0].sum() < 0.9 and np.isnan(renormalised).all()
-
-# %% [markdown]
-# Dividing by the new sum mends it on paper, since the common denominator cancels, but not in a computer: a large
-# forbidden score takes all digits away from the allowed ones, and $0 / 0$ is back. Mask first.
-#
-# ## Backward
-#
-# We get $d\mathrm{out}$ and owe the gradients of three inputs and eight parameters. The graph of one attention,
-# with $o$ for the answers of the heads; values in blue, gradients in orange. Weights and biases, which enter the
-# four affine layers, are left out of the picture:
-
-# %%
-draw_graph(
-    {
-        "query": (0, 1.5, "$query$"), "key": (0, 0, "$key$"), "value": (0, -1.5, "$value$"),
-        "Wq": (1.9, 1.5, "affine, split"), "Wk": (1.9, 0, "affine, split"),
-        "Wv": (1.9, -1.5, "affine, split"),
-        "qk": (3.6, 0.75, "@"), "softmax": (5.1, 0.75, "softmax"), "read": (6.3, -0.4, "@"),
-        "Wo": (8.1, -0.4, "merge, affine"), "out": (9.9, -0.4, "$out$"),
-    },
-    [
-        ("query", "Wq", "", "$dquery$"), ("key", "Wk", "", "$dkey$"),
-        ("value", "Wv", "", "$dvalue$"),
-        ("Wq", "qk", "$q$", "$dq$"), ("Wk", "qk", "$k$", "$dk$"),
-        ("Wv", "read", "$v$", "$dv$"),
-        ("qk", "softmax", "$a$", "$da$"), ("softmax", "read", "$w$", "$dw$"),
-        ("read", "Wo", "$o$", "$do$"), ("Wo", "out", "", "$dout$"),
-    ],
-    "Multi-head attention; the first @ divides by the root of d",
-    unit=1.0,
-)  # fmt: skip
-
-# %% [markdown]
-# Go from the right to the left. Image and head stay the same throughout, so their indices are left out: $t$
-# is a question, $s$ or $r$ a key, $i$ a channel of a head.
-#
-# **The output.** $\mathrm{out} = \mathrm{merge}(o)\,W_o + b_o$ is an affine layer on all $N T$ positions:
-# $d\,\mathrm{merge}(o) = d\mathrm{out}\,W_o^T$, $dW_o = \sum_{n,t} \mathrm{merge}(o)_{nt}^T\, d\mathrm{out}_{nt}$,
-# $db_o = \sum_{n,t} d\mathrm{out}_{nt}$ ([lesson 3](03_affine_embedding_softmax.ipynb)). Splitting moves the
-# gradient back into heads: $do$, $(N, h, T, d)$.
-#
-# **The mean of the values.** $o_{ti} = \sum_s w_{ts} v_{si}$. The weight $w_{ts}$ is read by all channels $i$ of
-# its question; the value $v_{si}$ is read by all questions $t$:
-#
-# $$ dw_{ts} = \sum_i do_{ti}\, v_{si} \;\Rightarrow\; dw = do\,v^T \quad (T, S), \qquad
-#    dv_{si} = \sum_t w_{ts}\, do_{ti} \;\Rightarrow\; dv = w^T do \quad (S, d) $$
-#
-# **The softmax.** Row $t$ by itself; leave $t$ out. $w_r = e^{a_r} / \sum_j e^{a_j}$ depends on $a_s$ through the
-# numerator, if $r = s$, and through the sum, always: $\partial w_r / \partial a_s = w_r\,\delta_{rs} - w_r w_s$.
-# So
-#
-# $$ da_s = \sum_r dw_r\, w_r (\delta_{rs} - w_s) = w_s \Big( dw_s - \sum_r w_r\, dw_r \Big) $$
-#
-# In words: each key's gradient minus the mean of them under the weights, times its weight. Two things follow at
-# once. Where $w_s = 0$, $da_s = 0$: masks take care of themselves. And the row sums to 0, because the weights sum
-# to 1:
-#
-# $$ \sum_s da_s = \sum_s w_s\,dw_s - \Big(\sum_s w_s\Big) \sum_r w_r\,dw_r = 0 $$
-#
-# **The scores.** $a_{ts} = \frac{1}{\sqrt d} \sum_i q_{ti} k_{si}$. The query of $t$ is read by all keys, the key
-# of $s$ by all questions:
-#
-# $$ dq_{ti} = \frac{1}{\sqrt d} \sum_s da_{ts}\, k_{si}
-#    \;\Rightarrow\; dq = \frac{da\;k}{\sqrt d} \quad (T, d), \qquad
-#    dk_{si} = \frac{1}{\sqrt d} \sum_t da_{ts}\, q_{ti}
-#    \;\Rightarrow\; dk = \frac{da^T q}{\sqrt d} \quad (S, d) $$
-#
-# **The projections.** Merge the heads; then three more affine layers: $d\text{query} = dq\,W_q^T$,
-# $dW_q = \sum_{n,t} \text{query}_{nt}^T\, dq_{nt}$, $db_q = \sum_{n,t} dq_{nt}$, and so for keys and values.
-#
-# **Self-attention.** One array was passed three times, has three readers, and its gradient is the sum:
-# $dx = d\text{query} + d\text{key} + d\text{value}$.
-
-# %%
-show_source(
-    softmax_backward,
-    scaled_dot_product_attention_backward,
-    multi_head_attention_backward,
-    docstring=False,
-)
-
-# %% [markdown]
-# First the tiny example with nothing but sums. Let $L$ be how far right the first answer lies, plus how far down
-# the second:
-
-# %%
-upstream = np.array([[1.0, 0.0], [0.0, 1.0]])
-_, cache = scaled_dot_product_attention_forward(
-    queries[None, None], keys[None, None], values[None, None]
-)
-weights = cache[-1][0, 0]
-dqueries, dkeys, dvalues = np.zeros((2, 4)), np.zeros((3, 4)), np.zeros((3, 2))
-for t in range(2):
-    dw = [sum(upstream[t, i] * values[s, i] for i in range(2)) for s in range(3)]
-    mean = sum(weights[t, s] * dw[s] for s in range(3))
-    da = [weights[t, s] * (dw[s] - mean) for s in range(3)]
-    for s in range(3):
-        dqueries[t] += da[s] * keys[s] / 4**0.5
-        dkeys[s] += da[s] * queries[t] / 4**0.5
-        dvalues[s] += weights[t, s] * upstream[t]
-    print(f"question {t + 1}: weights", *(f"{w:6.3f}" for w in weights[t]))
-    print(
-        "             dw    ",
-        *(f"{g:6.3f}" for g in dw),
-        f"  mean under the weights {mean:.3f}",
-    )
-    print("             da    ", *(f"{g:6.3f}" for g in da), f"  sum {abs(sum(da)):.3f}")
-
-got = scaled_dot_product_attention_backward(upstream[None, None], cache)
-for mine, theirs in zip((dqueries, dkeys, dvalues), got, strict=True):
-    assert np.abs(mine - theirs[0, 0]).max() < 1e-12
-
-# %% [markdown]
-# $L$ grows when the first question gives more weight to the blue circle, which stands right of its mean answer,
-# and less to the other two, which stand left of it; likewise the second question and what is further down. Each
-# row sums to 0: weight is only moved about. Now the whole layer, with masks that have gaps and a question without
-# keys:
-
-# %%
-report = check(
-    "scaled_dot_product_attention_backward", scaled_dot_product_attention_backward
-)
-assert report
-report
-
-# %%
-report = check("multi_head_attention_backward", multi_head_attention_backward)
-assert report
-report
-
-# %% [markdown]
-# ## A parameter that does nothing: the bias of the keys
-#
-# `check` says that $db_k$ is right. It does not say that it is 0. Write the score with the bias outside:
-#
-# $$ a_{ts} = \frac{q_t \cdot (\text{key}_s W_k + b_k)}{\sqrt d}
-#    = \frac{q_t \cdot \text{key}_s W_k}{\sqrt d} + \frac{q_t \cdot b_k}{\sqrt d} $$
-#
-# The last term is the same for all keys $s$ of a question, and a softmax does not see what is added to all its
-# scores. So $b_k$ changes nothing, and its gradient must be 0. The formulas agree, because rows of $da$ sum to 0:
-#
-# $$ db_k = \sum_{n,s} dk_{ns} = \frac{1}{\sqrt d} \sum_{n,t} q_{nt} \Big( \sum_s da_{nts} \Big) = 0 $$
-#
-# The bias of the queries is another matter: $b_q \cdot k_s$ differs from key to key.
-
-# %%
-out, cache = multi_head_attention_forward(query, memory, memory, *p.values(), h)
-changed = {**p, "bk": p["bk"] + 100 * rng.standard_normal(E)}
-out_changed, _ = multi_head_attention_forward(query, memory, memory, *changed.values(), h)
-gradients = multi_head_attention_backward(rng.standard_normal(out.shape), cache)
-of = dict(zip(("query", "key", "value", *names), gradients, strict=True))
-print("another bk moves the output by less than 1e-10 of its size")
-print("length of dbk: less than 1e-12;  of dbq:", round(np.linalg.norm(of["bq"]), 2))
-assert relative_error(out_changed, out) < 1e-10
-assert np.linalg.norm(of["bk"]) < 1e-12 < 1e-2 < np.linalg.norm(of["bq"])
-
-# %% [markdown]
-# "Less than 1e-12" and not 0: that is rounding. Nothing depends on this parameter, so the blocks of `core` do not
-# have it.
-#
-# ## One key kills half of the layer
-#
-# Lessons 5 and 6 gave the model one vector for the whole picture. What if cross-attention reads that, a memory of
-# one token? A softmax over one key is 1, whatever the score. So the score is irrelevant, and with it all that
-# makes it: $da = 1 \cdot (dw - 1 \cdot dw) = 0$ exactly, hence $dq = dk = 0$, and $W_q$, $b_q$, $W_k$ never learn.
-# In a pre-norm block the layer norm in front of the queries ([lesson 10](10_the_transformer_block.ipynb)) feeds
-# nothing but them, and dies too. The attention has become $\text{memory}\,W_v W_o$ plus biases, one vector that is
-# added at every position.
-#
-# No error tells you, and the rest of the model learns. First the layer by itself, asked by two different queries:
-
-# %%
-one = memory[:, :1]
-answers_to = [
-    multi_head_attention_forward(asked, one, one, *p.values(), h)
-    for asked in (query, 100 * rng.standard_normal(query.shape))
-]
-(out, cache), (other, _) = answers_to
-gradients = multi_head_attention_backward(rng.standard_normal(out.shape), cache)
-of = dict(zip(("query", "key", "value", *names), gradients, strict=True))
-print("one key, other queries: the same output,", np.array_equal(out, other))
-print("without a gradient:", *(name for name, gradient in of.items() if not gradient.any()))
-assert np.array_equal(out, other)
-dead = [name for name in of if not of[name].any()]
-assert dead == ["query", "key", "Wq", "bq", "Wk", "bk"]
-
-# %% [markdown]
-# Now count, on a whole captioner, which parameters get no gradient at all; first with the grid of 64 locations,
-# then with their mean as the only one.
-
-# %%
-data = lessons.embedded_data("transformer", num_samples=50)
-grid = data["train_features"][data["train_image_idxs"]].astype(np.float64)
-captions = data["train_captions"]
-model = CaptioningTransformer(
-    data["word_to_idx"], grid.shape[2], wordvec_dim=64, num_heads=4, num_layers=2,
-    dtype=np.float64, rng=np.random.default_rng(0),
-)  # fmt: skip
-total = sum(value.size for value in model.params.values())
-for title, features in (
-    ("64 locations", grid),
-    ("1 location", grid.mean(1, keepdims=True)),
-):
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        loss, grads = model.loss(features, captions)
-    dead = [name for name in model.params if not grads[name].any()]
-    lost = sum(model.params[name].size for name in dead)
-    print(
-        f"{title}: loss {loss:.1f}, {len(dead)} of {len(grads)} arrays without a gradient,"
-    )
-    print(f"    {lost:,} of {total:,} numbers", *(f"\n    {name}" for name in dead), sep="")
-assert sorted(dead) == sorted(model.needs_a_grid()) and lost > 16_000
-print("what the model says about it:", str(said[0].message).split(":")[0])
-assert not grads["W_embed"][model.null].any()  # no padding mask, and yet no gradient
-
-# %% [markdown]
-# The loss at the start does not give it away. `model.needs_a_grid()` knows the names, and the model warns when it
-# is fed one location. A test of the project asserts that with a grid no parameter is dead; it is worth writing for
-# any model of yours, it takes three lines. The mistake is easily made: one pooled vector of a CNN for each picture
-# is what many data sets offer, and a cross-attention takes it without a word.
+# Our captioner needs no mask for padding: captions end before their padding begins, so the causal mask hides it
+# from all real words. [9b](09b_more_about_heads.ipynb#A-row-without-any-key) has what happens to a question that may
+# see nothing.
 #
 # ## Without positions there is no order
 #
-# Shuffle the words that go into self-attention without a mask. Each word still asks the same question and finds
-# the same keys and values, elsewhere. So the outputs are shuffled likewise, and are otherwise the same: for any
-# permutation $\pi$, attention$(x_\pi)$ = attention$(x)_\pi$. It is **equivariant** to permutations. For keys and
-# values of cross-attention it is **invariant**: their order does not matter at all.
+# **Predict.** Shuffle the words that go into self-attention without a mask. What happens to the outputs?
 
 # %%
-x = rng.standard_normal((1, T, E))
-order = rng.permutation(T)
+order = rng.permutation(6)
+difference = self_attention(x[:, order]) - self_attention(x)[:, order]
+print(
+    "outputs of shuffled words are the shuffled outputs:", np.abs(difference).max() < 1e-12
+)
 
-
-def attend(x, y, mask=None):
-    return multi_head_attention_forward(x, y, y, *p.values(), h, mask)[0]
-
-
-same_words = np.abs(attend(x[:, order], x[:, order]) - attend(x, x)[:, order]).max()
-same_keys = np.abs(attend(x, x[:, order]) - attend(x, x)).max()
+# %% tags=["hide-input"]
+assert np.abs(difference).max() < 1e-12
 front = np.array([2, 0, 3, 1, 4, 5])  # only words before the last
-last = np.abs(attend(x[:, front], x[:, front], causal) - attend(x, x, causal))[0, -1].max()
-print("the same to 1e-12: self-attention of shuffled words, shuffled back; attention to")
-print("shuffled keys; under a causal mask the last output, the words before it shuffled")
-assert max(same_words, same_keys, last) < 1e-12
-
-where = 0.5 * rng.standard_normal((T, E))  # a vector for each position
-shuffled = attend(x[:, order] + where, x[:, order] + where)
-difference = relative_error(shuffled, attend(x + where, x + where)[:, order])
-print(f"with a vector for each position added: off by {difference:.2f}, relative")
-assert difference > 0.05
+last = (self_attention(x[:, front], causal) - self_attention(x, causal))[0, -1]
+assert np.abs(last).max() < 1e-12
 
 # %% [markdown]
-# To attention "a red circle above a blue square" and "a blue circle above a red square" are the same bag of words.
-# Even under a causal mask the last word learns from one layer *which* words came before it, but not in what order.
-# (Several causal layers can tell, since the words in between have seen different pasts: Haviv and others, 2022.
-# But they have to learn to count first.) The cure is to write the position into the vectors themselves;
-# [lesson 10](10_the_transformer_block.ipynb) does it.
+# <details><summary>Answer</summary>
 #
-# ## The image, asked more cheaply
+# They are shuffled likewise, and otherwise the same: each word asks the same question and finds the same keys
+# elsewhere. To attention "a red circle above a blue square" and "a blue circle above a red square" are the same bag
+# of words. Even under a causal mask, one layer tells the last word *which* words came before, not in what order.
 #
-# Cross-attention makes keys and values of all $S$ locations $m_s$, in each block. A caption has far fewer words than
-# its picture has locations, so it can be cheaper to carry the $T$ questions to the locations. For head $i$, with its
-# columns $W_{k,i}$ of shape $(E, d)$:
+# </details>
 #
-# $$ q_{t,i} \cdot (m_s W_{k,i}) = (q_{t,i} W_{k,i}^T) \cdot m_s, \qquad
-#    \sum_s w_{ts} (m_s W_{v,i} + b_{v,i}) = \Big(\sum_s w_{ts}\, m_s\Big) W_{v,i} + b_{v,i} $$
+# The cure is to write the position into the vectors; [lesson 10](10_the_transformer_block.ipynb) does it.
 #
-# The first moves a bracket, the second a product out of a sum ($\sum_s w_{ts} = 1$ takes care of the bias). The
-# numbers stay the same, so this is speed and no other layer: `core/transformer_layers.py` keeps the definition
-# above, and `core/fast/transformer.py` trains with this form.
+# ## The backward
+#
+# We get $do$ for the answers of one head; picture and head are left out of the indices. Go from the end to the
+# start.
+#
+# **The mean of the values**, $o_t = \sum_j \alpha_{tj} v_j$. The weight $\alpha_{tj}$ multiplies the whole of
+# $v_j$, so $d\alpha = do\; v^T$, of shape $(T, S)$. The value $v_j$ is read by all questions:
+#
+# **Task 4.** Given the weights $(T, S)$ and $do$, $(T, d)$, return $dv$, $(S, d)$, as one matrix product.
+
+
+# %% tags=["task"]
+def gradient_of_values(weights, do):
+    ### BEGIN SOLUTION
+    return weights.T @ do
+    ### END SOLUTION
+
+
+def your_gradient(weights, do):
+    found = gradient_of_values(weights, do)
+    assert not np.array_equal(found, weights @ do), "that sums over keys: wrong axis"
+    return found
+
+
+draw = np.random.default_rng(3).standard_normal
+given = softmax(draw((4, 4))), draw((4, 2))
+compare(your_gradient, lambda a, do: np.einsum("tj,ti->ji", a, do), *given)
+
+# %% [markdown]
+# **The softmax**, row by row, as in lesson 8 ([derived in lesson 3](03_affine_embedding_softmax.ipynb#The-softmax-Jacobian)):
+# $ds = \alpha \odot (d\alpha - \sum_j \alpha_j\, d\alpha_j)$. Each row of $ds$ sums to 0.
+#
+# **The scores**, $s_{tj} = q_t \cdot k_j / \sqrt d$. The query of $t$ is read by all keys, the key of $j$ by all
+# questions:
+#
+# $$ dq = \frac{ds\; k}{\sqrt d} \quad (T, d), \qquad dk = \frac{ds^T q}{\sqrt d} \quad (S, d) $$
+#
+# **Around it** there are affine layers ([lesson 3](03_affine_embedding_softmax.ipynb)), and cutting into heads only
+# moves numbers: its backward is `merge_heads`. In self-attention one array was passed three times, so its gradient
+# is a sum of three: $dx = d\text{query} + d\text{key} + d\text{value}$.
+
+# %%
+show_source(scaled_dot_product_attention_backward, docstring=False)
+report = check(
+    "scaled_dot_product_attention_backward", scaled_dot_product_attention_backward
+)
+assert report and check("multi_head_attention_backward", multi_head_attention_backward)
+report
+
+# %% [markdown]
+# ## What can never learn
+#
+# The bias $b_k$ adds $q_t \cdot b_k$ to *all* scores of question $t$. A softmax does not see that, so $b_k$ has a
+# gradient of 0, and our Transformer goes without it.
+#
+# **Predict.** Now let the picture be a *single* vector, a memory with one place. A softmax over one score is 1,
+# whatever the score. Which of $W_q$, $W_k$, $W_v$, $W_o$ still get a gradient?
+
+# %%
+for title, places in (("seven places", memory), ("one place", memory[:, :1])):
+    out, cache = multi_head_attention_forward(
+        query, places, places, *params.values(), heads
+    )
+    gradients = multi_head_attention_backward(
+        np.random.default_rng(4).random(out.shape), cache
+    )
+    lengths = {
+        name: np.linalg.norm(dx) for name, dx in zip(names, gradients[3:], strict=True)
+    }
+    dead = [name for name, length in lengths.items() if length < 1e-12]
+    print(f"{title}: no gradient for", *dead)
+assert dead == ["Wq", "bq", "Wk", "bk"] and np.linalg.norm(lengths["Wv"]) > 1
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# $W_v$ and $W_o$ alone: $ds = 1 \cdot (d\alpha - 1 \cdot d\alpha) = 0$, so queries and keys never learn. The layer
+# adds the same vector at every position. No error tells you, and the rest of the model learns. It is easily done:
+# many data sets offer one vector per picture.
+#
+# </details>
 #
 # ## What heads learn to look at
 #
-# The Transformer that came with the lessons, trained on all 40,000 captions by
-#
-#     python training.py --model transformer --wordvec_dim 64 --out runs/transformer
-#
-# in about nine minutes on one core, has two blocks with four heads each: eight maps over the picture for every word.
-# Nothing but the loss of the captions ever told them where to look. Here they are for a word that names a shape; the
-# brightest place of each map has its largest weight:
+# The Transformer that came with the lessons was trained on 40,000 captions
+# (`python training.py --model transformer --wordvec_dim 64`). It has two blocks with four heads each, so eight maps
+# for every word. Only the loss of the captions ever told them where to look. Move along a caption; the brightest
+# place of each map has its largest weight:
 
-# %% tags=["picture"]
+# %% tags=["picture", "hide-input"]
 trained, _ = lessons.load_trained("transformer")
 data = lessons.embedded_data("transformer")
 scenes = load_scenes(data["source"]["folder"], "val")
 _, first = np.unique(data["val_image_idxs"], return_index=True)  # a caption of each
 captions, images = data["val_captions"][first], data["val_image_idxs"][first]
 maps = trained.attention_weights(data["val_features"][images], captions)  # (N, T, heads, L)
-
-row, word = next(
+row, named_at = next(
     (n, t)
     for n, caption in enumerate(captions)
     for t in range(5, 10)
@@ -889,57 +524,78 @@ row, word = next(
     and caption[t + 1] == data["word_to_idx"]["triangle"]
 )
 picture = load_image(image_path(data, "val", images[row]))
+grey = np.median(picture, axis=(0, 1))  # the background, without its grain
+grain = np.abs(picture - grey).max(axis=2, keepdims=True) < 16
+picture = np.where(grain, grey, picture).astype(np.uint8)
 words = decode_captions(captions[row], data["idx_to_word"]).split()
-figure, axes = plt.subplots(2, 5, figsize=(8, 3.6))
-for ax in axes.flat:
-    ax.axis("off")
-axes[0, 0].imshow(picture)
-axes[0, 0].set_title("the picture", fontsize=8)
-shown = [*maps[row, word], maps[row, word].mean(axis=0)]
-titles = [*trained.head_names(), "mean of all"]
-places = [*axes[0, 1:], *axes[1, 1:], axes[1, 0]]
-for ax, weights, title in zip(places, shown, titles, strict=True):
-    light = 0.15 + 0.85 * upsample(weights, len(picture))[:, :, None]
-    ax.imshow((picture * light).astype(np.uint8))
-    ax.set_title(title, fontsize=8)
-figure.suptitle(f"{' '.join(words[:word])} ... and now: {words[word]}", fontsize=10)
-plt.show()
+
+
+def draw_heads(word):
+    t = places_of.index(word)
+    figure, axes = plt.subplots(2, 5, figsize=(7.4, 3.6))
+    for ax in axes.flat:
+        ax.axis("off")
+    axes[0, 0].imshow(picture)
+    axes[0, 0].set_title("the picture", fontsize=9)
+    shown = [*maps[row, t], maps[row, t].mean(axis=0)]
+    titles = [*trained.head_names(), "mean of all"]
+    places = [*axes[0, 1:], *axes[1, 1:], axes[1, 0]]
+    for ax, weights, title in zip(places, shown, titles, strict=True):
+        light = np.kron(weights.reshape(8, 8) / weights.max(), np.ones((8, 8)))
+        light = 0.15 + 0.85 * light[:, :, None]
+        ax.imshow((picture * light).astype(np.uint8), interpolation="nearest")
+        ax.set_title(title, fontsize=9)
+    figure.suptitle(f"{' '.join(words[:t])} ... {words[t]}", fontsize=11)
+
+
+places_of = [f"{t}: {word}" for t, word in enumerate(words, 1)]
+movable(draw_heads, {"word": places_of[named_at]}, word=places_of)
 
 # %% [markdown]
-# One picture proves little. For 300 held-out pictures and each word that names a shape of the picture, in one of
-# its given captions (fed in, not one that the model made): does the brightest cell of the map lie on that shape,
-# or at most one cell beside it?
+# One picture proves little. For 300 held-out pictures and each word that names a shape, is the brightest place on
+# that shape, or at most one cell beside it? (*Pointing*, lesson 8; here in given captions.) **Predict**: is the best
+# single head better than the mean of all eight?
 
 
-# %%
+# %% tags=["hide-input"]
 def share_on_shape(maps):
     """(N, T, L) maps -> for what share of the names the peak is on the shape; by chance."""
     found = []
     for caption, image, of_caption in zip(captions, images, maps, strict=True):
-        words = [data["idx_to_word"][word] for word in caption[1:]]
-        found += pointing(words, of_caption, scenes[image])
+        said = [data["idx_to_word"][word] for word in caption[1:]]
+        found += pointing(said, of_caption, scenes[image])
     hits, chances = zip(*((name.on_shape, name.chance) for name in found), strict=True)
     return np.mean(hits), np.mean(chances)
 
 
 shares = [share_on_shape(maps[:, :, head])[0] for head in range(maps.shape[2])]
 together, chance = share_on_shape(maps.mean(axis=2))
-plt.bar(range(9), [*shares, together], color=["C0"] * 8 + ["C1"])
-plt.axhline(chance, color="grey", linestyle=":", label="a random cell")
+plt.axhline(chance, color=GREY, linestyle=":", label="a random cell")
+bars = plt.bar(range(9), [*shares, together], color=[BLUE] * 8 + [ORANGE])
+plt.bar_label(bars, [f"{share:.0%}" for share in (*shares, together)], fontsize=9)
 labels = [name.replace(", ", "\n") for name in trained.head_names()]
-plt.xticks(range(9), [*labels, "mean\nof all"], fontsize=7)
+plt.xticks(range(9), [*labels, "mean\nof all"], fontsize=8)
 plt.ylabel("peak on the named shape")
-plt.ylim(0, 1)
-plt.legend()
+plt.ylim(0, 1.05)
+plt.legend(loc="upper left")
 plt.show()
-print(f"single heads: {min(shares):.0%} to {max(shares):.0%}")
-print(f"mean of all: {together:.0%}; a random cell: {chance:.0%}")
-assert together > 0.85 and max(shares) < together and min(shares) > chance
+assert together > 0.9 and max(shares) < together and min(shares) > chance
 
 # %% [markdown]
-# No single head is a pointer. Each does a part of the work, looks also at what stands around, and their mean is on
-# the shape in more than nine cases of ten. (A map shows where weights are large. It does not prove that the word
-# was chosen *because* of what stands there: values and later layers have a say; Jain and Wallace, 2019.)
+# <details><summary>Answer</summary>
+#
+# No. No single head is a pointer: each does a part of the work, and looks also at what is around. Their mean is on
+# the shape for more than nine names in ten. (What a map does not prove, lesson 8 says.)
+#
+# </details>
+#
+# ## What you have now
+#
+# * Attention is a softmax of dot products and a mean of values: two matrix products between four affine maps, and no
+#   loop over time. $\sqrt d$ keeps the softmax where it has a slope.
+# * Heads are blocks of channels: reshape, then swap. Masks act before the softmax; test causality by changing a
+#   future word.
+# * What all scores of a row share cannot learn: the bias of the keys, and with a single key all queries and keys.
 #
 # ## Exercises
 #
@@ -950,7 +606,7 @@ assert together > 0.85 and max(shares) < together and min(shares) > chance
 # ### Exercise 1 · A mask for captions of different lengths (one line)
 #
 # Given `lengths`, the number of words of each of $N$ captions, and $T$, return the booleans $(N, T, T)$ that let
-# every word see itself and the words before it, and nobody see padding (positions from the length on).
+# every word see itself and the words before it, and no word see padding (positions from the length on).
 # (`lengths[:, None, None]` is $(N, 1, 1)$.)
 
 
@@ -980,10 +636,9 @@ compare(
 # ### Exercise 2 · The heart of it
 #
 # Write `scaled_dot_product_attention_backward` without looking. The cache is `(q, k, v, weights)`, with shapes
-# $(N, h, T, d)$, $(N, h, S, d)$ twice, and $(N, h, T, S)$. Return `dq, dk, dv`. Write the softmax out as well.
-# (`check(..., hint=2)` and `hint=3` say more when it does not hold. They name the line of the first wrong
-# quantity, and the error may stand before it: if $dv$ holds, and $dq$ and $dk$ do not, look at what these two
-# share, $da$ and the divisor.)
+# $(N, \text{heads}, T, d)$, $(N, \text{heads}, S, d)$ twice, and $(N, \text{heads}, T, S)$. Return `dq, dk, dv`.
+# Write the softmax out as well. (`check(..., hint=2)` and `hint=3` say more. If $dv$ holds and $dq$ and $dk$ do not,
+# look at what these two share: $ds$ and the divisor.)
 
 
 # %% tags=["exercise"]
@@ -1002,10 +657,10 @@ check("scaled_dot_product_attention_backward", attention_backward)
 # %% [markdown] tags=["exercise"]
 # ### Exercise 3 · A project: many questions, one set of keys
 #
-# While it decodes, a Transformer keeps keys and values of all words so far, $2 T E$ numbers a caption and block.
-# Shazeer (2019) lets all heads share *one* set of keys and values of width $d$: $W_k$ and $W_v$ are $(E, d)$.
-# Write forward and backward of such a self-attention (no biases, no mask). Then count: how many times fewer
-# numbers are kept?
+# While it decodes, a Transformer keeps the keys and values of all words so far, $2 T E$ numbers per caption and
+# block. Shazeer (2019) lets all heads share *one* set of keys and values of width $d$: $W_k$ and $W_v$ are $(E, d)$.
+# Write forward and backward of such a self-attention (no biases, no mask). Then count: how many times fewer numbers
+# are kept?
 #
 # Hints: `k[:, None]` is $(N, 1, T, d)$ and broadcasts against the heads of $q$. What is read by all heads collects
 # from all heads.
@@ -1098,23 +753,9 @@ compare(
 )
 
 # %% [markdown]
-# ## What to keep
-#
-# * Attention is a softmax of dot products and a mean of values: two products of matrices, between four affine
-#   maps, and no loop over time.
-# * The divisor $\sqrt d$ keeps the scores' spread at 1, and the softmax where it has a slope.
-# * Heads are blocks of channels: reshape, then swap. The straight reshape has the right shape, passes its own
-#   gradient check, and is wrong.
-# * Masks act before the softmax. Test causality by changing a future word: earlier outputs must not move at all.
-# * What all scores of a row share cannot learn: the bias of the keys; with a single key, queries and keys
-#   altogether.
-#
 # **Sources.** A. Vaswani, N. Shazeer, N. Parmar, J. Uszkoreit, L. Jones, A. Gomez, Ł. Kaiser and I. Polosukhin,
-# *Attention is all you need*, NeurIPS 2017. D. Bahdanau, K. Cho and Y. Bengio, *Neural machine translation by
-# jointly learning to align and translate*, ICLR 2015 (the additive score). S. Jain and B. Wallace, *Attention is
-# not explanation*, NAACL 2019. A. Haviv, O. Ram, O. Press, P. Izsak and O. Levy, *Transformer language models
-# without positional encodings still learn positional information*, Findings of EMNLP 2022. N. Shazeer, *Fast
-# Transformer decoding: one write-head is all you need*, arXiv:1911.02150 (2019).
+# *Attention is all you need*, NeurIPS 2017. N. Shazeer, *Fast Transformer decoding: one write-head is all you need*,
+# arXiv:1911.02150 (2019).
 #
 # **Next:** [lesson 10, the Transformer block](10_the_transformer_block.ipynb): layer norm, residual stream,
 # feed-forward, dropout and positions, and the whole model.
