@@ -35,6 +35,7 @@ from core.lessons import (
     compare,
     confirm,
     draw_graph,
+    movable,
 )
 from core.rnn_layers import rnn_step_backward, rnn_step_forward
 
@@ -145,6 +146,31 @@ for i, j in ((0, 0), (1, 1)):
 #
 # $$ \frac{f(x + h) - f(x - h)}{2h} = f'(x) + \tfrac{h^2}{6} f'''(x) + \dots $$
 #
+# Move the step. The slope of the straight line is the estimate; the grey line has the true slope.
+
+
+# %% tags=["hide-input"]
+def two_slopes(h):
+    f, x = (lambda x: np.exp(np.sin(x))), -0.5
+    true = np.cos(x) * f(x)
+    forward, central = (f(x + h) - f(x)) / h, (f(x + h) - f(x - h)) / (2 * h)
+    grid = np.linspace(-1.9, 1, 100)
+    _, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True)
+    for ax, name, slope, ends, colour in (
+        (axes[0], "one side", forward, (x, x + h), ORANGE),
+        (axes[1], "both sides", central, (x - h, x + h), BLUE),
+    ):
+        ax.plot(grid, f(grid), color="black", linewidth=1)
+        ax.plot(grid, f(x) + true * (grid - x), color=GREY, linewidth=1, linestyle="--")
+        ax.plot(grid, f(ends[0]) + slope * (grid - ends[0]), color=colour)
+        ax.plot(ends, [f(end) for end in ends], "o", color=colour)
+        ax.set(ylim=(0, 2.4), title=f"{name}: off by {100 * abs(slope / true - 1):.2g} %")
+    assert abs(central - true) < abs(forward - true)
+
+
+movable(two_slopes, {"h": 0.8}, h=(1.2, 0.8, 0.4, 0.2, 0.1, 0.01))
+
+# %% [markdown]
 # **Your turn.** Write the numerical gradient of any $f$ that turns an array into a number. Move one entry of `x` at a
 # time, up and down, and leave `x` as it was. (`for index in np.ndindex(x.shape)` visits all entries.)
 
@@ -382,7 +408,7 @@ assert np.allclose(got, expected) and relative_error(got, expected) == 1
 #
 # </details>
 #
-# For right code in float64, expect $10^{-8}$ or less. The limit in `core` is $10^{-6}$.
+# For right code in float64, expect $10^{-7}$ or less. The limit in `core` is $10^{-6}$.
 #
 # **Your turn.** Put the parts together: your first complete check of a layer.
 
@@ -431,8 +457,8 @@ no_sum = slip(rnn_step_backward, "db = da.sum(axis=0)", "db = da[0]")
 no_derivative = slip(rnn_step_backward, "da = dnext_h * (1 - next_h**2)", "da = dnext_h")
 
 # %% [markdown]
-# **Predict.** Each is checked in a convenient setting: an identity matrix as $W_h$, a batch of one row, or tiny states
-# and weights. Which mistake passes in which setting?
+# **Predict.** Each is checked in a convenient setting: an identity matrix as $W_h$, a batch of one row, or tiny numbers
+# everywhere. Which mistake passes in which setting?
 
 
 # %%

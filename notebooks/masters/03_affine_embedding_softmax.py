@@ -325,8 +325,8 @@ def my_log_softmax(s):
 
 
 hard = {
-    "with large scores,": (np.array([900.0, 901.0, 899.0]),),
-    "with a probability below 1e-300,": (np.array([0.0, 1000.0, 3.0]),),
+    "with large scores": (np.array([900.0, 901.0, 899.0]),),
+    "with a probability below 1e-300": (np.array([0.0, 1000.0, 3.0]),),
 }
 compare(my_log_softmax, log_softmax, np.array([0.5, 0.5, 1.0, -0.5]), also=hard)
 
@@ -403,7 +403,7 @@ def ours(s, y):
     return temporal_softmax_loss(s[None, None], np.array([[y]]), np.ones((1, 1)))[1][0, 0]
 
 
-certain = {"certain and wrong,": (np.array([800.0, 0.0]), 1)}
+certain = {"certain and wrong": (np.array([800.0, 0.0]), 1)}
 compare(scores_backward, ours, np.array([0.5, 0.5, 1.0, -0.5]), 2, also=certain)
 
 # %% [markdown]

@@ -43,10 +43,16 @@ lessons.style()
 # $$ a = x\,W_x + h_{\text{prev}}\,W_h + b, \qquad h_{\text{next}} = \tanh(a) $$
 #
 # The same $W_x$, $W_h$ and $b$ serve every step: that is why the length does not matter. Let us follow three
-# steps with one-hot inputs ("a", "red", "a") and two hidden units, with numbers small enough to check on
-# paper.
+# steps with one-hot inputs ("a", "red", "a") and two hidden units: "a" pushes unit 0, and "red" pushes unit 1. Each unit
+# keeps half of itself, and unit 0 passes 0.3 of itself to unit 1:
+#
+# $$ W_x = \begin{pmatrix} 1 & 0 \\ 0 & 1 \end{pmatrix}, \qquad
+#    W_h = \begin{pmatrix} 0.5 & 0.3 \\ 0 & 0.5 \end{pmatrix}, \qquad b = 0 $$
+#
+# *Predict.* The word "a" is read twice, at the first step and at the last. Is the state after it the same? Which of the
+# two units is larger at the end?
 
-# %%
+# %% tags=["hide-input"]
 Wx = np.eye(2)  # (D=2, H=2): "a" pushes unit 0, "red" pushes unit 1
 # (H, H): each unit keeps half of itself, and unit 0 passes 0.3 of itself to unit 1
 Wh = np.array([[0.5, 0.3], [0.0, 0.5]])
@@ -63,10 +69,15 @@ for word in ("a", "red", "a"):
         f"{word:>4}",
         *(f"  [{v[0, 0]:6.3f} {v[0, 1]:6.3f}]" for v in (from_input, from_memory, a, h)),
     )
+assert np.allclose(h, [[0.828, 0.485]], rtol=0, atol=5e-4)
 
 # %% [markdown]
-# The word "a" is read twice, and the state after it is not the same. Unit 1 gets nothing from the input in the
-# last step, and still has $a = 0.3 \cdot 0.363 + 0.5 \cdot 0.842 = 0.530$: the second part is what "red" left
+# <details><summary>Answer</summary>
+#
+# It is not the same: (0.762, 0) after the first step, and (0.828, 0.485) at the end. Unit 0 is larger.
+# </details>
+#
+# Unit 1 gets nothing from the input in the last step, and still has $a = 0.3 \cdot 0.363 + 0.5 \cdot 0.842 = 0.530$: the second part is what "red" left
 # there, the first what unit 0 passes on. Without "red" the unit would end at 0.218 instead of 0.485. That
 # difference is the memory.
 #
@@ -83,6 +94,20 @@ for word in ("a", "red", "a"):
 # | $W_x$, $W_h$, $b$ | $(D, H)$, $(H, H)$, $(H,)$ | shared by all steps |
 # | $h_{\text{next}}$ | $(N, H)$ | the new state, and the layer's output |
 #
+# *Your turn.* Write the step, in one or two lines.
+
+
+# %% tags=["task"]
+def step(x, prev_h, Wx, Wh, b):
+    """next_h, for x (N, D) and prev_h (N, H)."""
+    ### BEGIN SOLUTION
+    return np.tanh(x @ Wx + prev_h @ Wh + b)
+    ### END SOLUTION
+
+
+check("rnn_step_forward", lambda *given: (step(*given), None))
+
+# %% [markdown]
 # The code, in `core/rnn_layers.py`, is the equation, and a `cache` of what the way back will need:
 
 # %%
@@ -108,11 +133,11 @@ assert np.allclose(next_h, by_hand, rtol=0, atol=1e-14)
 # %% [markdown]
 # ## One step backward
 #
-# Someone above hands us $dh_{\text{next}} = \partial L / \partial h_{\text{next}}$, of shape $(N, H)$: by how
+# From above we get $dh_{\text{next}} = \partial \mathcal{L} / \partial h_{\text{next}}$, of shape $(N, H)$: by how
 # much the loss grows with each entry of the state. We owe the five arguments of `rnn_step_forward` the same. The graph
 # of the step; values flow along the arrows (blue), gradients against them (orange):
 
-# %%
+# %% tags=["hide-input"]
 draw_graph(
     {
         "x": (0, 2.4, "$x$"), "Wx": (0, 1.2, "$W_x$"),
@@ -153,12 +178,30 @@ draw_graph(
 # right shape too, and is wrong. With $D = H$ the same holds for $W_x$.
 #
 # **The bias** is added to every row: $db = \sum_n da_n$, of shape $(H,)$.
+#
+# *Your turn.* From $da$ to the five gradients, without a look at the code that follows.
+
+
+# %% tags=["task"]
+def five_gradients(da, x, prev_h, Wx, Wh):
+    """dx, dprev_h, dWx, dWh, db."""
+    ### BEGIN SOLUTION
+    return da @ Wx.T, da @ Wh.T, x.T @ da, prev_h.T @ da, da.sum(axis=0)
+    ### END SOLUTION
+
+
+def from_the_top(dnext_h, cache):
+    *given, next_h = cache
+    return five_gradients(dnext_h * (1 - next_h**2), *given)
+
+
+check("rnn_step_backward", from_the_top)
 
 # %%
 show_source(rnn_step_backward)
 
 # %% [markdown]
-# Nothing is true before it is checked. `check` compares a function with central differences *and* with
+# `check` compares a function with central differences *and* with
 # PyTorch's autograd, on random inputs with a random upstream gradient ([lesson 2](02_gradients_you_can_trust.ipynb)
 # says why ones would not do):
 
@@ -186,7 +229,7 @@ report
 # This is **back-propagation through time** (Werbos 1990): run the steps forward, then walk back from the last to
 # the first.
 
-# %%
+# %% tags=["hide-input"]
 draw_graph(
     {
         "h0": (0, 0, "$h_0$"), "1": (1.5, 0, "step 1"), "2": (3, 0, "step 2"), "3": (4.5, 0, "step 3"),
@@ -202,6 +245,8 @@ draw_graph(
     "Three steps: $h_1$ and $h_2$ are read twice",
     unit=1.6,
 )  # fmt: skip
+
+# %%
 show_source(rnn_forward, rnn_backward)
 
 # %%
@@ -225,17 +270,19 @@ report
 # Let the loss read the last state alone, and follow its gradient, a row, back to step $t$. Each step multiplies it
 # by $1 - h^2$, entries between 0 and 1, and then by $W_h^T$, the last step first:
 #
-# $$ \frac{\partial L}{\partial h_t} = \frac{\partial L}{\partial h_T}\; D_T W_h^T\; D_{T-1} W_h^T \cdots
+# $$ \frac{\partial \mathcal{L}}{\partial h_t} = \frac{\partial \mathcal{L}}{\partial h_T}\; D_T W_h^T\; D_{T-1} W_h^T \cdots
 #    D_{t+1} W_h^T, \qquad D_s = \mathrm{diag}(1 - h_s^2) $$
 #
 # A product of many matrices shrinks or grows like a power. Let $\rho$ be the largest absolute eigenvalue of
 # $W_h$, its *spectral radius*. If all $D_s$ were 1, a row $v$ with $v W_h^T = \lambda v$ would become
 # $\lambda^{T-t} v$. Any gradient is a mixture of such rows, and after some steps that of the largest
-# $\lvert \lambda \rvert$ is all that counts: the length goes like $\rho^{\,T-t}$. Let us measure instead of
-# believing: 60 steps, a gradient at the last one only, $W_h$ scaled to different $\rho$.
+# $\lvert \lambda \rvert$ is all that counts: the length goes like $\rho^{\,T-t}$.
+#
+# We measure it: 60 steps, a gradient at the last one only, $W_h$ scaled to different $\rho$. *Predict:* with $\rho = 0.9$
+# and $1 - h^2 = 1$, about what share of the gradient is left 50 steps back? And with $\rho = 1.1$?
 
 
-# %% tags=["picture"]
+# %% tags=["hide-input", "picture"]
 def gradient_by_step(radius, input_scale, H=64, T=60, seed=1):
     """Norms of the gradient at each step, for a loss that reads the last state alone."""
     rng = np.random.default_rng(seed)
@@ -270,17 +317,27 @@ print(
     f"50 steps back, tiny states: rho 0.5 leaves {half[50]:.0e}, rho 1.5 makes {over[50]:.0e}"
 )
 assert half[50] < 1e-12 and over[50] > 1e6
+for radius in (0.9, 1.1):
+    left = gradient_by_step(radius, TINY)[50]
+    print(f"rho {radius}: {left:.2g}, and rho^50 is {radius**50:.2g}")
+    assert 0.43 < left / radius**50 < 0.45
 assert gradient_by_step(1.5, 0.5)[50] < 1  # what 1 - h^2 takes
 assert gradient_by_step(3.0, 0.5)[50] > 1e3
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
+# About $0.9^{50} = 0.005$ and $1.1^{50} = 117$; measured, 0.44 of that. The first steps lose the part of the random
+# gradient that belongs to smaller eigenvalues.
+# </details>
+#
 # On the left the curves are straight on the logarithmic axis after a few steps, as a power should be: **vanishing**
-# below $\rho = 1$, **exploding** above (Bengio and others 1994; Pascanu and others 2013). They lie at 0.44 of
-# $\rho^{50}$ there, because the first steps lose the part of the random gradient that belongs to smaller
-# eigenvalues. On the right every curve lies lower, since $1 - h^2$ takes its part at every step: $\rho = 1.5$
-# explodes no more. It does not tame every matrix: at $\rho = 3$ the gradient still grows. Whether it lives depends
-# on a balance that nothing holds in place. Against the explosion there is a simple cure, clipping
-# ([lesson 4](04_update_rules.ipynb)). Against the fading there is another architecture
+# below $\rho = 1$, **exploding** above (Bengio and others 1994; Pascanu and others 2013). On the right every curve is
+# lower, since $1 - h^2$ takes its part at every step: $\rho = 1.5$ explodes no more. But it does not tame every matrix:
+# at $\rho = 3$ the gradient still grows. Nothing holds that balance in place.
+#
+# Against the explosion there is a simple cure, clipping
+# ([4b](04b_clipping_decay_schedules.ipynb)). Against the fading there is another architecture
 # ([lesson 6](06_the_lstm.ipynb)).
 #
 # How far does our task need it to reach? Captions here have nine words on average and 15 at most. The picture
@@ -315,7 +372,7 @@ for name, a, b_ in zip(("dx", "dh0", "dWx", "dWh", "db"), wrong, gradients, stri
 assert relative_error(wrong[2], gradients[2]) > 0.1
 
 # %% [markdown]
-# A gradient at less than a right angle to the true one still lowers the loss, as we shall see in a moment.
+# A gradient at less than a right angle to the true one still lowers the loss. You see it in a moment.
 #
 # ## Let it speak
 #
@@ -326,8 +383,11 @@ assert relative_error(wrong[2], gradients[2]) > 0.1
 #    \text{scores} = h\,W_{\text{vocab}} + b_{\text{vocab}} $$
 #
 # Step 1 reads `<START>` and scores the first word, step $t$ reads word $t - 1$ and scores word $t$; the last one
-# scores `<END>`. Fifty captions, learned by heart. A model that cannot do this has a bug, however well its parts were
+# scores `<END>`. Let it learn fifty captions by heart. A model that cannot do this has a bug, however well its parts were
 # checked.
+#
+# *Predict.* How do the two losses look: with the true gradient, and with the forgetful one? Each begins near 37 nats per
+# caption.
 
 # %%
 data = lessons.embedded_data("rnn", num_samples=50)
@@ -347,6 +407,7 @@ def learn_by_heart():
     return model, solver.loss_history
 
 
+# %% tags=["hide-input"]
 model, losses = learn_by_heart()
 with patch("core.models.captioning_rnn.rnn_backward", forgetful_backward):
     forgetful_model, forgetful_losses = learn_by_heart()
@@ -383,10 +444,14 @@ assert right >= 48
 assert 2 < forgetful < 12 and 8 < forgetful_losses[-1] / losses[-1] < 16
 
 # %% [markdown]
-# The loss begins near 37, which is 10 tokens of $\ln 41 = 3.7$ nats each, and ends at 0.5 a caption, 0.05 a token.
-# The forgetful gradient makes a handsome curve as well, which flattens at about twelve times that, and one caption
-# in seven is repeated. Without the blue curve beside it, who would look for a bug in a loss that falls? A check
-# finds it at once.
+# <details><summary>Answer</summary>
+#
+# Both fall. The true one ends at 0.5 nats per caption, the forgetful one at about twelve times that, and it repeats one
+# caption in seven.
+# </details>
+#
+# (37 is 10 tokens of $\log 41 = 3.7$ nats each.) Without the blue curve beside it, who would look for a bug in a loss that
+# falls? A check finds it at once.
 #
 # Learning by heart is not the aim. Trained on all 40,000 captions, for 10 epochs and with dropout, the same model
 # speaks of pictures that it has never seen. The run below came with the lessons; from the folder of the project
@@ -403,12 +468,12 @@ print("validation loss after each epoch:", ", ".join(losses), "nats per token")
 lessons.show_captions(trained, data, "val", range(6))
 
 # %% [markdown]
-# Above each picture stands what the model says (found by beam search, [lesson 11](11_decoding.ipynb)), below it in
-# grey what a caption of the data says. The sentences are fluent, and 57 of 100 are true: 97 of 100 where the
+# Above each picture is what the model says (found by beam search, [lesson 11](11_decoding.ipynb)), and below it, in
+# grey, a caption of the data. The sentences are fluent, and 57 of 100 are true: 97 of 100 where the
 # picture holds one shape, 55 with two, 16 with three
 # (`python -m core.grounding --checkpoint notebooks/trained/rnn`). Colours and kinds are nearly always those of the
 # picture, but the colour of one shape goes with the kind of another. The whole picture had to pass through one
-# vector $h_0$, and that is overwritten with every word. Both wounds will be treated: the memory in
+# vector $h_0$, and that is overwritten with every word. Two lessons mend that: the memory in
 # [lesson 6](06_the_lstm.ipynb), the single look in [lesson 8](08_soft_attention.ipynb).
 #
 # ## Exercises
@@ -560,7 +625,7 @@ confirm(
 #
 # * A recurrent layer is one step, repeated with the same weights; the state is all it remembers.
 # * What is read twice receives two gradients, and they add; what is shared by all steps sums over them.
-# * The gradient is multiplied once a step: it fades or explodes like a power. Eigenvalues of $W_h$ and
+# * The gradient is multiplied once per step: it fades or explodes like a power. Eigenvalues of $W_h$ and
 #   saturated units decide which.
 # * A wrong gradient may still lower the loss. Check it.
 #
