@@ -17,7 +17,10 @@ from core import decoding
 from core import layers as ours
 from core import transformer_layers as layers
 from core.gradient_check import check
+from core.gradient_check.diagnosis import diagnose
 from core.gradient_check.report import first_wrong
+from core.gradient_check.slips.choices import LOOPS as RULES
+from core.gradient_check.slips.parts import changed_parts
 from core.gradient_check.slips.tables import right_formulas
 
 AFFINE = """
@@ -297,7 +300,17 @@ SLIPS = [
     (AFFINE, "np.sum(dout, axis=0)", "np.ones(w.shape[1])", "is wrong everywhere"),
     (AFFINE, "flat.T.dot(dout)", "-flat.T.dot(dout)", "wrong sign"),
     (AFFINE, "flat.T.dot(dout)", "2 * flat.T.dot(dout)", "2 times too large"),
-    (AFFINE, "flat.T.dot(dout)", "dout.T.dot(flat)", "returned shape"),
+    (AFFINE, "flat.T.dot(dout)", "dout.T.dot(flat)", "it is transposed"),
+    (AFFINE, ".reshape(x.shape)", "", "the reshape to that is missing"),
+    (AFFINE, "dout, axis=0", "dout, axis=0, keepdims=True", "an axis of length 1"),
+    (EMBEDDING, "            dW[words[n, t]] += dout[n, t]\n    ", "            dW[words[n, t]] += dout[n, t]\n            ", "the first word alone"),
+    (EMBEDDING, "range(words.shape[0])", "range(1)", "the first sample alone"),
+    (LOSS, "    d[n, t, y] -= 1\n    d *= mask[:, :, None]\n    d /= N\n", "    d /= N\n    d[n, t, y] -= 1\n    d *= mask[:, :, None]\n", "after the division by N"),
+    (LOSS, "np.log(p[n, t, y])", "np.log(p[n, t, y] + 1e-8)", "1e-8 inside of the logarithm"),
+    (LOSS, "d[n, t, y] -= 1", "d[n, t, p.argmax(2)] -= 1", "at the most probable word"),
+    (LOSS, "d[n, t, y] -= 1", "d[n, t, (y + 1) % x.shape[2]] -= 1", "is an index wrong?"),
+    (RNN_FORWARD, "np.tanh(z)", "np.tanh(z - hp.dot(Wh)) + hp.dot(Wh)", "after the tanh: a holds it"),
+    (BPTT, "back = np.zeros_like(h0)", "back = dh[:, -1]", "after the last step comes nothing"),
     (AFFINE, "np.sum(dout, axis=0)", "np.sum(dout, axis=1)", "returned shape"),
     (AFFINE, "np.sum(dout, axis=0)", "dout", "is the sum over the batch missing?"),
     (TEMPORAL, "d2.sum(0)", "dout.sum(0)", "is the sum over time missing?"),
@@ -395,6 +408,7 @@ SLIPS = [
     (HEADS, "/ q.shape[-1] ** 0.5", "/ q.shape[-1]", "sqrt(d)"),
     (HEADS, "(dw - (w * dw).sum(-1, keepdims=True))", "dw", "second term of the softmax's Jacobian"),
     (HEADS, "sum(-1, k", "sum(-2, k", "over the queries"),
+    (HEADS, "w * (dw - (w * dw)", "(w * dw - (w * dw)", "weights in the term"),
     (HEADS_FORWARD, "s = np.where(mask, s, -np.inf)\n", "pass\n", "where the mask is 0"),
     (HEADS_FORWARD, "np.where(mask, s, -np.inf)", "np.where(mask, s, 0)", "masked scores to 0"),
     (HEADS_FORWARD, "np.where(mask, s, -np.inf)", "np.where(mask, -np.inf, s)", "wrong way round"),
@@ -409,20 +423,32 @@ SLIPS = [
     (ADAM, "np.sqrt(vh) + c['epsilon']", "np.sqrt(vh + c['epsilon'])", "epsilon inside the root"),
     (ADAM, "mh = c['m'] / (1 - c['beta1'] ** c['t'])", "mh = c['m']", "bias correction of m"),
     (ADAM, "(np.sqrt(vh)", "(vh", "misses the root"),
-    (ADAM, "dw ** 2", "dw", "the forward pass itself differs"),
+    (ADAM, "dw ** 2", "dw", "is the gradient squared?"),
+    (ADAM, "dw ** 2", "c['m'] ** 2", "has m where dw belongs: v"),
+    (ADAM, "1 - c['beta1'] ** c['t']", "1 - c['beta2'] ** c['t']", "has beta2 where beta1 belongs: m_hat"),
+    (ADAM, "get('m', 0)", "get('m', dw)", "the forward pass itself differs"),
+    (ADAM, "mh = c['m'] / (1 - c['beta1'] ** c['t'])\n    vh = c['v'] / (1 - c['beta2'] ** c['t'])", "t = c['t'] + 1\n    mh = c['m'] / (1 - c['beta1'] ** t)\n    vh = c['v'] / (1 - c['beta2'] ** t)", "t + 1 where t belongs, in m_hat and v_hat"),
+    (ADAM, "c['t'] = c.get('t', 0) + 1", "c['t'] = 1", "does t count up?"),
+    (ADAM, "    mh =", "    c['v'] = np.maximum(c['v'], c.get('top', 0)); c['top'] = c['v']\n    mh =", "AMSGrad"),
+    (RMSPROP, "get('cache', 0)", "get('cache', 1.0)", "starts cache as 1"),
+    (RMSPROP, "return w - ", "return w - 0.9 * ", "steps that are 0.9 times the right ones"),
+    (MOMENTUM, "np.zeros_like(w)) + dw", "dw) + dw", "starts velocity as the gradient"),
     (ADAMW, "    w = w - c['learning_rate'] * c['weight_decay'] * w\n", "    dw = dw + c['weight_decay'] * w\n", "adds the decay to the gradient"),
     (ADAMW, "    w = w - c['learning_rate'] * c['weight_decay'] * w\n", "", "misses the weight decay"),
     (ADAMW, "c['learning_rate'] * c['weight_decay'] * w", "c['weight_decay'] * w", "without the learning rate"),
     (RMSPROP, "np.sqrt(c['cache']) + c['epsilon']", "np.sqrt(c['cache'] + c['epsilon'])", "inside the root"),
-    (RMSPROP, "(1 - c['decay_rate']) * dw", "dw", "the forward pass itself differs"),
+    (RMSPROP, "(1 - c['decay_rate']) * dw", "dw", "1 - decay_rate"),
     (MOMENTUM, "np.zeros_like(w)) + dw", "np.zeros_like(w)) + (1 - c['momentum']) * dw", "1 - momentum"),
     (CLIP, "min(1.0, max_norm / (norm + 1e-6))", "max_norm / (norm + 1e-6)", "scales small gradients up"),
+    (CLIP, "np.sqrt(sum((g ** 2).sum() for g in grads.values()))", "max(np.abs(g).max() for g in grads.values())", "the largest value for the norm"),
     (CLIP, "np.sqrt(sum((g ** 2).sum() for g in grads.values()))", "sum((g ** 2).sum() for g in grads.values())", "misses the root"),
     (POSITIONS, "np.sin", "np.cos", "out[t, 2i] = sin"),
+    (POSITIONS, "return out", "return out * width ** 0.5", "sqrt(width)"),
     (POSITIONS, "np.cos(p / 10000 ** (i", "np.cos(p / 10000 ** ((i + 1)", "two columns share one"),
     (GREEDY, "        alive &= words != model.end\n", "        pass\n", "goes on after <END>"),
     (GREEDY, "        if not allow_unknown:\n            scores[:, model.unknown] = -np.inf\n", "", "<UNK>"),
     (GREEDY, "scores, state = ", "scores, _ = ", "new state"),
+    (GREEDY, "words = scores.argmax(1)", "words = np.full(N, scores[0].argmax())", "said of the first"),
 ]  # fmt: skip
 
 
@@ -553,6 +579,43 @@ def test_numbers_that_are_right_to_eight_digits_are_rounding():
 def test_the_lines_that_slips_are_made_of_are_right(name, right):
     rows = check(name, lambda *arguments, **_: right(*arguments)).rows
     assert all(row.passed for row in rows if row.quantity != "-")
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_lines_of_a_rule_are_right(name):
+    lines, build = RULES[name]
+    assert all(row.passed for row in check(name, build(lines)).rows if row.quantity != "-")
+
+
+def test_each_part_of_a_line_can_be_wrong():
+    found = dict(changed_parts("np.tanh(x - m) * w.sum(axis=1) / t"))
+    for words, instead in {
+        "misses tanh": "(x - m) * w.sum(axis=1) / t",
+        "has a sigmoid where tanh belongs": "(sigmoid(x - m)) * w.sum(axis=1) / t",
+        "has a mean where a sum belongs": "np.tanh(x - m) * ((w).mean(axis=1)) / t",
+        "has axis=0 where axis=1 belongs": "np.tanh(x - m) * ((w).sum(axis=0)) / t",
+        "has the wrong sign before m": "np.tanh(((x) + (m))) * w.sum(axis=1) / t",
+        "does not divide by t": "(np.tanh(x - m) * w.sum(axis=1))",
+        "is one step off: t + 1 where t belongs": "np.tanh(x - m) * w.sum(axis=1) / (t + 1)",
+    }.items():
+        assert found[words] == instead
+
+
+def test_where_the_wrong_entries_are_is_said():
+    right = np.arange(2.0, 62.0).reshape(4, 3, 5)
+    for part, words in (
+        (np.s_[:, :, 1:], "is wrong at [:, :, 1:] and right"),
+        (np.s_[:2], "is wrong at [:2, :, :] and right"),
+        (np.s_[..., 2], "is wrong at [:, :, 2] and right"),
+    ):
+        wrong = right.copy()
+        wrong[part] = 1 / wrong[part]
+        assert words in diagnose(wrong, right)
+        wrong[part] = 0
+        assert words.replace("wrong", "0").replace(" and", ",") in diagnose(wrong, right)
+    assert "same at every step: all hold what belongs to the last" in diagnose(
+        np.repeat(right[:, -1:], 3, axis=1), right
+    )
 
 
 # ---------------------------------------------------------------------------------------------

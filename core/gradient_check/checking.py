@@ -116,7 +116,7 @@ def _compare(
         errors[name] = relative_error(out, expected)
         if not errors[name] <= TORCH_TOLERANCE:
             wrong[name] = out
-    found = wrong_outputs(case, inputs, wrong, right_outputs)
+    found = wrong_outputs(case, inputs, wrong, right_outputs, sizes)
     for name in names:
         if has_torch or case.functions[0] in functions:  # ours agree with themselves
             error = errors[name] if has_torch else None

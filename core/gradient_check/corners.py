@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from core.gradient_check.case import Case, ImplementationError
-from core.gradient_check.diagnosis import recognise
+from core.gradient_check.diagnosis import diagnose, is_specific, recognise
 from core.gradient_check.differences import relative_error
 from core.gradient_check.learner import Functions
 
@@ -161,5 +161,7 @@ def _fault(case: Case, functions: Functions, corner: dict, run, rng, named: str)
                 ours = dict(zip(names, outputs, strict=False))
                 known = recognise(case, corner, None, {name: value}, ours)
                 words += f": it {known[name]}" if name in known else ""
+            elif right.size > 1 and is_specific(hint := diagnose(value, right)):
+                words += f": it {hint}"
             return words
     return None

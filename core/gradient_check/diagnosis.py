@@ -92,23 +92,37 @@ def diagnose(
                 f"{'those gates' if several else 'that gate'}{chr(39)}{'' if several else 's'} "
                 "derivative"
             )
-    if expected.ndim == 3 and expected.shape[1] > 2 and (hint := _in_time(got, expected, same)):
+    timed = sizes is None or sizes.get("T") == expected.shape[1 % expected.ndim]
+    if (
+        timed
+        and expected.ndim == 3
+        and expected.shape[1] > 2
+        and (hint := _in_time(got, expected, same))
+    ):
         return hint
+    place = _place(wrong)
     if not np.any(got[wrong]):
+        where = f"at {place}" if place else f"in {wrong.sum()} of {wrong.size} entries"
+        return f"is 0 {where}, right in the others: a part left out?"
+    if _misplaced(got - expected, wrong):
         return (
-            f"is 0 in {wrong.sum()} of {wrong.size} entries, right in the others: a part left out?"
+            "has in each wrong row too little in one place and as much too much in another: "
+            "is an index wrong?"
         )
     if is_weight and expected.ndim == 2:
         # One sample at one step adds a product of a column and a row to a weight's gradient.
         rank, full = (np.linalg.matrix_rank(a, rtol=1e-9) for a in (got, expected))
         lost = np.linalg.matrix_rank(expected - got, rtol=1e-9)
-        timed = sizes is None or "T" in sizes
         if rank < full and rank <= lost:
-            over = "over time or over the batch" if timed else "over the batch"
-            return f"holds only some of its terms: a missing sum {over}?"
+            over = (
+                "over time or over the batch" if sizes is None or "T" in sizes else "over the batch"
+            )
+            return f"holds only some of its terms, or all alike: a missing sum {over}?"
         if lost < full:
-            which = "a time step or a sample" if timed else "a sample"
+            which = "a time step or a sample" if sizes is None or "T" in sizes else "a sample"
             return f"misses some of its terms: {which} left out of the sum?"
+    if place:
+        return f"is wrong at {place} and right in all other entries: what sets these apart?"
     if wrong.mean() < 0.5:
         return (
             f"is wrong in {wrong.sum()} of {wrong.size} entries: "
@@ -117,6 +131,36 @@ def diagnose(
     return (
         "is wrong everywhere: a term, a factor or a derivative on the way to it is missing or wrong"
     )
+
+
+def _place(wrong: Array) -> str | None:
+    """The part of an array that a mask marks, as an index says it; None where it is no such part.
+
+    A part is what one range of an axis, and all of the others, hold.
+    """
+    for axis in range(wrong.ndim):
+        marked = wrong.any(axis=tuple(i for i in range(wrong.ndim) if i != axis))
+        found = np.flatnonzero(marked)
+        first, last = int(found[0]), int(found[-1])
+        size = wrong.shape[axis]
+        is_range = len(found) == last - first + 1 < size
+        if not is_range or not np.take(wrong, found, axis).all():
+            continue
+        index = str(first)
+        if first != last:
+            index = f"{first or ''}:{'' if last == size - 1 else last + 1}"
+        return f"[{', '.join([*':' * axis, index, *':' * (wrong.ndim - axis - 1)])}]"
+    return None
+
+
+def _misplaced(error: Array, wrong: Array) -> bool:
+    """Whether each wrong row has two wrong entries, of errors that cancel."""
+    if error.ndim < 2 or error.shape[-1] < 3:
+        return False
+    rows = wrong.any(axis=-1)
+    two = wrong[rows].sum(axis=-1) == 2
+    largest = float(np.abs(error).max())
+    return bool(two.all()) and bool(np.all(np.abs(error[rows].sum(axis=-1)) < 1e-6 * largest))
 
 
 def _factor(ratio: float, sizes: Mapping[str, float]) -> str:
@@ -135,12 +179,13 @@ def _factor(ratio: float, sizes: Mapping[str, float]) -> str:
         # 2 and 1/2 have other causes
         if abs(ratio / value - 1) < 1e-6 and size > 2
     ]
-    if "d" in sizes:
-        names += [
-            name
-            for name, power in (("sqrt(d)", 0.5), ("1 / sqrt(d)", -0.5))
-            if abs(ratio / sizes["d"] ** power - 1) < 1e-6
-        ]
+    names += [
+        name
+        for letter, size in sizes.items()
+        for name, power in ((f"sqrt({letter})", 0.5), (f"1 / sqrt({letter})", -0.5))
+        # the root of 4 is 2, which has other causes
+        if abs(ratio / size**power - 1) < 1e-6 and (letter == "d" or size**0.5 % 1)
+    ]
     known = f" ({' or '.join(names)})" if names else ""
     whole = [abs(each - round(each)) < 1e-6 for each in (ratio, 1 / ratio)]
     if ratio > 1 and (names or whole[0]):
@@ -154,6 +199,11 @@ def _factor(ratio: float, sizes: Mapping[str, float]) -> str:
 def _in_time(got: Array, expected: Array, same) -> str | None:
     """What is wrong with the steps of a sequence (N, T, ...)."""
     T = expected.shape[1]
+    if not np.any(got - got[:, :1]) and np.any(expected - expected[:, :1]):
+        which = {0: " the first", T - 1: " the last"}
+        known = next((words for t, words in which.items() if same(got[:, t], expected[:, t])), "")
+        known = f": all hold what belongs to{known}" if known else ""
+        return f"is the same at every step{known}"
     if same(got[:, 1:], expected[:, :-1]):
         return "is one time step late: [:, t] holds what belongs to step t - 1"
     if same(got[:, :-1], expected[:, 1:]):
@@ -161,14 +211,18 @@ def _in_time(got: Array, expected: Array, same) -> str | None:
     if same(got[:, ::-1], expected):
         return "has its time steps in the wrong order: the last comes first"
     zero = [t for t in range(T) if not np.any(got[:, t]) and np.any(expected[:, t])]
+    if zero == list(range(T - 1)) and same(got[:, -1], expected[:, -1]):
+        return "holds the last step alone, and 0 before it: each step has its own"
     if zero:
         return f"is zero at [:, {zero[0]}]: does the loop visit every step?"
     right = [t for t in range(T) if same(got[:, t], expected[:, t])]
     if right == [T - 1]:
         return (
-            "is right at the last step only: look at what each step adds, its own dh[:, t] and "
+            "is right at the last step only: look at what each step adds, its own upstream and "
             "what flows back from the next"
         )
+    if right == [0]:
+        return "is right at the first step only: look at what a step hands on to the next"
     return None
 
 
@@ -207,8 +261,14 @@ def exchanged(
     return None
 
 
-def sum_left_out(shape: tuple, expected: tuple, sizes: Mapping[str, int]) -> str:
-    """What to add to a wrong shape that has the batch or the time still in it, or ''."""
+def of_shape(shape: tuple, expected: tuple, sizes: Mapping[str, int]) -> str:
+    """What to add to a wrong shape, where it says what was forgotten, or ''."""
+    if shape == expected[::-1] != expected:
+        return "; it is transposed"
+    if [x for x in shape if x != 1] == [x for x in expected if x != 1]:
+        return "; an axis of length 1 is too many, or missing"
+    if np.prod(shape) == np.prod(expected) and sorted(shape) != sorted(expected):
+        return "; the reshape to that is missing"
     if len(shape) <= len(expected) or shape[len(shape) - len(expected) :] != expected:
         return ""
     axes = shape[: len(shape) - len(expected)]
@@ -358,10 +418,24 @@ def _slips(case: Case, inputs: dict, upstream):
         for instead, words in (
             (np.ones_like(mask), "is wrong exactly where the mask is 0: is the mask used?"),
             (~mask, "has the mask the wrong way round"),
+            *_moved_masks(mask),
         ):
             yield words, lambda m=instead: numbers({}, {**inputs, "mask": m}, upstream)
     for slip in slips_of(forward if upstream is None else backward):
         yield slip.hint, lambda s=slip: numbers({s.name: s.function}, inputs, upstream)
+
+
+def _moved_masks(mask: Array) -> list[tuple[Array, str]]:
+    """Masks as they come of a slip in their place, and the words for it."""
+    found = []
+    if mask.ndim > 1 and mask.shape[-1] == mask.shape[-2]:
+        found.append((mask.swapaxes(-1, -2), "has the mask transposed: [query, key] is its order"))
+    for shift, words in ((1, "one place late"), (-1, "one place early")):
+        for edge in (False, True):
+            moved = np.roll(mask, shift, axis=-1)
+            moved[..., 0 if shift > 0 else -1] = edge
+            found.append((moved, f"has the mask {words}: [t] is of place t"))
+    return found
 
 
 def with_worst(hint: str, got: Array, expected: Array) -> str:

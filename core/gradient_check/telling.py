@@ -15,10 +15,11 @@ from core.gradient_check.diagnosis import (
     few_digits,
     gates_swapped,
     is_specific,
+    of_shape,
     recognise,
-    sum_left_out,
     with_worst,
 )
+from core.gradient_check.differences import relative_error
 from core.gradient_check.equations import line_of
 from core.gradient_check.learner import malformed
 
@@ -45,7 +46,11 @@ class Found:
 
 
 def wrong_outputs(
-    case: Case, inputs: dict, wrong: Mapping[str, Array], right: Mapping[str, Array]
+    case: Case,
+    inputs: dict,
+    wrong: Mapping[str, Array],
+    right: Mapping[str, Array],
+    sizes: Mapping[str, int],
 ) -> dict[str, str]:
     """The problem of each output that is wrong, by name."""
     slips = recognise(case, inputs, None, wrong, right)
@@ -67,7 +72,9 @@ def wrong_outputs(
             hint = f"the forward pass itself differs: it {slips[name]}"
         elif not (hint := few_digits(got, right[name])):
             line = line_of(case.functions[0], name)
-            other = exchanged(name, got, wrong, right) or _seen_in_output(case, got, right[name])
+            other = exchanged(name, got, wrong, right) or _seen_in_output(
+                case, inputs, got, right[name], sizes
+            )
             if case.name == "dropout" and _drops_others(inputs, got):
                 other = "drops other entries: draw rng.random(x.shape, dtype=np.float32) once"
             hint = f"the forward pass itself differs{': it ' + other if other else ''}"
@@ -101,7 +108,7 @@ def wrong_gradients(
             if other := exchanged(name, got, wrong, right):
                 problem += f"; it {other}"
             else:
-                problem += sum_left_out(np.shape(got), expected.shape, found.sizes)
+                problem += of_shape(np.shape(got), expected.shape, found.sizes)
             problems[name] = problem
             continue
         got = np.asarray(got)
@@ -129,12 +136,32 @@ def wrong_gradients(
     return problems
 
 
-def _seen_in_output(case: Case, got: Array, expected: Array) -> str | None:
+def _seen_in_output(
+    case: Case, inputs: dict, got: Array, expected: Array, sizes: Mapping[str, int]
+) -> str | None:
     """What can be seen in an output, where it names a mistake; of a single number nothing can."""
     if expected.size < 2 or "captions" in case.outputs:
         return None
-    hint = diagnose(got, expected)
+    if case.outputs == ("next_w",):
+        return _seen_in_steps(inputs["w"], got, expected)
+    numbers = {name: value for name, value in inputs.items() if type(value) is int}
+    hint = diagnose(got, expected, sizes={**sizes, **numbers})
     return hint if is_specific(hint) else None
+
+
+def _seen_in_steps(w: Array, got: Array, expected: Array) -> str | None:
+    """What can be seen in the weights after each step of an update rule that starts at w."""
+    right = [relative_error(a, b) < 1e-10 for a, b in zip(got, expected, strict=True)]
+    if right[0] and not all(right):
+        return (
+            f"is right up to step {right.index(False)} and wrong from then on: "
+            "look at what config keeps from one step to the next"
+        )
+    taken, steps = (np.diff(each, axis=0, prepend=w[None]) for each in (got, expected))
+    ratio = float(np.vdot(steps, taken) / np.vdot(steps, steps))
+    if relative_error(taken, ratio * steps) < 1e-8:
+        return f"takes steps that are {ratio:.4g} times the right ones: check their factors"
+    return None
 
 
 def _drops_others(inputs: dict, got: Array) -> bool:

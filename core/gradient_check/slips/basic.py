@@ -69,6 +69,7 @@ _NAMED = {
     "affine_forward": [("misses the bias b", {"out": "x.reshape(len(x), -1) @ w"})],
     "affine_backward": [
         ("is a mean over the batch where the sum belongs", {"dw": "x.reshape(len(x), -1).T @ dout / len(x)", "db": "dout.mean(axis=0)"}),
+        ("is a mean over the batch where the sum belongs", {"db": "dout.mean(axis=0)"}),
     ],
     "temporal_affine_forward": [("misses the bias b", {"out": "x @ w"})],
     "temporal_affine_backward": [
@@ -80,6 +81,10 @@ _NAMED = {
     ] + [
         ("reads its time steps in the wrong order", {"dw": "flat(x[:, ::-1]).T @ flat(dout)"}),
         ("is a mean over time where the sum belongs", {"dw": "flat(x).T @ flat(dout) / x.shape[1]", "db": "dout.mean(axis=1).sum(axis=0)"}),
+        *(
+            ("is a mean over batch and time where the sum belongs: it is 1 / (N T) of it", lines)
+            for lines in ({"dw": "flat(x).T @ flat(dout) / len(flat(x))"}, {"db": "dout.mean(axis=(0, 1))"})
+        ),
         ("is a mean over the batch where the sum belongs", {"dw": "flat(x).T @ flat(dout) / len(x)", "db": "dout.mean(axis=0).sum(axis=0)"}),
     ],
     "word_embedding_forward": [
@@ -99,6 +104,8 @@ _NAMED = {
         ("takes each word once in a row: repeats add up", {
             "dW": "sum(count(np.unique(row), d[np.unique(row, return_index=True)[1]], W) for row, d in zip(x, dout))"
         }),
+        ("holds the first word alone: does the loop return after one?", {"dW": "count(x[0, :1], dout[0, :1], W)"}),
+        *((f"holds the {which} sample alone: all uses of a word add up", {"dW": f"count(x[{n}], dout[{n}], W)"}) for which, n in (("first", 0), ("last", -1))),
         ("keeps the first use of each word alone: repeats add up", {"dW": "np.zeros_like(W)", "_": "dW.__setitem__(x[::-1, ::-1], dout[::-1, ::-1])"}),
         ("is off by one: it adds to the row of the word before", {"dW": "count(x - 1, dout, W)"}),
         ("holds the first time step alone: all uses of a word add up", {"dW": "count(x[:, 0], dout[:, 0], W)"}),
@@ -140,6 +147,16 @@ _NAMED = {
         ("takes the logarithm of the sum to base 2", {"loss": "-np.sum((np.take_along_axis(x - x.max(axis=2, keepdims=True), y[..., None], 2)[..., 0] - np.log2(np.exp(x - x.max(axis=2, keepdims=True)).sum(axis=2))) * mask) / len(x)"}),
         ("takes the logarithm to base 10", {"loss": f"{_LOSS} / np.log(10) / len(x)"}),
         ("is wrong exactly where the mask is 0: the mask is the wrong way round", {"loss": "-np.sum(log_p * ~mask) / len(x)", "dx": "dscores * ~mask[:, :, None] / len(x)"}),
+        ("subtracts the 1 of the right word after the division by N: divide both", {"dx": "(p * (1 / len(x)) + -onehot(y, x)) * mask[:, :, None]"}),
+        *(
+            (f"subtracts the 1 at the word of the step {which}", {"dscores": f"p + -onehot(np.roll(y, {shift}, axis=1), x)"})
+            for which, shift in (("before", 1), ("after", -1))
+        ),
+        ("takes its softmax over all words that are scored, not over the vocabulary", {"p": "softmax(flat(x).T).T.reshape(x.shape)"}),
+        ("takes its softmax over all words that are scored, not over the vocabulary", {"p": "softmax(np.where(mask[:, :, None], x, -np.inf).reshape(-1, x.shape[2]).T).T.reshape(x.shape)"}),
+        ("subtracts the 1 at the most probable word: it belongs at the right one", {"dscores": "p + -onehot(p.argmax(axis=2), x)"}),
+        ("keeps the entry of the right word alone: all others get their probability", {"dscores": "(p + -onehot(y, x)) * onehot(y, x)"}),
+        *((f"adds {eps} inside of the logarithm: take the logarithm of the softmax at once", {"log_p": f"np.log(np.take_along_axis(p, y[..., None], 2)[..., 0] + {eps})"}) for eps in ("1e-8", "1e-7", "1e-10", "1e-9", "1e-6", "1e-5", "1e-12")),
         ("multiplies the scores by the mask before the softmax", {"p": "softmax(x * mask[:, :, None])"}),
         ("misses the softmax: it is that of the scores themselves", {"dscores": "x + -onehot(y, x)"}),
     ],
@@ -154,6 +171,7 @@ _NAMED = {
         ("is a mean over time, where the sum belongs", {"looked": "(weights * mask[:, :, None]).mean(axis=1, keepdims=True)"}),
         ("is a mean over the locations, where the sum belongs", {"loss": "strength * np.mean(missing**2)", "dweights": "-2 * strength * missing * mask[:, :, None] / len(weights) / weights.shape[2]"}),
         ("misses the strength", {"loss": "np.sum(missing**2) / len(weights)", "dweights": "-2 * missing * mask[:, :, None] / len(weights)"}),
+        ("squares the weights before they are summed", {"looked": "(weights**2 * mask[:, :, None]).sum(axis=1, keepdims=True)"}),
         ("misses the square", {"loss": "strength * np.sum(missing) / len(weights)"}),
         ("is the absolute value where the square belongs", {"loss": "strength * np.sum(np.abs(missing)) / len(weights)"}),
     ],

@@ -35,6 +35,9 @@ def _forward(
             kind = {"relu": "gelu", "gelu": "relu"}[activation] if slip == "other f" else activation
             return feed_forward_forward(y, *W.values(), kind)[0]
         source = memory if number == 2 else y
+        if slip == "norm of memory" and number == 2:
+            norm = params["norm2.gamma"], params["norm2.beta"]
+            source = layer_norm_forward(memory, *norm)[0]
         allowed = mask if number == 1 and slip != "no mask" else None
         if slip.startswith("cross reads words") and number == 2:
             source, allowed = y, mask if slip.endswith("masked") else None
@@ -50,17 +53,30 @@ def _forward(
         which = place + 1 if slip.endswith(" with norm1") else number
         if slip == "norm1 for all":
             which = 1
+        if slip.startswith(f"norm {number} is "):
+            which = int(slip[-1])
         norm = params[f"norm{which}.gamma"], params[f"norm{which}.beta"]
         normed = layer_norm_forward(x, *norm)[0]
         y = normed if first and slip not in (f"no norm {number}", "no norms") else x
         added = 0 if slip in (f"no residual {number}", "no residual") else x
         if slip == "residual of the norm":
             added = normed
+        if slip == f"residual of the norm {number}":
+            added = normed
         y = sublayer(y, number)
-        if slip != "no dropout":
+        if slip in ("norm of the sublayer", f"norm of the sublayer {number}"):
+            y = layer_norm_forward(y, *norm)[0]
+        if slip == "dropout of the sum":
+            x = dropout_forward(added + y, dropout, rng, train)[0]
+            if not first:
+                x = layer_norm_forward(x, *norm)[0]
+            continue
+        if slip not in ("no dropout", f"no dropout {number}"):
             y = dropout_forward(y, dropout, rng, train)[0]
         x = added + (2 * y if slip == "sublayers twice" else y)
-        if (not first or slip == "both norms") and slip != "no norms":
+        if slip.startswith("norm of the sublayer"):
+            continue
+        if (not first or slip == "both norms") and slip not in ("no norms", f"no norm {number}"):
             x = layer_norm_forward(x, *norm)[0]
     return x, None
 
@@ -98,9 +114,11 @@ def _backward(dout: Array, cache: tuple, slip: str = ""):
     return dx, dmemory, grads
 
 
+_LAYERS = "self-attention", "cross-attention", "the feed-forward layer"
+
+
 def _each(words: str, slip: str):
-    layers = "self-attention", "cross-attention", "the feed-forward layer"
-    return [(words.format(name), f"{slip} {i + 1}") for i, name in enumerate(layers)]
+    return [(words.format(name), f"{slip} {i + 1}") for i, name in enumerate(_LAYERS)]
 
 
 _FORWARD = (
@@ -109,11 +127,21 @@ _FORWARD = (
     ("has its norm in the other place: before the sublayer when norm_first, else after the sum",
      "other norm"),
     ("adds to the normalised x: the residual is x itself", "residual of the norm"),
+    *_each("adds to the normalised x at {}: the residual is x itself", "residual of the norm"),
+    ("normalises what the sublayers return: it is x, or the sum, that is normalised",
+     "norm of the sublayer"),
+    *_each("normalises what {} returns: it is x, or the sum, that is normalised",
+           "norm of the sublayer"),
     ("misses the norms", "no norms"),
     ("has norms before and after the sublayers: norm_first says which", "both norms"),
     ("adds each sublayer twice", "sublayers twice"),
     *_each("misses the norm of {}", "no norm"),
     ("takes norm1 for all three sublayers", "norm1 for all"),
+    *(
+        (f"takes norm{other} for {layer}, which has its own: norm{i + 1}",
+         f"norm {i + 1} is {other}")
+        for i, layer in enumerate(_LAYERS) for other in (1, 2, 3) if other != i + 1
+    ),
     ("does not use the mask", "no mask"),
     ("reads the words in cross-attention: its keys and values come from memory",
      "cross reads words"),
@@ -125,7 +153,10 @@ _FORWARD = (
     ("has cross-attention before self-attention", "cross first with norm1"),
     ("has the feed-forward layer first: it comes last", "feed forward first"),
     ("does not use activation: it has ReLU and GELU exchanged", "other f"),
+    ("normalises memory too: the words alone", "norm of memory"),
+    ("drops of the sum x + sublayer(x): of the sublayer alone", "dropout of the sum"),
     ("misses the dropout of each sublayer", "no dropout"),
+    *_each("misses the dropout of {}", "no dropout"),
 )  # fmt: skip
 _BACKWARD = (
     ("misses the residual: dout goes past the sublayers too", "no residual"),

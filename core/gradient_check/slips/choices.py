@@ -2,16 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
 from core import decoding
-from core.gradient_check.slips.formulas import Array
+from core.gradient_check.slips.formulas import Array, Formulas, slips_from
 
 
 def _config(config: dict | None, **defaults) -> dict:
     return {**defaults, **(config or {})}
+
+
+# The rules as lines. What a step keeps comes before the new weights; ``old`` is what it found.
+_ADAM_LINES = {
+    "m": "beta1 * old_m + (1 - beta1) * dw",
+    "v": "beta2 * old_v + (1 - beta2) * dw**2",
+    "m_hat": "m / (1 - beta1**t)",
+    "v_hat": "v / (1 - beta2**t)",
+}
+_NUMBERS = {
+    "sgd": {"learning_rate": 1e-2},
+    "sgd_momentum": {"learning_rate": 1e-2, "momentum": 0.9},
+    "rmsprop": {"learning_rate": 1e-2, "decay_rate": 0.99, "epsilon": 1e-8},
+    "adam": {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+}
+_NUMBERS["adamw"] = {**_NUMBERS["adam"], "weight_decay": 1e-2}
+_KEPT = {
+    "sgd_momentum": ("velocity",),
+    "rmsprop": ("cache",),
+    "adam": ("m", "v"),
+    "adamw": ("m", "v"),
+}
+_RULES = {
+    "sgd": {"next_w": "w + -learning_rate * dw"},
+    "sgd_momentum": {
+        "velocity": "momentum * old_velocity + dw",
+        "next_w": "w + -learning_rate * velocity",
+    },
+    "rmsprop": {
+        "cache": "decay_rate * old_cache + (1 - decay_rate) * dw**2",
+        "next_w": "w + -learning_rate * dw / (np.sqrt(cache) + epsilon)",
+    },
+    "adam": {
+        **_ADAM_LINES,
+        "next_w": "w + -learning_rate * m_hat / (np.sqrt(v_hat) + epsilon)",
+    },
+    "adamw": {
+        "smaller": "w + -learning_rate * weight_decay * w",
+        **_ADAM_LINES,
+        "next_w": "smaller + -learning_rate * m_hat / (np.sqrt(v_hat) + epsilon)",
+    },
+}
+
+
+def _rule(lines: Callable, name: str, start: Callable = np.zeros_like) -> Callable:
+    """The update rule of that name, of its lines; ``start``: dw -> what it remembers at first."""
+    kept, numbers = _KEPT.get(name, ()), _NUMBERS[name]
+
+    def rule(w: Array, dw: Array, config: dict | None = None):
+        config = {**numbers, **(config or {})}
+        config["t"] = config.get("t", 0) + 1
+        old = [config.get(each, start(dw)) for each in kept]
+        next_w, *new = lines(w, dw, config["t"], *old, *(config[each] for each in numbers))
+        return next_w, {**config, **dict(zip(kept, new, strict=True))}
+
+    return rule
+
+
+RIGHT = {
+    name: Formulas(
+        ", ".join(["w", "dw", "t", *(f"old_{x}" for x in _KEPT.get(name, ())), *_NUMBERS[name]]),
+        "", lines, ", ".join(["next_w", *_KEPT.get(name, ()), ""]),
+    )
+    for name, lines in _RULES.items()
+}  # fmt: skip
+LOOPS = {name: (right, partial(_rule, name=name)) for name, right in RIGHT.items()}
+
+
+def _of_lines(name: str) -> list[tuple[str, Callable]]:
+    """The slips that any line may have, of a rule."""
+    found = [(hint, _rule(lines, name)) for hint, lines in slips_from(RIGHT[name])]
+    kept = " and ".join(_KEPT.get(name, ()))
+    for words, start in (
+        ("the gradient", np.copy), ("its square", np.square), ("1", np.ones_like),
+    ):  # fmt: skip
+        hint = f"starts {kept} as {words}: at the first step there is 0 to remember"
+        found.append((hint, _rule(RIGHT[name], name, start)))
+    return found
 
 
 def _sgd(w, dw, config=None, sign=-1, rate=None, upside_down=False):
@@ -67,11 +146,11 @@ def _adam(w, dw, config=None, kind="", decay="none"):
         b1, b2 = b2, b1
     shrink = config["weight_decay"]
     t = config.get("t", 0) + (kind != "t late")
-    if decay == "coupled":
+    if decay in ("coupled", "both"):
         dw = dw + shrink * w
     if decay == "grows":
         w = w * (1 + rate * shrink)
-    if decay == "before":
+    if decay in ("before", "both"):
         w = w * (1 - rate * shrink)
     if decay == "no rate":
         w = w * (1 - shrink)
@@ -79,6 +158,9 @@ def _adam(w, dw, config=None, kind="", decay="none"):
     square = {"no square": dw, "absolute": np.abs(dw)}.get(kind, dw**2)
     b2 = b1 if kind == "beta1 twice" else b2
     config["v"] = v = b2 * config.get("v", 0 * w) + (1 - b2) * square
+    if kind == "largest":
+        config["v"] = v = np.maximum(v, config.get("largest", v))
+        config["largest"] = v
     one, two = 1 - b1 ** max(t, 0), 1 - b2 ** max(t, 0)
     if kind == "t late" and t == 0:
         one = two = 1.0
@@ -117,7 +199,7 @@ _ADAM = (
     ("misses epsilon", "no eps"),
     ("misses the root: divide by sqrt(v_hat)", "no root"),
     ("counts t late: the first step is t = 1", "t late"),
-    ("corrects with beta, not with beta^t", "t alone"),
+    ("corrects with beta, not with beta^t: does t count up?", "t alone"),
     ("takes the gradient where its mean m belongs", "dw"),
     ("has beta1 and beta2 exchanged", "betas swapped"),
     ("misses the square of the gradient in v", "no square"),
@@ -127,6 +209,7 @@ _ADAM = (
     ("keeps m with its bias correction: keep it as it is, correct a copy", "m kept"),
     ("keeps v with its bias correction: keep it as it is, correct a copy", "v kept"),
     ("has the wrong sign: the step goes downhill", "plus"),
+    ("keeps the largest v so far, as AMSGrad: Adam's v may fall", "largest"),
 )
 
 
@@ -146,6 +229,9 @@ def _clip(grads: dict[str, Array], max_norm: float, kind: str):
     if kind == "sum":
         norm = float(sum(np.linalg.norm(g) for g in grads.values()))
         factor = min(1.0, max_norm / (norm + 1e-6))
+    if kind == "largest":
+        norm = float(max(np.abs(g).max() for g in grads.values()))
+        factor = min(1.0, max_norm / (norm + 1e-6))
     if kind == "no eps":
         factor = min(1.0, max_norm / norm)
     clipped = {n: g * factor for n, g in grads.items()}
@@ -162,7 +248,11 @@ def _clip(grads: dict[str, Array], max_norm: float, kind: str):
 
 def _positions(length: int, width: int, kind: str) -> Array:
     even = np.arange(0, width, 2)
-    power = {"index": np.arange(len(even)) / width, "up": -even / width}.get(kind, even / width)
+    power = {
+        "index": np.arange(len(even)) / width,
+        "up": -even / width,
+        "twice": 2 * even / width,
+    }.get(kind, even / width)
     start = 1 if kind == "one" else 0
     base = 1000.0 if kind == "base" else 10000.0
     angles = np.arange(start, length + start)[:, None] / base**power
@@ -199,6 +289,8 @@ def _greedy(model, features, max_length=30, allow_unknown=False, kind=""):
             tokens = scores.argmin(axis=1) if kind == "worst of all" else scores.argmax(axis=1)
         if kind == "second":
             tokens = np.argsort(-scores, axis=1, kind="stable")[:, 1]
+        if kind == "first of all":
+            tokens = np.full(len(features), tokens[0])
         if kind == "no end written":
             done |= tokens == model.end
         captions[:, t] = tokens if kind == "goes on" else np.where(done, model.null, tokens)
@@ -210,6 +302,8 @@ def _greedy(model, features, max_length=30, allow_unknown=False, kind=""):
     if kind == "ends to the end":
         after = np.cumsum(captions == model.end, axis=1) > 0
         captions[after] = model.end
+    if kind == "one late":
+        captions = np.hstack([np.full((len(captions), 1), model.null), captions[:, :-1]])
     if kind == "start first":
         captions[:, 0] = model.start
     if kind == "start before":
@@ -238,6 +332,8 @@ def _beam(
                 grown = grown / (t + 1) ** length_penalty
             kept = {"shrinks": beam_size - len(ended), "one": 1}.get(kind, beam_size)
             best = np.argsort(-grown.ravel(), kind="stable")[: max(kept, 0)]
+            if kind == "each" and t:
+                best = grown.argmax(axis=1) + grown.shape[1] * np.arange(len(grown))
             best = best[np.isfinite(grown.ravel()[best])]
             rows, words = np.divmod(best, grown.shape[1])
             length = {"from 0": max(t, 1), "from 2": t + 2, "none": 1}.get(kind, t + 1)
@@ -268,6 +364,11 @@ def _beam(
         if not ended and len(total):
             best = int(total.argmax())
             ended = [(total[best] / max_length**length_penalty, open_[best])]
+        if kind == "open too":
+            rest = ((s / max_length**length_penalty, b) for s, b in zip(total, open_, strict=True))
+            ended = sorted([*ended, *rest], key=lambda each: -each[0])
+        if kind == "not divided":
+            ended = [(score * len(b) ** length_penalty, b) for score, b in ended]
         for k, (score, words) in enumerate(ended[:n_best]):
             scores[n, k], captions[n, k, : len(words)] = score, words
     return captions, scores
@@ -279,6 +380,7 @@ TABLE = {
         ("misses the learning rate", partial(_sgd, rate=1.0)),
         ("divides by the learning rate: multiply", partial(_sgd, upside_down=True)),
         ("does not use the learning rate of config", partial(_sgd, rate=1e-2)),
+        *_of_lines("sgd"),
     ],
     "sgd_momentum": lambda: [
         ("has the learning rate inside of the velocity, as CS231n: here it is outside",
@@ -290,29 +392,38 @@ TABLE = {
         ("forgets the velocity of the step before: is it kept in config?",
          partial(_momentum, kind="none")),
         ("has the wrong sign: the step goes downhill", partial(_momentum, kind="plus")),
+        *_of_lines("sgd_momentum"),
     ],
     "rmsprop": lambda: [
-        (hint, partial(_rmsprop, kind=kind))
-        for hint, kind in (
-            ("has epsilon inside the root: sqrt(cache) + epsilon", "inside"),
-            ("has decay_rate and 1 - decay_rate exchanged", "swapped"),
-            ("adds up all squares, as AdaGrad: the cache decays", "adagrad"),
-            ("misses the square of the gradient", "no square"),
-            ("misses the root: divide by sqrt(cache)", "no root"),
-            ("uses the cache of the step before", "old"),
-            ("misses epsilon", "no eps"),
-        )
+        *(
+            (hint, partial(_rmsprop, kind=kind))
+            for hint, kind in (
+                ("has epsilon inside the root: sqrt(cache) + epsilon", "inside"),
+                ("has decay_rate and 1 - decay_rate exchanged", "swapped"),
+                ("adds up all squares, as AdaGrad: the cache decays", "adagrad"),
+                ("misses the square of the gradient", "no square"),
+                ("misses the root: divide by sqrt(cache)", "no root"),
+                ("uses the cache of the step before", "old"),
+                ("misses epsilon", "no eps"),
+            )
+        ),
+        *_of_lines("rmsprop"),
     ],
-    "adam": lambda: [(hint, partial(_adam, kind=kind)) for hint, kind in _ADAM],
+    "adam": lambda: [
+        *((hint, partial(_adam, kind=kind)) for hint, kind in _ADAM),
+        *_of_lines("adam"),
+    ],
     "adamw": lambda: [
         ("decays after the step: w shrinks first", partial(_adam, decay="after")),
         ("adds the decay to the gradient, as Adam with L2: here it does not pass through m and v",
          partial(_adam, decay="coupled")),
+        ("decays twice: the weights, and by the gradient too", partial(_adam, decay="both")),
         ("misses the weight decay", partial(_adam, decay="none")),
         ("has the wrong sign of the weight decay: w shrinks", partial(_adam, decay="grows")),
         ("decays without the learning rate: 1 - learning_rate weight_decay",
          partial(_adam, decay="no rate")),
         *((hint, partial(_adam, kind=kind, decay="before")) for hint, kind in _ADAM),
+        *_of_lines("adamw"),
     ],
     "clip_gradient_norm": lambda: [
         (hint, partial(_clip, kind=kind))
@@ -322,6 +433,7 @@ TABLE = {
             ("scales small gradients up: leave them where the norm is small enough", "always"),
             ("misses the root of the norm", "squared"),
             ("adds up the norms: the root of the sum of all squares", "sum"),
+            ("takes the largest value for the norm: the root of the sum of all squares", "largest"),
             ("misses the 1e-6: max_norm / (norm + 1e-6)", "no eps"),
             ("is the norm after the clipping: return that before", "after"),
             ("is max_norm after the clipping: return the norm before", "limit"),
@@ -336,6 +448,7 @@ TABLE = {
             ("has sines in the first half: they alternate", "halves"),
             ("has a frequency for each column: two columns share one", "each"),
             ("has i / width where 2i / width belongs", "index"),
+            ("doubles the exponent: 2i is the number of the column, 0, 2, 4", "twice"),
             ("starts at position 1: the first is 0", "one"),
             ("has a base of 1000: 10000 belongs", "base"),
             ("has its frequencies upside down", "up"),
@@ -357,6 +470,8 @@ TABLE = {
                 ("takes the second best word", "second"),
                 ("stops at the first caption that ends: the others go on", "stops all"),
                 ("says <END> up to the end: what follows the first is <NULL>", "ends to the end"),
+                ("says of every image what is said of the first", "first of all"),
+                ("writes each word one place late: the first word is at 0", "one late"),
                 ("stops one word too early: max_length words are allowed", "short"),
                 ("has <START> in it: a caption begins with the first word", "start first"),
                 ("has <START> in it: a caption begins with the first word", "start before"),
@@ -371,6 +486,10 @@ TABLE = {
          partial(_searched, length_penalty=0.0)),
         ("says <UNK>: only with allow_unknown=True may it", partial(_searched, allow_unknown=True)),
         ("keeps one beginning alone: greedy", partial(_beam, kind="one")),
+        *(
+            (f"keeps {size} beginnings, whatever beam_size says", partial(_sized, size=size))
+            for size in range(2, 8)
+        ),
         *(
             (hint, partial(_beam, kind=kind, stop=stop))
             for stop in (False, True)  # before all have ended, or not: a slip makes a difference
@@ -390,6 +509,10 @@ TABLE = {
                 ("returns the worst first: the best comes first", "worst first"),
                 ("keeps the worst of what has finished: keep the best", "keeps worst"),
                 ("stops at the first finished caption: others may still be better", "first end"),
+                ("keeps the best word of each beginning: keep the best of all their words", "each"),
+                ("counts beginnings that have not ended: they count where none has ended",
+                 "open too"),
+                ("returns log-probabilities: divide them by the length too", "not divided"),
                 ("compares beginnings by their score: by their log-probability", "prunes by score"),
                 ("keeps fewer beginnings once some have finished", "shrinks"),
                 ("goes on with beginnings that have ended", "ended go on"),
@@ -399,6 +522,12 @@ TABLE = {
         ),
     ],
 }  # fmt: skip
+
+
+def _sized(model, features, beam_size=5, max_length=30, length_penalty=1.0, n_best=1, size=5):
+    return decoding.beam_search(
+        model, features, max(size, n_best), max_length, length_penalty, n_best
+    )
 
 
 def _searched(model, features, beam_size=5, max_length=30, length_penalty=1.0, n_best=1, **options):

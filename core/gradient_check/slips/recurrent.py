@@ -243,6 +243,9 @@ def loop_backward(step: Callable, cells: int, slip: str = "") -> Callable:
         T = x.shape[1]
         dx, total = np.zeros_like(x), [np.zeros_like(each) for each in (Wx, Wh, b)]
         carried = [np.zeros_like(h0)] * (1 + cells)
+        for place, name in enumerate(("h", "c")[: 1 + cells]):
+            if slip == f"{name} from dh":
+                carried[place] = dh[:, -1]
         firsts = None
         for t in range(T) if slip == "forwards" else reversed(range(T)):
             way, _, edge = slip.partition(" at the edge: ")
@@ -324,6 +327,9 @@ _LOOP_BACKWARD = (
     ("adds dh[:, t] to the gradient of the cell state too: it reaches h alone", "h into c"),
     ("has the gradients of h and c exchanged on their way to the step before",
      "carries exchanged"),
+    ("starts with dh[:, -1] as what flows back: after the last step comes nothing", "h from dh"),
+    ("starts with dh[:, -1] as what flows back through c: after the last step comes nothing",
+     "c from dh"),
     ("goes through the steps from the first to the last: backwards is the way", "forwards"),
     ("uses dh of the last step alone: each h[:, t] has its own", "last only"),
     ("holds the first time step alone: a missing sum over time (+=)", "first step kept"),

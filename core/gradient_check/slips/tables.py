@@ -43,7 +43,7 @@ def lines_of(name: str) -> tuple[Formulas, Callable] | None:
     for module in (basic, recurrent, attention, transformer):
         if name in module.RIGHT:
             return module.RIGHT[name], lambda lines: lines
-    return {**recurrent.LOOPS, **attention.LOOPS}.get(name)
+    return {**recurrent.LOOPS, **attention.LOOPS, **choices.LOOPS}.get(name)
 
 
 def right_formulas() -> Iterator[tuple[str, Formulas]]:

@@ -184,6 +184,8 @@ _NAMED = {
         ("has the wrong sign in the mean's term", {"inside": "dnormal + m1 - normal * m2"}),
         ("has the variance's term by half: the square brings a factor 2", {"inside": "dnormal - m1 - 0.5 * normal * m2"}),
         ("has the variance's term doubled", {"inside": "dnormal - m1 - 2 * normal * m2"}),
+        ("has x - mean where normal belongs, in the variance's term: 1 / var is missing", {"inside": "dnormal - m1 - normal * m2 / inverse_std**2"}),
+        ("has x - mean where normal belongs, once, in the variance's term: 1 / std is missing", {"inside": "dnormal - m1 - normal * m2 / inverse_std"}),
         ("misses the factor normal in the variance's term", {"inside": "dnormal - m1 - m2"}),
         ("takes the means over the batch, not over the last axis", {"m1": "dnormal.mean(axis=0, keepdims=True)", "m2": "(dnormal * normal).mean(axis=0, keepdims=True)"}),
         ("misses the factor normal: dgamma = sum(dout normal)", {"dgamma": "dout.sum(axis=(0, 1))"}),
@@ -210,6 +212,10 @@ _NAMED = {
         ("has a tanh where the nonlinearity belongs", {"inner": "np.tanh(pre)"}),
         ("misses the bias b1", {"pre": "x @ W1"}),
         ("misses the bias b2", {"out": "inner @ W2"}),
+        *(
+            ("applies the nonlinearity to x, before W1", {"pre": "np.maximum(x, 0) @ W1 + b1", **inner})
+            for inner in ({}, {"inner": "pre"})
+        ),
         ("applies the nonlinearity to the output too", {"out": "np.maximum(inner @ W2 + b2, 0)"}),
     ],
     "feed_forward_backward": [
@@ -246,6 +252,7 @@ _NAMED = {
         ("has the channels of its heads interleaved: head i holds the channels i d to (i + 1) d", {**_INTERLEAVED, "joined": "looked.transpose(0, 2, 3, 1).reshape(query.shape)"}),
         ("is scaled by the whole width E, where that of a head belongs: sqrt(d), d = E / h", {"scores": "q @ swap(k) * len(bq)**-0.5"}),
         *_MASK,
+        ("uses the mask in the first head alone", {"seen": "np.where(mask | (np.arange(num_heads) > 0)[:, None, None], scores, -np.inf)"}),
         ("misses the last projection Wo", {"out": "joined"}),
         ("misses the bias bo", {"out": "joined @ Wo"}),
         *(
