@@ -81,6 +81,7 @@ def asked(function):
     def got():
         found = function()
         if found is not None and found is not ...:
+            assert not isinstance(found, list), "that is a list; a tuple has round brackets"
             for slip, text in slips.items():
                 assert not is_same(found, slip), text
             assert is_same(found, right), hint
@@ -174,18 +175,18 @@ sketch.show()
 # | | lesson | what you build | minutes | deeper |
 # | --- | --- | --- | --- | --- |
 # | 1 | [The task and the data](01_the_task_and_the_data.ipynb) | a captioner that needs no learning: the score to beat | 45 | [1b](01b_pca_epochs_and_leakage.ipynb) |
-# | 2 | [Gradients you can trust](02_gradients_you_can_trust.ipynb) | a check that tells whether a gradient is right | 45 |  |
+# | 2 | [Gradients you can trust](02_gradients_you_can_trust.ipynb) | a check that tells whether a gradient is right | 45 | [2b](02b_ten_ways_a_check_lies.ipynb) |
 # | 3 | [Affine, embedding, softmax](03_affine_embedding_softmax.ipynb) | the layers around every model, and the loss | 45 | [3b](03b_losses_that_lie.ipynb) |
 # | 4 | [Update rules](04_update_rules.ipynb) | gradient descent, momentum, RMSProp, Adam | 45 | [4b](04b_clipping_decay_schedules.ipynb) |
 # | 5 | [The vanilla RNN](05_the_vanilla_rnn.ipynb) | a layer that reads one word after the other | 45 |  |
 # | 6 | [The LSTM](06_the_lstm.ipynb) | gates, and a memory that the gradient survives | 45 | [6b](06b_the_lstm_further.ipynb) |
 # | 7 | [From loops to GEMMs](07_from_loops_to_gemms.ipynb) | an aside: the same layers, faster | 35 |  |
 # | 8 | [Soft attention](08_soft_attention.ipynb) | a decoder that looks at places of the picture | 45 | [8b](08b_more_about_looking.ipynb) |
-# | 9 | [Multi-head attention](09_multi_head_attention.ipynb) | heads, masks and their gradients | 45 |  |
-# | 10 | [The Transformer block](10_the_transformer_block.ipynb) | layer norm, positions, the whole block | 45 |  |
+# | 9 | [Multi-head attention](09_multi_head_attention.ipynb) | heads, masks and their gradients | 45 | [9b](09b_more_about_heads.ipynb) |
+# | 10 | [The Transformer block](10_the_transformer_block.ipynb) | layer norm, positions, the whole block | 45 | [10b](10b_depth_and_slips.ipynb) |
 # | 11 | [Decoding](11_decoding.ipynb) | greedy, sampling, beam search | 45 | [11b](11b_deeper_into_decoding.ipynb) |
-# | 12 | [The encoder](12_the_encoder.ipynb) | a convolution by hand: where features come from | 45 |  |
-# | 13 | [Is it any good?](13_is_it_any_good.ipynb) | BLEU and CIDEr-D, and what they do not see | 45 |  |
+# | 12 | [The encoder](12_the_encoder.ipynb) | a convolution by hand: where features come from | 45 | [12b](12b_larger_encoders.ipynb) |
+# | 13 | [Is it any good?](13_is_it_any_good.ipynb) | BLEU and CIDEr-D, and what they do not see | 45 | [13b](13b_scores_in_detail.ipynb) |
 # | 14 | [Your own photo](14_your_own_photo.ipynb) | from a folder of photos to a caption for yours | 25 |  |
 #
 # If you are in a hurry: 2, 3, 5, 6, 8, 9, 10 and 11 are the core.
@@ -480,7 +481,7 @@ confirm(*asked(slope_of_tanh))
 # | $E$ | entries of a vector in a Transformer | 9 |
 # | $d$ | entries per head: $E$ over the number of heads | 9 |
 # | $S$ | things that a query can look at | 9 |
-# | $F$ | inner entries of a feed-forward layer | 10 |
+# | $F$ | inner entries of a feed-forward layer; filters of a convolution | 10, 12 |
 # | $B$ | beams | 11 |
 #
 # **Values**, in small letters:
@@ -488,7 +489,8 @@ confirm(*asked(slope_of_tanh))
 # | letter | means | lesson |
 # | --- | --- | --- |
 # | $\mathcal{L}$ | the loss, one number; `dx` in code is $\partial \mathcal{L} / \partial x$ | 2 |
-# | $\delta$ | a small step, for measuring a derivative ($\delta_{ij}$, with two indices, is 1 where $i = j$, else 0) | 2 |
+# | $\delta$ | a small step, for measuring a derivative; `h` in the code of lesson 2 | 2 |
+# | $\delta_{ij}$ | with two indices: 1 where $i = j$, else 0 | 3 |
 # | $p$ | a probability | 3 |
 # | $\log$ | the natural logarithm; losses are in **nats** | 3 |
 # | $\eta$ | the learning rate | 4 |

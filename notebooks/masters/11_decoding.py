@@ -405,7 +405,7 @@ assert 0.30 < greedy_true.mean() < 0.34
 # best word takes everything, which is greedy. As $\tau \to \infty$ all words become equal.
 #
 # **Task: temperature.** Write the formula, in a line or two. Try it on paper first: five words have 0.45, 0.25,
-# 0.15, 0.10 and 0.05. What is left to the first at $\tau = 0.5$?
+# 0.15, 0.10 and 0.05. What does the first get at $\tau = 0.5$?
 
 
 # %% tags=["task"]
