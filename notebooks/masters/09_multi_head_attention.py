@@ -42,9 +42,9 @@ lessons.style()
 # $j$ offers two vectors. Its **key** $k_j$ says by what it can be found; here there is one channel each for red,
 # blue, circle and square. Its **value** $v_j$ says what it hands over; here how far right it is, and how far down.
 #
-# Anyone who wants to know something brings a **query** $q_t$ with the same channels as the keys. Query and key
+# A word that wants to know something brings a **query** $q_t$ with the same channels as the keys. Query and key
 # agree as far as their dot product is large. A softmax makes weights of these scores, and the answer is the mean of
-# the values:
+# the values. This is **scaled dot-product attention**:
 #
 # $$ s_{tj} = \frac{q_t \cdot k_j}{\sqrt d}, \qquad \alpha_t = \mathrm{softmax}(s_t), \qquad
 #    o_t = \sum_j \alpha_{tj}\, v_j $$
@@ -553,8 +553,7 @@ movable(draw_heads, {"word": places_of[named_at]}, word=places_of)
 
 # %% [markdown]
 # One picture proves little. For 300 held-out pictures and each word that names a shape, is the brightest place on
-# that shape, or at most one cell beside it? (*Pointing*, lesson 8; here in given captions.) **Predict**: is the best
-# single head better than the mean of all eight?
+# that shape, or at most one cell beside it? (*Pointing*, lesson 8; here in given captions.)
 
 
 # %% tags=["hide-input"]
@@ -582,12 +581,8 @@ plt.show()
 assert together > 0.9 and max(shares) < together and min(shares) > chance
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# No. No single head is a pointer: each does a part of the work, and looks also at what is around. Their mean is on
-# the shape for more than nine names in ten. (What a map does not prove, lesson 8 says.)
-#
-# </details>
+# No single head is a pointer: each does a part of the work, and looks also at what is around. Their mean is on the
+# shape for more than nine names in ten. (Lesson 8 says what a map does not prove.)
 #
 # ## What you have now
 #
