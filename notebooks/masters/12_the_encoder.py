@@ -249,7 +249,7 @@ print("equal to torch; when the picture moves by a pixel, the answer moves by a 
 #
 # ## The backward: who reads this pixel?
 #
-# We are given $dy$ and owe $db$, $dw$ and $dx$. For each of them ask: who reads it?
+# We are given $dy$ and want $db$, $dw$ and $dx$. For each of them ask: who reads it?
 #
 # Each **bias** is added to every number of its channel. So $db_f$ is the sum of $dy$ over that channel.
 #
@@ -338,7 +338,9 @@ print("dx, dw and db agree with central differences to 1e-8, with torch to 1e-12
 # %% [markdown]
 # ### The tempting wrong way: forget the half turn
 #
-# The shapes fit without it, and the slip can even pass a check. **Predict.** We test the unturned backward twice: with a blur (1 2 1 in each direction) and with random weights. Which
+# The shapes fit without it, and the slip can even pass a check.
+#
+# **Predict.** We test the unturned backward twice: with a blur (1 2 1 in each direction) and with random weights. Which
 # test finds the slip?
 
 
@@ -582,9 +584,8 @@ assert like["eval"][0] > 0.999
 assert like["train"][0] < like["eval"][1] - 0.3
 
 # %% [markdown]
-# With dropout on, two looks at *one* picture have less in common than two *different* pictures have without it. The
-# shapes fit, and the loss still falls, since a noisy feature says something. In `core` every network comes from one
-# function, `load_network`, and it ends with `.eval()`.
+# With dropout on, two looks at *one* picture have less in common than two *different* pictures have without it. All shapes
+# fit. In `core` every network comes from one function, `load_network`, and that calls `.eval()`.
 #
 # ### 2 · Frozen weights, moving statistics
 #
@@ -755,8 +756,8 @@ squeezed = report("stretched to a square, no crop", [stretched(p) for p in uprig
 assert right[1] > 0.9 and turned[1] < 0.7 and squeezed[1] < 0.6
 
 # %% [markdown]
-# Of photos on their side 45 % of the captions are true, of squeezed ones 35 %. Normalising comes last,
-# because picture libraries resize bytes. How it is done is not a matter of taste: it must be as it was when the weights
+# Of photos on their side 45 % of the captions are true, of squeezed ones 35 %. Normalising comes last, because picture
+# libraries resize bytes. How it is done is not a matter of taste: it must be as it was when the weights
 # were trained. For VGG16 and SqueezeNet: scale to 0 to 1, subtract the mean of ImageNet, divide by its standard
 # deviation, per channel.
 #
@@ -956,16 +957,16 @@ assert loss_at[2e-3].max() > 1.5 * loss_at[0].max() and np.ptp(loss_at[2e-3]) > 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# 0 and $10^{-4}$ are nearly equal here, with all colours right for each seed. $2 \cdot 10^{-3}$, the decoder's own rate, depends
-# on luck: one of three encoders is lost. $10^{-2}$ loses all three.
+# 0 and $10^{-4}$ are nearly equal here, with all colours right for each seed. $2 \cdot 10^{-3}$, the decoder's own rate,
+# depends on luck: one of three encoders is lost. $10^{-2}$ loses all three.
 #
 # </details>
 #
 # A fresh decoder sends gradients that mean little. At a high rate the encoder follows them, and what it knew is gone.
 # Two epochs show no more than that: not which low rate is best, nor that an open encoder gains on a frozen one.
 #
-# So train the decoder alone first. Then open the last stages at a rate below the decoder's, and choose the rate on
-# held-out data. [docs/photos.md](../docs/photos.md) has the two commands for a ResNet-101 on real photos. From the
+# The usual order is to train the decoder alone first. Then one opens the last stages at a rate below the decoder's, chosen
+# on held-out data. [docs/photos.md](../docs/photos.md) has the two commands for a ResNet-101 on real photos. From the
 # pixels of the embedded data, with all five stages open, it is
 #
 #     python training.py --model attention --encoder tiny_cnn
@@ -1019,8 +1020,8 @@ compare(
 #
 # In evaluation mode the mean and the variance are constants, so batch normalisation is an affine map of each channel:
 # $y = \gamma\,(z - \text{mean}) / \sqrt{\text{var} + \epsilon} + \beta$. Let $z$ come from a convolution with filters `K`
-# and bias `b`. Both together are again one convolution. Return its filters and its bias. (Trained networks are made faster in this way.) What checks you does not know the formula: it feeds single
-# bright pixels and measures.
+# and bias `b`. Both together are again one convolution. Return its filters and its bias. (Trained networks are made faster
+# in this way.) What checks you does not know the formula: it feeds single bright pixels and measures.
 
 
 # %% tags=["exercise"]
@@ -1133,7 +1134,7 @@ compare(
 #   filters turned by half a turn.
 # * Four mistakes that raise no error and ruin captions: training mode, moving statistics, wrong scale or colours, photos
 #   on their side. Keep the constants in the checkpoint, and look at captions beside their pictures.
-# * A way to train both parts: first a new decoder over a frozen encoder, then both, the encoder at a lower rate.
+# * The usual way to train both parts: first a new decoder over a frozen encoder, then both, the encoder at a lower rate.
 #
 # **Sources.** Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, *Gradient-based learning applied to document
 # recognition*, Proceedings of the IEEE 86 (1998). S. Ioffe and C. Szegedy, *Batch normalization*, ICML 2015. W. Luo,

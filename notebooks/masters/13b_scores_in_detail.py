@@ -76,6 +76,7 @@ def likeness(words, reference, weights, unseen, gamed=False):
     return np.mean(cosines) * math.exp(-(off**2) / 72)
 
 
+# %%
 def my_cider_d(candidates, references, gamed=False):
     rest = weights_of(references), math.log(len(references)), gamed
     each = [[likeness(w, r, *rest) for r in references[i]] for i, w in candidates.items()]
