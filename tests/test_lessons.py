@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+import jupytext
 import numpy as np
 import pytest
 
@@ -277,6 +278,26 @@ def test_notebooks_are_what_their_master_says(build, master):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
+MOST_WORDS = 2_500  # about 45 minutes with a pencil
+MOST_LINES = 15  # of a cell that is not folded
+
+
+@pytest.mark.parametrize("master", [*LESSONS, *DEEPER], ids=lambda path: path.stem)
+def test_a_lesson_fits_into_a_sitting(build, master):
+    words, asked = 0, set()
+    for cell in jupytext.read(master, fmt="py:percent").cells:
+        tags = set(cell.metadata.get("tags", []))
+        asked |= tags
+        if cell.cell_type == "markdown" and "exercise" not in tags:
+            words += len(re.sub(r"\$\$.*?\$\$", "", cell.source, flags=re.DOTALL).split())
+        if cell.cell_type == "code" and not tags & {"setup", "hide-input", "exercise"}:
+            seen = build._SOLUTION.sub(build._BLANK, cell.source)
+            assert len(seen.split("\n")) <= MOST_LINES, seen
+    assert words <= MOST_WORDS
+    if master in LESSONS[1:]:
+        assert "task" in asked, "nothing for the reader to write"
+
+
 MASTER = """\
 # %% [markdown]
 # # 99 · A lesson
@@ -424,6 +445,26 @@ def test_glossary_points_at_the_lines_that_it_quotes(build):
     names = re.findall(r"^\*\*(.+?)\*\*", text, re.M)
     assert names == sorted(names, key=str.lower)
     assert len(set(names)) == len(names)
+
+
+def test_glossary_leads_to_the_section_of_each_term(build):
+    text = build.GLOSSARY.read_text(encoding="utf-8")
+    terms = text.split("\n**")[1:]
+    for term in terms:
+        name, section = re.search(r"\]\((\d\d\w+)\.ipynb#(.+?)\)$", term, re.M).groups()
+        master = (build.MASTERS / f"{name}.py").read_text(encoding="utf-8")
+        headings = re.findall(r"^# ##+ (.+)$", master, re.M)
+        assert section in [heading.replace(" ", "-") for heading in headings], section
+    assert len(terms) >= 60
+
+
+@pytest.mark.parametrize("master", [*LESSONS, *DEEPER], ids=lambda path: path.stem)
+def test_links_to_sections_of_lessons_lead_there(build, master):
+    text = master.read_text(encoding="utf-8")
+    for name, section in re.findall(r"\]\((\d\d\w+)\.ipynb#(.+?)\)", text):
+        there = (build.MASTERS / f"{name}.py").read_text(encoding="utf-8")
+        headings = re.findall(r"^# ##+ (.+)$", there, re.M)
+        assert section in [heading.replace(" ", "-") for heading in headings], section
 
 
 def test_an_answer_never_shows_two_equal_numbers():
