@@ -344,8 +344,8 @@ assert round((100 - 1) / (100 + 1), 3) == 0.980 and round(9999 / 10001, 4) == 0.
 # $1/(1 - \mu)$ times as long. For that reason people often start with a smaller rate when $\mu = 0.9$.)
 #
 # *Predict, then move the sliders.* The rates are 0.02, 0.04, 0.077, 0.09, 0.11 and 0.12; the momenta are 0, 0.2, 0.44,
-# 0.7 and 0.9. With momentum 0, which rates explode? With rate 0.11, which smallest momentum does not
-# explode? Last, find the best pair.
+# 0.7 and 0.9. With momentum 0, which rates explode? With rate 0.11, which momentum is the smallest
+# that helps? Last, find the best pair.
 
 # %% tags=["hide-input"]
 RATES, MOMENTA = (0.02, 0.04, 0.077, 0.09, 0.11, 0.12), (0, 0.2, 0.44, 0.7, 0.9)
