@@ -301,6 +301,9 @@ SLIPS = [
     (AFFINE, "flat.T.dot(dout)", "-flat.T.dot(dout)", "wrong sign"),
     (AFFINE, "flat.T.dot(dout)", "2 * flat.T.dot(dout)", "2 times too large"),
     (AFFINE, "flat.T.dot(dout)", "dout.T.dot(flat)", "it is transposed"),
+    (NORM_FORWARD, "gamma * n + beta", "beta * n + gamma", "beta and gamma exchanged"),
+    (GREEDY, "        alive &= words != model.end\n", "        alive = words != model.end\n", "what has ended stays so"),
+    (POSITIONS, "return out", "return out[::-1]", "the last comes first"),
     (AFFINE, ".reshape(x.shape)", "", "the reshape to that is missing"),
     (AFFINE, "dout, axis=0", "dout, axis=0, keepdims=True", "an axis of length 1"),
     (EMBEDDING, "            dW[words[n, t]] += dout[n, t]\n    ", "            dW[words[n, t]] += dout[n, t]\n            ", "the first word alone"),
@@ -693,6 +696,10 @@ def test_decoders_are_tried_where_they_may_say_unknown_and_where_positions_end()
 
         return first_wrong(check("greedy", greedy).rows).problem
 
+    def beam_search(*arguments, length_penalty=1.0, **options):
+        return decoding.beam_search(*arguments, **options)
+
+    assert "length_penalty=0.5" in first_wrong(check("beam_search", beam_search).rows).problem
     assert "allow_unknown=True" in of_greedy(lambda m, x, n, _: decoding.greedy(m, x, n))
     assert "model.max_length is 2" in of_greedy(
         lambda m, x, n, u: decoding.greedy(replace(m, max_length=None), x, n, u)

@@ -93,6 +93,9 @@ def _corners(case: Case, rng, inputs: dict, sizes: dict) -> Iterator[tuple[str, 
             {**inputs, "positions": 2},
         )
         yield "fails for allow_unknown=True", {**inputs, "more": {"allow_unknown": True}}
+    if case.name == "beam_search":
+        for penalty in (0.5, 2.0, 0.0):
+            yield f"fails for length_penalty={penalty}", {**inputs, "penalty": penalty}
     if case.name == "dropout":
         yield "fails for train=False, where all pass", {**inputs, "train": False}
         yield "fails for p = 0, where all pass", {**inputs, "p": 0.0}
@@ -159,7 +162,9 @@ def _fault(case: Case, functions: Functions, corner: dict, run, rng, named: str)
             words = f"{name} of {named} is not ours"
             if not case.differentiable and "positions" not in corner:
                 ours = dict(zip(names, outputs, strict=False))
-                known = recognise(case, corner, None, {name: value}, ours)
+                theirs = dict(zip(names, map(np.asarray, got), strict=False))
+                wrong = {n: v for n, v in theirs.items() if not np.array_equal(v, ours[n])}
+                known = recognise(case, corner, None, wrong, ours)
                 words += f": it {known[name]}" if name in known else ""
             elif right.size > 1 and is_specific(hint := diagnose(value, right)):
                 words += f": it {hint}"

@@ -194,9 +194,10 @@ def _decoder(name: str, outputs: tuple[str, ...], options: dict, torch: Callable
                 name, "allow_unknown"
             ):
                 decode = our_function(name)  # a plain decoder knows neither, which is no mistake
-            values = decode(
-                model, inputs["features"], max_length=length, **options, **inputs.get("more", {})
-            )
+            given = {**options, **inputs.get("more", {})}
+            if "penalty" in inputs:
+                given["length_penalty"] = inputs["penalty"]
+            values = decode(model, inputs["features"], max_length=length, **given)
             ids, *scores = values if len(outputs) > 1 else [values]
             if ids is None or np.asarray(ids).dtype.kind not in "iu":
                 kind = "None" if ids is None else f"{np.asarray(ids).dtype} values"

@@ -114,6 +114,7 @@ _NAMED = {
     "dropout_forward": [
         ("is not scaled: divide what is kept by 1 - p", {"out": "x * kept"}),
         ("is scaled by 1 / p: p is the probability to DROP, divide by 1 - p", {"out": "x * kept / p"}),
+        ("is multiplied by p: divide what is kept by 1 - p", {"out": "x * kept * p"}),
         ("is multiplied by 1 - p: divide by it", {"out": "x * kept * (1 - p)"}),
         ("keeps what should be dropped: p is the probability to DROP", {"kept": "(rng.random(x.shape, dtype=np.float32) < p)"}),
         ("keeps what should be dropped: p is the probability to DROP", {"kept": "(rng.random(x.shape, dtype=np.float32) < p)", "out": "x * kept / p"}),
@@ -157,6 +158,7 @@ _NAMED = {
         ("subtracts the 1 at the most probable word: it belongs at the right one", {"dscores": "p + -onehot(p.argmax(axis=2), x)"}),
         ("keeps the entry of the right word alone: all others get their probability", {"dscores": "(p + -onehot(y, x)) * onehot(y, x)"}),
         *((f"adds {eps} inside of the logarithm: take the logarithm of the softmax at once", {"log_p": f"np.log(np.take_along_axis(p, y[..., None], 2)[..., 0] + {eps})"}) for eps in ("1e-8", "1e-7", "1e-10", "1e-9", "1e-6", "1e-5", "1e-12")),
+        ("is multiplied by the loss", {"dx": f"{_DX} * (1 / len(x)) * loss"}),
         ("multiplies the scores by the mask before the softmax", {"p": "softmax(x * mask[:, :, None])"}),
         ("misses the softmax: it is that of the scores themselves", {"dscores": "x + -onehot(y, x)"}),
     ],

@@ -61,6 +61,8 @@ def _forward(
         added = 0 if slip in (f"no residual {number}", "no residual") else x
         if slip == "residual of the norm":
             added = normed
+        if slip == f"two residuals {number}":
+            added = 2 * x
         if slip == f"residual of the norm {number}":
             added = normed
         y = sublayer(y, number)
@@ -133,6 +135,7 @@ _FORWARD = (
     *_each("normalises what {} returns: it is x, or the sum, that is normalised",
            "norm of the sublayer"),
     ("misses the norms", "no norms"),
+    *_each("adds x twice at {}", "two residuals"),
     ("has norms before and after the sublayers: norm_first says which", "both norms"),
     ("adds each sublayer twice", "sublayers twice"),
     *_each("misses the norm of {}", "no norm"),

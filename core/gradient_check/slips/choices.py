@@ -256,6 +256,8 @@ def _positions(length: int, width: int, kind: str) -> Array:
     start = 1 if kind == "one" else 0
     base = 1000.0 if kind == "base" else 10000.0
     angles = np.arange(start, length + start)[:, None] / base**power
+    if kind == "reversed":
+        angles = angles[::-1]
     if kind == "pi":
         angles = angles * np.pi
     out = np.zeros((length, width))
@@ -294,7 +296,7 @@ def _greedy(model, features, max_length=30, allow_unknown=False, kind=""):
         if kind == "no end written":
             done |= tokens == model.end
         captions[:, t] = tokens if kind == "goes on" else np.where(done, model.null, tokens)
-        done |= tokens == model.end
+        done = tokens == model.end if kind == "not kept" else done | (tokens == model.end)
         if kind == "start again":
             tokens = np.full(len(features), model.start)
         if kind == "stops all" and done.any():
@@ -337,7 +339,7 @@ def _beam(
             best = best[np.isfinite(grown.ravel()[best])]
             rows, words = np.divmod(best, grown.shape[1])
             length = {"from 0": max(t, 1), "from 2": t + 2, "none": 1}.get(kind, t + 1)
-            length = length**length_penalty
+            length = length * length_penalty if kind == "no power" else length**length_penalty
             for row, word in zip(rows, words, strict=True):
                 if word == model.end:
                     score = grown[row, word]
@@ -453,6 +455,7 @@ TABLE = {
             ("has a base of 1000: 10000 belongs", "base"),
             ("has its frequencies upside down", "up"),
             ("has pi in its angles", "pi"),
+            ("has its positions in the wrong order: the last comes first", "reversed"),
         )
     ],
     "greedy": lambda: [
@@ -465,6 +468,7 @@ TABLE = {
                 ("takes the last of equal words: of equals, the lower id", "last of ties"),
                 ("goes on after <END>: what follows is <NULL>", "goes on"),
                 ("misses <END> itself: it belongs to the caption", "no end written"),
+                ("forgets which captions have ended: what has ended stays so", "not kept"),
                 ("takes the least probable word", "worst"),
                 ("takes the least probable word", "worst of all"),
                 ("takes the second best word", "second"),
@@ -497,6 +501,7 @@ TABLE = {
                 ("is not divided by the number of words to the power of length_penalty", "none"),
                 ("divides by the number of words without <END>: it counts too", "from 0"),
                 ("divides by one word too many", "from 2"),
+                ("multiplies the length by length_penalty: that is its power", "no power"),
                 ("multiplies by the number of words to the power of length_penalty: divide",
                  "times"),
                 ("is the log-probability of the last word alone: add up those of all words",

@@ -176,7 +176,7 @@ class Formulas:
     def exchanges(self, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, Formulas]]:
         """Each line with one array in the place of another of its shape, known at that line.
 
-        Then with two exchanged, and with one more added.
+        Then with two exchanged, with one more added, and one alone.
         """
         known = [name for name in shapes if name not in self.lines]
         word = r"(?<![\w.])[A-Za-z_]\w*"
@@ -203,6 +203,7 @@ class Formulas:
             for more in known:
                 if name in shapes and shapes[more] == shapes[name]:
                     yield f"adds {more}: {name} = {line}", self.but(**{name: f"{line} + {more}"})
+                    yield f"is {more} alone: {name} = {line}", self.but(**{name: more})
             if name in shapes:
                 known.append(name)
 

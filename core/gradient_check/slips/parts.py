@@ -55,6 +55,18 @@ def _calls(node: ast.Call, text) -> Iterator[tuple[str, str]]:
                             f"has axis={other} where axis={axis} belongs",
                             f"({inside}).{method}{instead}",
                         )
+        if method == "mean" and "axis=-1" in arguments:
+            size = f"({inside}).shape[-1]"
+            yield (
+                "divides by n - 1 where a mean divides by n",
+                f"({inside}).sum{arguments} / ({size} - 1)",
+            )
+    if called in ("softmax", *_ACTIVATIONS) and node.args:
+        for factor in ("2", "0.5", "-1"):
+            yield (
+                f"has {factor} times what belongs in the {called}",
+                f"{called}({factor} * ({text(node.args[0])}))",
+            )
     if called in _LEFT_OUT and node.args:
         yield f"misses {called.removeprefix('np.')}", text(node.args[0])
     for other, words in _ACTIVATIONS.items():
@@ -88,6 +100,7 @@ def _operations(node: ast.BinOp, text) -> Iterator[tuple[str, str]]:
     elif isinstance(node.op, ast.Div):
         yield f"does not divide by {right}", left
         yield f"multiplies by {right} where it should divide", f"({left}) * ({right})"
+        yield f"divides twice by {right}", f"({left}) / ({right})**2"
     elif isinstance(node.op, ast.Mult):
         yield f"misses the factor {left}", right
         yield f"misses the factor {right}", left
@@ -99,3 +112,4 @@ def _operations(node: ast.BinOp, text) -> Iterator[tuple[str, str]]:
             yield f"has {right} where 1 - {right} belongs", right
         yield f"misses the term {right}", left
         yield f"has the wrong sign before {right}", f"({left}) {'+' if minus else '-'} ({right})"
+        yield f"multiplies by {right} where it should add", f"({left}) * ({right})"
