@@ -1,19 +1,19 @@
 # %% [markdown]
 # # 7 · From loops to GEMMs
 #
-# **The question.** The program you have read so far trains: `python training.py --engine plain` runs the very
-# functions of lesson 6, a step for each word. But without that option training runs a twin, from `core/fast/`.
-# What makes the twin faster, by how much, and how do we know that it computes the same?
+# **The question.** `python training.py --engine plain` trains with the very functions of lesson 6, a step for each
+# word. Without that option a *twin* from `core/fast/` trains. It computes the same in less time. What makes it faster,
+# and by how much?
 #
-# You take a training step apart and measure its parts. Then you add the ideas of `core/fast/`, one at a time, and
-# after each you measure a **whole** step again. Most of the arithmetic is in products of matrices, for which
-# libraries have one routine, GEMM (*general matrix multiply*). The rest is what we want to get rid of.
+# You take a training step apart with a stopwatch. Then you add the ideas of the twin one at a time, and measure a
+# **whole** step after each. Most of the arithmetic is in products of matrices. Libraries have one routine for them,
+# GEMM (*general matrix multiply*).
 #
-# *Before: [lesson 6](06_the_lstm.ipynb) (the LSTM). About 50 minutes; all cells together run in about one and a half.*
+# *This lesson is an aside; [lesson 8](08_soft_attention.ipynb) does not need it. Before: [lesson 6](06_the_lstm.ipynb).
+# About 35 minutes; all cells together run in about a minute.*
 #
-# **About the times on this page.** They come from the machine that made the page; yours gives others, and other
-# ones every day. So the lesson asserts only that numbers are *equal*. That one way is faster than another, it
-# measures and shows.
+# **The times on this page** come from the machine that made it. Yours gives others, and other ones every day. So the
+# lesson asserts that numbers are *equal*, and that one way is faster only where the gap is wide.
 
 # %% tags=["setup"]
 import subprocess
@@ -25,13 +25,10 @@ from unittest.mock import patch
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from threadpoolctl import ThreadpoolController
 
 from core import lessons, optim
 from core.captioning_solver import NumpyEngine
-from core.checkpoint import load_checkpoint
-from core.decoding import greedy
 from core.fast import FastEngine, build_fast_model, recurrent
 from core.fast.adam import update_in_place
 from core.fast.packing import Packing, lengths_of
@@ -52,16 +49,9 @@ from core.layers import (
     word_embedding_backward,
     word_embedding_forward,
 )
-from core.lessons import compare, confirm, show_source
+from core.lessons import BLUE, GREY, ORANGE, Sketch, compare, confirm, show_source
 from core.models import build_model
-from core.rnn_layers import (
-    lstm_backward,
-    lstm_forward,
-    lstm_step_backward,
-    lstm_step_forward,
-    rnn_forward,
-)
-from core.torch_models import TorchEngine, build_torch_model
+from core.rnn_layers import lstm_backward, lstm_forward, rnn_forward
 
 sys.path.insert(0, str(lessons.ROOT))  # the folder of the project, which has the benchmarks
 from benchmarks import side_by_side
@@ -72,8 +62,8 @@ lessons.style()
 # %% [markdown]
 # ## By hand: what a product costs
 #
-# First, how much work is needed? A product of $(N, D)$ and $(D, M)$ has $N M$ entries. Each is a sum of $D$ terms:
-# $D$ multiplications and $D$ additions. Count them on a tiny example:
+# A product of $(N, D)$ and $(D, M)$ has $N M$ entries. Each is a sum of $D$ terms: $D$ multiplications and $D$
+# additions. Count them:
 
 # %%
 A, B = np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(3, 4)
@@ -88,49 +78,46 @@ print(f"(2, 3) times (3, 4): {operations} operations")
 # So a product costs $2NDM$ operations. The gradients of $Y = XW$ are two products of the same size,
 # $dX = dY\,W^T$ and $dW = X^T dY$: **a training step costs three times its forward**.
 #
-# Now an LSTM captioner of ordinary size: word vectors of $W = 256$, states of $H = 512$, $V = 1004$ words, and 64
+# Take an LSTM captioner of ordinary size: word vectors of $W = 256$, states of $H = 512$, $V = 1004$ words, and 64
 # captions with the lengths of Flickr8k's. A word costs
 #
 # $$ 3 \cdot 2 \cdot \big( \underbrace{W \cdot 4H}_{x W_x} + \underbrace{H \cdot 4H}_{h W_h} +
 #    \underbrace{H \cdot V}_{\text{scores}} \big) \text{ operations.} $$
 #
-# An image costs a little more, once, for $h_0$: two products instead of three, since nobody asks for the gradient
-# of its features.
+# A picture costs a little more, once: two products for $h_0$.
 
-# %%
+# %% tags=["hide-input"]
 features, captions = side_by_side.batch_like_real_ones(64, False, np.random.default_rng(0))
 words, targets = captions[:, :-1], captions[:, 1:]
 mask = targets != 0  # padding is not scored
 (N, T), D, W, H, V = words.shape, features.shape[1], 256, 512, len(VOCABULARY)
 
 # %%
-a_word = 3 * 2 * (W * 4 * H + H * 4 * H + H * V)
-needed = mask.sum() * a_word + 2 * 2 * N * D * H
+per_word = 3 * 2 * (W * 4 * H + H * 4 * H + H * V)
+needed = mask.sum() * per_word + 2 * 2 * N * D * H
 print(f"{N} captions, padded to {T} words: {N * T} places, {mask.sum()} of them words")
-print(
-    f"a word: {a_word / 1e6:.1f} million operations; the step: {needed / 1e9:.1f} billion"
-)
-print(f"the padding would cost {(~mask).sum() * a_word / 1e9:.1f} billion more")
+print(f"the step needs {needed / 1e9:.1f} billion operations")
+print(f"the padding would cost {(~mask).sum() * per_word / 1e9:.1f} billion more")
 
 # %% [markdown]
-# One core does some 10 to 100 billion operations a second, if they come as large products. So the step needs at
-# least a tenth of a second or so. This is the floor.
+# ## A stopwatch
 #
-# ## The definitions, with a stopwatch
-#
-# A training step is loss, gradients, clipping and Adam. Two helpers: `step` gives the step of a model as a function
-# without arguments, `race` lets such functions take turns and reports the fastest turn of each: other programs can
-# only add to a time.
+# A training step is loss, gradients, clipping and Adam. `step` gives the step of a model as a function. `race` lets
+# such functions take turns and reports the fastest turn of each, because other programs can only add to a time. Until
+# the fifth idea every product has **one thread**: we compare ideas, not cores.
+
+# %% tags=["hide-input"]
+CORES = number_of_threads()
+blas = ThreadpoolController().select(user_api="blas")  # the library that makes the products
+blas.limit(limits=1)
 
 
-# %%
 def step(model, engine=NumpyEngine, batch=(features, captions)):
     """A whole training step: loss, gradients, clipping, Adam."""
     rule = engine(model, "adam", side_by_side.STILL, side_by_side.CLIP_NORM)
     return side_by_side.step_of(rule, *batch)
 
 
-# %%
 def fastest(functions, rounds=9):
     """They take turns; the fastest turn of each in milliseconds."""
     times = {name: [] for name in functions}
@@ -142,7 +129,6 @@ def fastest(functions, rounds=9):
     return {name: min(each) for name, each in times.items()}
 
 
-# %%
 def report(times):
     for name, time in times.items():
         gain = next(iter(times.values())) / time
@@ -154,33 +140,30 @@ def race(rounds=9, **functions):
     return report(fastest(functions, rounds))
 
 
+def faster(times):
+    """How many times as fast the last is as the first."""
+    times = list(times.values())
+    return times[0] / times[-1]
+
+
 # %% [markdown]
-# Until the fifth idea every product has **one thread**. So we compare ideas, not cores.
+# **Predict.** A step has seven parts: LSTM forward, scores, softmax, scores backward, LSTM backward, the gradient of
+# the word vectors, Adam. Which takes most of the time?
 
 # %%
-CORES = number_of_threads()
-blas = ThreadpoolController().select(user_api="blas")  # the library that makes the products
-blas.limit(limits=1)
 model = build_model("lstm", SIZES["lstm"], VOCABULARY, rng=np.random.default_rng(0))
 definitions = step(model)
 
-# %% [markdown]
-# Where does the time of the definitions go? Each part runs by itself, on what it gets in a step:
-
-# %%
+# %% tags=["hide-input", "measured"]
 p = model.params
 h0, _ = affine_forward(features, p["W_proj"], p["b_proj"])
 vectors, word_cache = word_embedding_forward(words, p["W_embed"])
 h, lstm_cache = lstm_forward(vectors, h0, p["Wx"], p["Wh"], p["b"])
-
-# %%
 scores, score_cache = temporal_affine_forward(h, p["W_vocab"], p["b_vocab"])
 _, dscores = temporal_softmax_loss(scores, targets, mask)
 dh, _, _ = temporal_affine_backward(dscores, score_cache)
 dvectors = lstm_backward(dh, lstm_cache)[0]
 _, grads = model.loss(features, captions)
-
-# %%
 params, configs = dict(p), {name: dict(side_by_side.STILL) for name in p}
 
 
@@ -190,8 +173,7 @@ def adam():
         params[name], configs[name] = optim.adam(params[name], clipped[name], configs[name])
 
 
-# %%
-parts = {
+times = fastest({
     "LSTM": lambda: lstm_forward(vectors, h0, p["Wx"], p["Wh"], p["b"]),
     "scores": lambda: temporal_affine_forward(h, p["W_vocab"], p["b_vocab"]),
     "softmax, loss": lambda: temporal_softmax_loss(scores, targets, mask),
@@ -199,97 +181,113 @@ parts = {
     "LSTM backward": lambda: lstm_backward(dh, lstm_cache),
     "word vectors backward": lambda: word_embedding_backward(dvectors, word_cache),
     "clipping, Adam": adam,
-}
-
-# %% tags=["measured"]
-times = fastest(parts)
+})  # fmt: skip
+square = np.ones((2048, 2048), np.float32)
+peak = 2e-6 * 2048**3 / fastest({"": lambda: square @ square}, 3)[""]
+plt.figure(figsize=(6.4, 2.9))
 plt.barh(list(times), list(times.values()))
 plt.gca().invert_yaxis()
 plt.gca().set(xlabel="milliseconds, one thread", title="A step of the definitions, by part")
 plt.show()
 print(f"together {sum(times.values()):.0f} ms")
+print(f"one large product: {peak:.0f} billion operations per second on this core")
+print(f"at this rate the step's products would take {needed / peak / 1e6:.0f} ms")
+assert max(times, key=times.get) == "LSTM backward"
+assert times["LSTM"] + times["LSTM backward"] > 0.4 * sum(times.values())
 
 # %% [markdown]
-# The two loops through time take most. What is in them? One step of each, and its products alone. Their difference
-# is what NumPy does besides: gates, sums, new arrays.
-
-# %% tags=["measured"]
-x, zeros = vectors[:, 3], np.zeros((N, H), np.float32)
-next_h, _, step_cache = lstm_step_forward(x, h0, zeros, p["Wx"], p["Wh"], p["b"])
-da = np.random.default_rng(1).standard_normal((N, 4 * H), dtype=np.float32)
-pieces = {
-    "a step forward": lambda: lstm_step_forward(x, h0, zeros, p["Wx"], p["Wh"], p["b"]),
-    "  its products": lambda: (x @ p["Wx"], h0 @ p["Wh"]),
-    "a step backward": lambda: lstm_step_backward(next_h, zeros, step_cache),
-    "  products for the inputs": lambda: (da @ p["Wx"].T, da @ p["Wh"].T),
-    "  products for the weights": lambda: (x.T @ da, h0.T @ da),
-}
-for name, time in fastest(pieces).items():
-    print(f"{name:<28}{time:6.2f} ms")
-
-# %% [markdown]
-# Ask three questions of each part. Must it be in the loop? Must it be done for every place? Must it go through
-# memory?
+# <details><summary>Answer</summary>
+#
+# The LSTM backward, and then its forward: the two loops through time.
+# </details>
 #
 # ## What a gain gives the whole
 #
-# A part takes the share $s$ of a step, and an idea makes that part $g$ times as fast. The rest stays as it is, so
-# the step as a whole gets faster by
+# A part takes the share $s$ of a step. An idea makes that part $g$ times as fast. The rest stays as it is (Amdahl,
+# 1967).
 #
-# $$ \frac{1}{1 - s + s / g} \qquad \text{(Amdahl, 1967).} $$
-#
-# However large $g$ is, this never passes $1 / (1 - s)$. Tiny example: a part that takes 4 ms of 100 ms, made a
-# thousand times as fast.
+# **Task.** How many times as fast is the whole step? Begin with its new time, if the old one is 1.
 
+
+# %% tags=["task"]
+def gain_of_the_whole(s, g):
+    ### BEGIN SOLUTION
+    return 1 / (1 - s + s / g)
+    ### END SOLUTION
+
+
+def gains(s, g):
+    gain = gain_of_the_whole(s, g)
+    assert gain is None or gain >= 1, "that is the new time; the gain is old over new"
+    return gain
+
+
+two_numbers = {"for a part that is everything": (1.0, 7.0)}
+compare(gains, lambda s, g: g / (g - g * s + s), 0.04, 1000.0, also=two_numbers)
 
 # %%
-def gain_of_the_whole(share, gain):
-    return 1 / (1 - share + share / gain)
-
-
-assert gain_of_the_whole(1, 7) == 7 and gain_of_the_whole(0, 7) == 1
-print(f"a thousand times, on 4 %: {gain_of_the_whole(0.04, 1000):.3f} times for the whole")
-assert gain_of_the_whole(0.04, 1000) < 1.05 < gain_of_the_whole(0.10, 2)
+SHARE = 0.04
+print(f"a thousand times, on {SHARE:.0%}: {1 / (1 - SHARE + SHARE / 1000):.3f} times")
+assert 1.04 < 1 / (1 - SHARE) < 1.05  # however large the gain is
 
 # %% [markdown]
-# Every fast line costs the readers of the code time. So `core` has a rule: **an optimisation that gives less than
-# 5 % of a whole step is not worth a line**. A part below 5 % is left alone, however slow it is.
+# However large $g$ is, the whole never passes $1 / (1 - s)$. And every fast line costs readers time. So `core` has a
+# rule: **what gives less than 5 % of a whole step is not worth a line**.
 #
 # ## Idea 1 · Products out of the loop
 #
-# The loop exists because $h_t$ needs $h_{t-1}$. But $x_t W_x$ needs nothing of the step before. Row $(n, t)$ of a
-# product reads row $(n, t)$ of its left factor and no other. So $T$ products of $N$ rows are **one product of $NT$
-# rows**: the same operations, with $W_x$ read once instead of $T$ times.
-#
-# Backward, the gradients of the weights wait for nobody. Write out one entry of the sum over the steps:
+# The loop exists because $h_t$ needs $h_{t-1}$. But $x_t W_x$ needs nothing of the step before. So $T$ products of $N$
+# rows are **one product of $NT$ rows**: the same operations, with $W_x$ read once instead of $T$ times.
+
+# %% tags=["hide-input"]
+sketch = Sketch(8.6, 2.5)
+for t in range(4):
+    y = 2.1 - 0.55 * t
+    small = sketch.box(0.75, y, f"$x_{t + 1}$", width=0.9, height=0.36)
+    weights = sketch.box(1.95, y, "$W_x$", "given", width=0.9, height=0.36)
+    sketch.text(1.35, y, "@", GREY)
+sketch.arrow((3.0, 1.28), (4.3, 1.28), kind="grey")
+sketch.box(5.4, 1.28, "$x_1$\n$x_2$\n$x_3$\n$x_4$", width=0.9, height=2.2)
+sketch.text(6.1, 1.28, "@", GREY)
+sketch.box(6.9, 1.28, "$W_x$", "given", width=0.9, height=0.5)
+sketch.text(6.9, 0.75, "read once", GREY, 11)
+sketch.show()
+
+# %% [markdown]
+# Backward, the gradients of the weights wait for nobody. One entry is
 #
 # $$ (dW_h)_{km} = \sum_t \sum_n (h_{t-1})_{nk} \, (da_t)_{nm} $$
 #
-# Two sums whose order does not matter are one sum over all pairs $(n, t)$. Put the rows of all steps below each
-# other, and $dW_h$ is one product, $(H, NT)(NT, 4H)$. It saves more than the forward does: each small product wrote
-# a whole $dW_h$, 4 MB here, that was then added to the sum.
+# Two sums whose order does not matter are one sum over all pairs $(n, t)$.
+#
+# **Task.** Write $dW_h$ as **one** product.
 
-# %%
-rng = np.random.default_rng(2)
-before, da_t = rng.standard_normal((T, N, 8)), rng.standard_normal((T, N, 32))
-in_the_loop = sum(before[t].T @ da_t[t] for t in range(T))
-after_it = before.reshape(N * T, 8).T @ da_t.reshape(N * T, 32)
-assert relative_error(after_it, in_the_loop) < 1e-12
+
+# %% tags=["task"]
+def dWh_at_once(before, da):
+    """The states before each step (T, N, H) and da (T, N, 4H) -> dWh (H, 4H)."""
+    ### BEGIN SOLUTION
+    return before.reshape(-1, before.shape[2]).T @ da.reshape(-1, da.shape[2])
+    ### END SOLUTION
+
+
+before, da = (np.random.default_rng(2).standard_normal((6, 3, n)) for n in (4, 16))
+compare(dWh_at_once, lambda h, da: sum(h[t].T @ da[t] for t in range(6)), before, da)
 
 # %% [markdown]
-# The twin of `lstm_forward` is `lstm_packed_forward`, in `core/fast/recurrent.py`. It gets the products
-# $x W_x + b$ of all steps and keeps a single product in its loop. (`Packing` is idea 2.)
+# The twin of `lstm_forward` is `lstm_packed_forward`. It gets the products $x W_x + b$ of all steps and keeps a single
+# product in its loop. (`Packing` is idea 2.)
 
 # %%
 show_source(lstm_packed_forward, docstring=False)
 
 # %% [markdown]
-# A twin must equal its definition. Here, in float64, with captions that are all of full length:
+# A twin must equal its definition. Here in float64, with captions that are all of full length:
 
 # %%
 exact = {name: w.astype(np.float64) for name, w in p.items()}
 x64, h64 = vectors.astype(np.float64), h0.astype(np.float64)
-dh64 = rng.standard_normal((N, T, H))
+dh64 = np.random.default_rng(2).standard_normal((N, T, H))
 states, cache = lstm_forward(x64, h64, exact["Wx"], exact["Wh"], exact["b"])
 _, dh0, _, dWh, _ = lstm_backward(dh64, cache)
 
@@ -306,12 +304,12 @@ for got, want in (
     assert relative_error(got, want) < 1e-12
 
 # %% [markdown]
-# Now the whole step. We take the twin and switch the ideas to come off again: nothing counts as padding, gates stay
-# in columns, the batch stays in one part, and the definition of Adam moves the parameters. What remains is the
-# first idea, and results that are written to where they are kept.
+# Now a whole step. We take the twin and switch the ideas to come off again.
+#
+# **Predict.** We race with 64 captions and with 8. Where does the idea gain more?
 
 
-# %%
+# %% tags=["hide-input"]
 def twin(**changes):
     """The fast LSTM in one part, with some of its attributes changed."""
     fast = build_fast_model("lstm", SIZES["lstm"], VOCABULARY, model.params)
@@ -320,7 +318,6 @@ def twin(**changes):
     return fast
 
 
-# %%
 def in_columns(function):
     """The same function, while gates are four blocks of columns."""
 
@@ -332,36 +329,39 @@ def in_columns(function):
 
 
 # %% tags=["measured"]
-out_of_the_loop = in_columns(step(twin(null=-1)))
-_ = race(definitions=definitions, products_out_of_the_loop=out_of_the_loop)
-
-# %% [markdown]
-# The gain is smaller than one may hope: at 64 rows a product is nearly as fast as it gets. With few rows it is
-# not. The same race with 8 captions (libraries for GPUs do it for this reason; Appleyard and others, 2016):
-
-# %% tags=["measured"]
+out_of_the_loop = in_columns(step(twin(null=-1)))  # -1: nothing counts as padding
+print("64 captions")
+of_64 = race(definitions=definitions, products_out_of_the_loop=out_of_the_loop)
+print("8 captions")
 eight = features[:8], captions[:8]
-_ = race(
+of_8 = race(
     definitions=step(model, batch=eight),
     products_out_of_the_loop=in_columns(step(twin(null=-1), batch=eight)),
 )
+assert faster(of_8) > 1.1
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
+# With 8. A product of few rows reads all of $W_h$ for little work, and its gradient writes 4 MB that are then added
+# up. (Libraries for GPUs do it for this reason: Appleyard and others, 2016.)
+# </details>
+#
 # ## Idea 2 · Padding left out
 #
-# Captions differ in length, arrays do not. So short captions are padded, and the definitions compute the padding
-# like everything else. It is easy to leave out **if the rows are in the right order**: longest first. Then the
-# captions that go on at step $t$ are always the *first* so many rows.
+# Captions differ in length, arrays do not. The definitions compute the padding like everything else. It is easy to
+# leave out **if the rows are in the right order**: longest first. Then the captions that go on at step $t$ are always
+# the *first* so many rows.
 
 
-# %%
+# %% tags=["hide-input", "picture"]
 def draw(ax, cells, title, width):
     """Cells (column, row, letter, colour); a letter of None is padding."""
     for column, row, letter, colour in cells:
         ax.add_patch(
             plt.Rectangle(
                 (column, -row), 0.92, 0.9, facecolor=colour if letter else "white",
-                alpha=0.5, edgecolor="grey", linestyle="-" if letter else ":",
+                alpha=0.45, edgecolor="grey", linestyle="-" if letter else ":",
             )
         )  # fmt: skip
         ax.text(column + 0.46, 0.45 - row, letter or "pad", ha="center", va="center")
@@ -370,8 +370,8 @@ def draw(ax, cells, title, width):
     ax.axis("off")
 
 
-# %% tags=["picture"]
 letters, lengths = ["abcd", "ef", "ghijk"], np.array([4, 2, 5])
+colours = BLUE, ORANGE, GREY
 small = Packing(lengths, 5)
 figure = plt.figure(figsize=(10, 4))
 (left, right), below = figure.subplots(2, 2)[0], figure.add_subplot(2, 1, 2)
@@ -379,28 +379,27 @@ for ax in figure.axes[2:4]:
     ax.remove()
 for ax, order, title in ((left, range(3), "padded"), (right, small.order, "longest first")):
     grid = [
-        (t, row, letters[n][t] if t < lengths[n] else None, f"C{n}")
+        (t, row, letters[n][t] if t < lengths[n] else None, colours[n])
         for row, n in enumerate(order) for t in range(5)
     ]  # fmt: skip
     draw(ax, grid, title, 5)
 line = [divmod(int(entry), 5) for entry in small.entries]
-entries = [(m, 0, letters[n][t], f"C{n}") for m, (n, t) in enumerate(line)]
+entries = [(m, 0, letters[n][t], colours[n]) for m, (n, t) in enumerate(line)]
 draw(below, entries, "packed: a step is a slice, and no padding is left", 11)
 for t, (now, _) in enumerate(small.steps):
     below.plot([now.start, now.stop - 0.08], [-0.12, -0.12], color="k")
-    below.text((now.start + now.stop) / 2, -0.45, f"step {t}", ha="center", fontsize=8)
+    below.text((now.start + now.stop) / 2, -0.45, f"step {t}", ha="center", fontsize=10)
 plt.show()
 assert "".join(letters[n][t] for n, t in line) == "gaehbficjdk"
 
 # %% [markdown]
-# Why sort? Unsorted, the rows that go on would have to be *gathered* at every step, which copies them. The first
-# rows of an array are a **view**, which copies nothing:
+# Why sort? The first rows of an array are a **view**, which copies nothing. Unsorted rows would have to be copied at
+# every step:
 
 # %%
 a = np.arange(48.0).reshape(6, 8)
 for text, result in {
     "a[:4]            the first rows": a[:4],
-    "a[:, :2]         some columns": a[:, :2],
     "a[[0, 2, 3, 5]]  a list of rows": a[[0, 2, 3, 5]],
     "a[a[:, 0] > 8]   a mask": a[a[:, 0] > 8],
 }.items():
@@ -408,53 +407,58 @@ for text, result in {
 assert np.shares_memory(a, a[:4]) and not np.shares_memory(a, a[[0, 2, 3, 5]])
 
 # %% [markdown]
-# In `lstm_packed_forward`, `now` is the slice of a step's entries and `before` that of the states it starts from.
-# Scores are made for words alone as well, and the loss counts nothing else. The check, on captions of different
-# lengths; the definition sees the padding and gets no gradient from there.
+# **Task.** How many rows does step $t$ have? Steps count from 0.
+
+
+# %% tags=["task"]
+def rows_at(lengths, t):
+    """The lengths of the captions (N,), in any order, and a step -> a number of rows."""
+    ### BEGIN SOLUTION
+    return int(np.count_nonzero(lengths > t))
+    ### END SOLUTION
+
+
+def all_rows():
+    rows = [rows_at(np.array([4, 2, 5]), t) for t in range(5)]
+    assert None in rows or sum(rows) <= 11, "a caption of 2 words ends with step 1"
+    return None if None in rows else rows
+
+
+confirm(all_rows, lambda rows: rows == [3, 3, 2, 2, 1], "11 rows in all, fewer and fewer")
+
+# %% [markdown]
+# Scores are made for words alone as well. The check, on captions of different lengths. The definition sees the
+# padding, and gets no gradient from there:
 
 # %%
 packing = Packing(lengths_of(mask), T)
-word_inputs = packing.pack(x64) @ exact["Wx"] + exact["b"]
-packed, cache = lstm_packed_forward(word_inputs, h64, exact["Wh"], packing)
-print(f"{N * T} places, {len(packed)} entries")
-assert relative_error(packed, packing.pack(states)) < 1e-12
-
-# %%
-_, padded_cache = lstm_forward(x64, h64, exact["Wx"], exact["Wh"], exact["b"])
-_, dh0, _, dWh, _ = lstm_backward(dh64 * mask[:, :, None], padded_cache)
+inputs = packing.pack(x64) @ exact["Wx"] + exact["b"]
+packed, cache = lstm_packed_forward(inputs, h64, exact["Wh"], packing)
 _, dh0_packed, dWh_packed = lstm_packed_backward(packing.pack(dh64), cache)
+
+_, cache = lstm_forward(x64, h64, exact["Wx"], exact["Wh"], exact["b"])
+_, dh0, _, dWh, _ = lstm_backward(dh64 * mask[:, :, None], cache)
+assert relative_error(packed, packing.pack(states)) < 1e-12
 assert relative_error(dh0_packed, dh0) < 1e-12 and relative_error(dWh_packed, dWh) < 1e-12
 
 # %% tags=["measured"]
 without_padding = in_columns(step(twin()))
 _ = race(padded=out_of_the_loop, padding_left_out=without_padding)
+print(f"{np.mean(~mask):.0%} of the places are padding")
 
 # %% [markdown]
-# It cannot save more than the share of the padding, and saves a little less: the last steps have few rows, and
-# products of few rows are slow.
+# It cannot save more than the share of the padding, and saves less: the last steps have few rows.
 #
 # ## Idea 3 · Each gate in one piece
 #
-# The gates come out of the product as four blocks of columns, $(N, 4H)$. `by_gate` views them as $(4, N, H)$. The
-# numbers are the same; where they are in memory is not. A block of columns has a gap after each row. NumPy copies
-# each row into a buffer, computes there, and copies back. A gate in one piece needs none of this.
-
-# %%
-a = np.arange(16.0).reshape(2, 8)  # 2 rows, 4 gates of width 2
-columns, piece = by_gate(a)[0], gates_apart(a)[0]
-print(
-    "gate i in columns:", columns.tolist(), "  bytes to the next row:", columns.strides[0]
-)
-print("gate i, one piece:", piece.tolist(), "  bytes to the next row:", piece.strides[0])
-assert np.array_equal(columns, piece) and piece.flags.c_contiguous
-
-# %% [markdown]
-# So the twin copies the gates apart once, before the loop (`gates_apart`). From then on $\sigma(a) =
-# \frac{1}{2}(1 + \tanh \frac{a}{2})$ lets one tanh serve all four gates. Here is the tanh alone, in columns and in
-# one piece; below it the sigmoid of [lesson 6](06_the_lstm.ipynb), beside one that picks its cases by a mask.
+# The gates come out of the product as four blocks of columns, $(N, 4H)$. A block of columns has a gap after each row,
+# and NumPy copies it into a buffer and back. The twin copies the gates apart once, before the loop (`gates_apart`).
+# Then one tanh serves all four gates, since $\sigma(a) = \frac{1}{2}(1 + \tanh \frac{a}{2})$.
+#
+# First the parts: the tanh, and the sigmoid beside one that picks its cases by a mask. Then the whole step.
 
 
-# %%
+# %% tags=["hide-input"]
 def sigmoid_by_mask(x):
     out, positive = np.empty_like(x), x >= 0
     out[positive] = 1 / (1 + np.exp(-x[positive]))
@@ -463,42 +467,40 @@ def sigmoid_by_mask(x):
     return out
 
 
-assert relative_error(sigmoid_by_mask(a - 8), sigmoid(a - 8)) < 1e-12
+a = np.random.default_rng(1).standard_normal((N, 4 * H), dtype=np.float32)
+assert relative_error(sigmoid_by_mask(a), sigmoid(a)) < 1e-6
 
 # %% tags=["measured"]
-columns, piece = by_gate(da.copy()), gates_apart(da)
+columns, piece = by_gate(a.copy()), gates_apart(a)
+assert np.array_equal(columns, piece)
 _ = race(
     tanh_in_columns=lambda: [np.tanh(gate, out=gate) for gate in columns],
     tanh_in_one_piece=lambda: np.tanh(piece, out=piece),
 )
-_ = race(sigmoid_by_mask=lambda: sigmoid_by_mask(da), sigmoid_by_tanh=lambda: sigmoid(da))
-
-# %% tags=["measured"]
+masks = race(sigmoid_by_mask=lambda: sigmoid_by_mask(a), sigmoid_by_tanh=lambda: sigmoid(a))
 in_one_piece = step(twin())
 _ = race(gates_in_columns=without_padding, each_gate_in_one_piece=in_one_piece)
+assert faster(masks) > 5
 
 # %% [markdown]
-# A large gain on a part, and a few per cent of the whole: that is Amdahl's formula at work. By the rule of 5 % the
-# idea is hardly worth a line. It costs none: the loop writes into a copy in any case, and this is the better one.
+# What a part gains is hardly seen in the whole: Amdahl at work. By the rule of 5 % the idea is not worth a line. It
+# costs none, because the loop writes into a copy in any case.
 #
 # ## Idea 4 · Adam in place
 #
-# Adam is a dozen elementwise operations on every parameter, and no product. Written as formulas, each makes a new
-# array as large as the parameter and sends it through memory. `update_in_place` cuts the parameters into pieces of
-# 65,536 entries, which fit a core's cache, and does all operations on one piece before it takes the next.
+# Adam is a dozen elementwise operations, and no product. As formulas, each makes a new array as large as the parameter
+# and sends it through memory. `update_in_place` cuts the parameters into pieces that fit a core's cache, and does all
+# operations on one piece before it takes the next.
 
 # %%
 by_formula, in_place = ({name: w.copy() for name, w in exact.items()} for _ in range(2))
 gradients = {name: gradient.astype(np.float64) for name, gradient in grads.items()}
 formula_configs, place_configs = ({name: {} for name in exact} for _ in range(2))
-
-# %%
 for _ in range(3):
     update_in_place("adam", in_place, gradients, place_configs)
     for name, w in by_formula.items():
         by_formula[name], _ = optim.adam(w, gradients[name], formula_configs[name])
 assert all(relative_error(in_place[name], by_formula[name]) < 1e-12 for name in exact)
-print("three steps of Adam, in place and by the formulas: equal to 1e-12")
 
 # %% tags=["measured"]
 adam_in_place = step(twin(), FastEngine)
@@ -507,52 +509,76 @@ _ = race(new_arrays=in_one_piece, adam_in_place=adam_in_place)
 # %% [markdown]
 # ## Idea 5 · Parts on threads, and the trap
 #
-# Python runs one thread at a time: the one that computes holds a lock. NumPy **lets go of the lock** while it works
-# on an array. So two threads that call NumPy compute side by side, and two threads of pure Python do not:
+# Python runs one thread at a time: the one that computes holds a lock. NumPy **lets go of the lock** while it works on
+# an array. **Predict:** which of these two gains from a second thread, and how much at most?
 
 # %% tags=["measured"]
-blocks = [np.ones(1 << 22, np.float32) for _ in range(2)]
+blocks = [np.ones(1 << 20, np.float32) for _ in range(2)]
 with ThreadPoolExecutor(2) as pool:
     print("pure Python")
-    _ = race(
-        one_after_the_other=lambda: [sum(range(300_000)) for _ in range(2)],
-        two_threads=lambda: list(pool.map(sum, [range(300_000)] * 2)),
+    python = race(
+        200,
+        one_after_the_other=lambda: [sum(range(30_000)) for _ in range(2)],
+        two_threads=lambda: list(pool.map(sum, [range(30_000)] * 2)),
     )
     print("np.tanh")
-    _ = race(
-        one_after_the_other=lambda: [np.tanh(block) for block in blocks],
-        two_threads=lambda: list(pool.map(np.tanh, blocks)),
+    tanh = race(
+        200,
+        one_after_the_other=lambda: [np.tanh(block, out=block) for block in blocks],
+        two_threads=lambda: list(pool.map(lambda block: np.tanh(block, out=block), blocks)),
     )
+assert faster(python) < 1.3 and faster(tanh) < 2.3
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Only the tanh, and it becomes at most twice as fast. It gains less where the two threads share memory, and nothing
+# while another program has the second core.
+# </details>
+#
 # There are two ways to use a second core. BLAS, the library of the products, can split **each product** between its
-# own threads. Or we split **the batch**: the loss is a sum over captions, so loss and gradients are sums over parts
-# of the batch, each on a thread of Python's. The check:
+# threads. Or we split **the batch**: the loss is a sum over captions, so loss and gradients are sums over parts.
 
-# %%
+# %% tags=["hide-input"]
+sketch = Sketch(8.6, 2.9)
+for top, title in ((2.35, "each product split"), (0.95, "the batch split")):
+    sketch.text(1.0, top - 0.25, title, GREY)
+    for core in (0, 1):
+        y = top - 0.5 * core
+        sketch.text(2.45, y, f"core {core + 1}", GREY, 11)
+        if top > 2:
+            for k in range(3):
+                sketch.box(3.3 + 1.8 * k, y, "product", width=0.85, height=0.36, size=10)
+                kind, text = ("given", "gates") if core == 0 else ("wrong", "waits")
+                sketch.box(4.2 + 1.8 * k, y, text, kind, width=0.85, height=0.36, size=10)
+        else:
+            sketch.box(
+                5.55, y, f"all steps of part {core + 1}", width=5.35, height=0.36, size=10
+            )
+sketch.show()
+
+# %% tags=["hide-input"]
 batch = features.astype(np.float64), captions
 config = SIZES["lstm"] | {"dtype": np.float64}
 whole_model, two_parts = (
     build_fast_model("lstm", config, VOCABULARY, model.params) for _ in range(2)
 )
 whole_model.rows_of_a_part, two_parts.rows_of_a_part = (N + 1, None), (N // 2, None)
-
-# %%
 (loss, grads_of_one), (loss_of_two, grads_of_two) = (
     each.loss(*batch) for each in (whole_model, two_parts)
 )
 assert abs(loss_of_two - loss) < 1e-12 * loss
 assert all(relative_error(grads_of_two[k], w) < 1e-12 for k, w in grads_of_one.items())
+print("two parts: the same loss and gradients to 1e-12")
 
 # %% [markdown]
-# The first way is the default of most programs, and it has a trap. A BLAS thread whose share is done **waits
-# awake**: it keeps its core busy, in case there is another product. Between two small products it burns time; and
-# when another program wants the core, every product waits for its slower half. Threads of Python sleep while they
-# wait. Measure both, alone and beside another job on every core. This time the median counts, not the fastest turn:
-# waiting is what we want to see.
+# The first way is the default of most programs, and it has a trap. A BLAS thread whose share is done **waits awake**:
+# it keeps its core busy, in case there is another product. When another program wants the core, every product waits
+# for its slower half. Threads of Python sleep while they wait. Measure both, alone and beside another job on every
+# core. This time the median counts: waiting is what we want to see.
 
 
-# %%
+# %% tags=["hide-input"]
 @contextmanager
 def beside_other_jobs(number):
     """Meanwhile, so many other processes compute."""
@@ -567,7 +593,6 @@ def beside_other_jobs(number):
             other.wait()
 
 
-# %%
 def with_threads(threads, function):
     """The same function, while a product has so many threads."""
 
@@ -580,7 +605,7 @@ def with_threads(threads, function):
 
 # %% tags=["measured"]
 on_parts = step(twin(rows_of_a_part=(N // 2, None)), FastEngine)
-on_all_cores = {
+ways = {
     "one thread": adam_in_place,
     "BLAS threads in each product": with_threads(CORES, adam_in_place),
     "parts on two threads": with_threads(CORES, on_parts),
@@ -588,20 +613,18 @@ on_all_cores = {
 for number in (0, CORES):
     print(f"beside {number} more jobs")
     with beside_other_jobs(number):
-        _ = report(side_by_side.in_turn(on_all_cores, 1))
+        _ = report(side_by_side.in_turn(ways, 0.6))
 
 # %% [markdown]
-# Hence the policy of `core/fast/threads.py`: one BLAS thread for each part, and parts on threads only where a step
-# is large enough. If your second line is no slower than the first, your cores were idle. With a free core the third
-# line gains; without one it may lose a little, where the second loses many times over.
+# Compare the second lines. (If it is slow in the first table, too, the machine was not idle.) So `core/fast/threads.py` gives each part one BLAS thread, and uses parts only where a step is
+# large enough. With a free core the parts gain. Without one they may lose a little, where split products lose a lot.
 #
 # ## All together
 #
 # Five ideas, each on top of those before it, in whole steps:
 
-# %% tags=["measured"]
+# %% tags=["hide-input", "measured"]
 ladder = race(
-    15,
     definitions=definitions,
     products_out_of_the_loop=out_of_the_loop,
     padding_left_out=without_padding,
@@ -609,68 +632,16 @@ ladder = race(
     Adam_in_place=adam_in_place,
     parts_on_two_threads=with_threads(CORES, on_parts),
 )
+plt.figure(figsize=(6.4, 2.7))
 plt.barh([name.replace("_", " ") for name in ladder], list(ladder.values()))
 plt.gca().invert_yaxis()
 plt.gca().set(xlabel="milliseconds", title="A whole training step, idea by idea")
 plt.show()
+assert ladder["definitions"] > 1.2 * ladder["Adam_in_place"]
 
 # %% [markdown]
-# ## Tried and measured: one deleted, one kept
-#
-# Captions say "a" again and again. So `core` once multiplied each **different** word with $W_x$ once and looked the
-# products up. And it writes $da\,W_h^T$ as $(W_h\,da^T)^T$, a form that BLAS likes better where $W_h$ is wide
-# (`back_through`). Both are right:
-
-# %%
-spoken = packing.pack(words)
-different, which = np.unique(spoken, return_inverse=True)
-once = (exact["W_embed"][different] @ exact["Wx"])[which]
-assert relative_error(once, exact["W_embed"][spoken] @ exact["Wx"]) < 1e-12
-few = da[:6].astype(np.float64)
-assert relative_error((exact["Wh"] @ few.T).T, few @ exact["Wh"].T) < 1e-12
-print(f"{len(spoken)} words, {len(different)} different ones")
-
-# %% [markdown]
-# What does each gain on its part, and what does Amdahl's formula then foretell for the whole?
-
-
-# %%
-def foretell(before, after):
-    """The gain of the whole step where a part took one time and now takes another."""
-    share = before / ladder["Adam_in_place"]
-    print(
-        f"{share:.0%} of a step: {gain_of_the_whole(share, before / after):.2f} x for the whole"
-    )
-
-
-# %% tags=["measured"]
-times = race(
-    each_word=lambda: p["W_embed"][spoken] @ p["Wx"],
-    each_different_word_once=lambda: (p["W_embed"][different] @ p["Wx"])[which],
-)
-foretell(*times.values())
-
-# %% tags=["measured"]
-slices = [da[: now.stop - now.start] for now, _ in packing.steps]
-times = race(
-    da_WT=lambda: [a @ p["Wh"].T for a in slices],
-    W_daT=lambda: [(p["Wh"] @ a.T).T for a in slices],
-)
-foretell(*times.values())
-
-# %% [markdown]
-# `benchmarks` took each away from whole steps. The look-up gave 1.00 (RNN), 1.08 (LSTM) and 1.00 (attention), and
-# nothing at all with dropout, where two places with the same word no longer have the same vector. It is deleted: a
-# few per cent under one condition do not pay for lines that everybody has to read.
-#
-# The other form gave nothing to the RNN and 1.06 to 1.19 to the LSTM, whose matrix is four times as wide. It stays
-# there, in one line. What all ideas give that stayed is in [`docs/speed.md`](../docs/speed.md).
-#
-# ## A twin equals its definition
-#
-# The definitions are the program; a twin may only be faster. Here is the check for all four models, in float64:
-# the loss, and the gradient of every parameter. `tests/test_fast.py` asks the same with gaps, empty captions and
-# weights.
+# The definitions are the program; a twin may only be faster. Here are all four models. First the check in float64:
+# the loss, and the gradient of every parameter. Then a race on one thread.
 
 # %%
 for name in SIZES:
@@ -685,136 +656,40 @@ for name in SIZES:
     assert worst < 1e-9
     print(f"{name:<12} loss {loss:8.4f} nats per caption, {len(grads_)} gradients to 1e-9")
 
-# %% [markdown]
-# The attention and Transformer twins have one idea more each. Soft attention compares a question with the locations
-# of a few images at a time and keeps no comparison: backward makes it again, in the cache. The Transformer's
-# `memory_attention_forward` carries each question to the image, instead of making keys and values of every
-# location. What all ideas of a twin give together, still on one thread:
-
 # %% tags=["measured"]
+gains = []
 for name in SIZES:
     plain = build_model(name, SIZES[name], VOCABULARY)
     fast = build_fast_model(name, SIZES[name], VOCABULARY, plain.params)
-    batch = side_by_side.batch_like_real_ones(64, plain.grid, rng)
+    batch = side_by_side.batch_like_real_ones(64, plain.grid, np.random.default_rng(2))
     print(name)
-    _ = race(plain=step(plain, batch=batch), numpy=step(fast, FastEngine, batch))
-
-# %% [markdown]
-# ## One checkpoint, three engines
-#
-# `training.py` and `inference.py` read the same checkpoint whatever computes:
-#
-# | option | code | what it is |
-# | --- | --- | --- |
-# | `--engine plain` | `core/models/` | the definitions |
-# | `--engine numpy` | `core/fast/` | their fast twins; what you get without the option |
-# | `--engine torch` | `core/torch_models/` | PyTorch's parts; GPUs, several processes |
-#
-# So the same trained model must say the same with each. Its images here are random numbers: what the captions say
-# does not matter, only that they are the same three times.
-
-# %%
-checkpoint = load_checkpoint(lessons.TRAINED / "lstm" / "best.npz")
-seen = np.random.default_rng(4).standard_normal((5, checkpoint.config["input_dim"]))
-
-# %%
-said = {}
-for engine, build in (
-    ("plain", build_model), ("numpy", build_fast_model), ("torch", build_torch_model),
-):  # fmt: skip
-    captioner = build(
-        checkpoint.model, checkpoint.config, checkpoint.idx_to_word, checkpoint.params
+    gains.append(
+        faster(race(plain=step(plain, batch=batch), twin=step(fast, FastEngine, batch)))
     )
-    said[engine] = greedy(captioner, seen.astype(np.float32), 20)
-assert np.array_equal(said["plain"], said["numpy"])
-assert np.array_equal(said["plain"], said["torch"])
-print(" ".join(checkpoint.idx_to_word[word] for word in said["plain"][0] if word))
+print(f"\non one thread the twins are {min(gains):.1f} to {max(gains):.1f} times as fast")
+assert min(gains) > 1 and 1.2 < max(gains) < 4
 
 # %% [markdown]
-# How fast is hand-written NumPy beside PyTorch? Both on one thread, on the same batch, with PyTorch's fused LSTM and
-# fused Adam. `make bench` runs this for all models and batch sizes.
-
-# %% tags=["measured"]
-torch.set_num_threads(1)
-rule = TorchEngine(
-    build_torch_model("lstm", SIZES["lstm"], VOCABULARY),
-    "adam", side_by_side.STILL, side_by_side.CLIP_NORM,
-)  # fmt: skip
-pytorch = side_by_side.step_of(rule, torch.from_numpy(features), captions)
-_ = race(plain=definitions, numpy=adam_in_place, torch=pytorch)
-
-# %% [markdown]
-# ## How near to what the processor can do?
-#
-# A part is slow for one of two reasons: many operations, or many bytes. Its **arithmetic intensity** is operations
-# for each byte that it moves. For $h W_h$ with $n$ rows, in float32, that is
-#
-# $$ \frac{2 \cdot n \cdot H \cdot 4H}{4 \,( nH + H \cdot 4H + n \cdot 4H )} \;\approx\; \frac{n}{2}
-#    \quad \text{for small } n. $$
-#
-# Let $P$ be the rate of a large product and $B$ the bandwidth of memory. A part of intensity $I$ cannot pass
-# $\min(P, B I)$, its **roofline** (Williams and others, 2009), unless its data is in a cache already.
-
-
-# %%
-def intensity(n):
-    return 2 * n * H * 4 * H / (4 * (n * H + H * 4 * H + n * 4 * H))
-
-
-assert abs(intensity(1) - 0.5) < 0.01
-print(
-    "\n".join(f"{n:4} rows: {intensity(n):6.1f} operations a byte" for n in (1, 8, 64, 512))
-)
-
-# %% tags=["measured"]
-square, block = np.ones((2048, 2048), np.float32), np.ones(1 << 25, np.float32)
-room = np.empty_like(block)
-limits = fastest({"P": lambda: square @ square, "B": lambda: np.copyto(room, block)})
-peak, bandwidth = 2e-6 * 2048**3 / limits["P"], 2e-6 * block.nbytes / limits["B"]
-
-# %% tags=["measured"]
-points = []
-for n in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-    rows = np.ones((n, H), np.float32)
-    (time,) = fastest({"": lambda a=rows: a @ p["Wh"]}, 50).values()
-    points.append((intensity(n), 2e-6 * n * H * 4 * H / time, n))
-
-# %% tags=["measured"]
-ramp = np.geomspace(0.2, 200, 50)
-plt.loglog(ramp, np.minimum(peak, bandwidth * ramp), "k", label="roof")
-places, rates, _ = np.transpose(points)
-plt.loglog(places, rates, "o", label="$h W_h$, by rows")
-for place, rate, n in points:
-    plt.annotate(
-        str(n), (place, rate), xytext=(0, -12), textcoords="offset points", ha="center",
-        va="center", fontsize=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-    )  # fmt: skip
-plt.gca().set(xlabel="operations for each byte", ylabel="billion operations a second")
-plt.legend()
-plt.show()
-print(
-    f"the {needed / 1e9:.1f} billion operations at the peak: {needed / peak / 1e6:.0f} ms"
-)
-
-# %% [markdown]
-# The more rows, the more often each byte of $W_h$ is used. This is why idea 1 makes one large product of many small
-# ones, and why a decoder that says one word for one image is limited by memory. At few rows, BLAS also copies $W_h$
-# into the order that its inner loop wants (Goto and van de Geijn, 2008), at every call.
-#
 # ## The tempting wrong way: float64 creeps in
 #
-# Parameters are float32. One innocent number makes everything float64, and nothing warns. Under NumPy 2 a *Python*
-# number takes the type of the array. A *NumPy* number has a type of its own, and `np.sqrt(512)` is one:
+# Parameters are float32. One innocent number makes everything float64, and nothing warns. In NumPy 2 a *Python* number
+# takes the type of the array. A *NumPy* number has a type of its own.
+#
+# **Predict.** Which of these five are float64?
+#
+#     x / 512**0.5      x * (x > 0)      x / np.sqrt(512)      x * (x > 0).astype(int)
+#     x * np.geomspace(1e-4, 1e-1, 4)[1]
 
-# %%
+# %% tags=["hide-input"]
 x = np.ones((2, 3), np.float32)
-for text, value in {
+found = {
     "x / 512**0.5": x / 512**0.5,
     "x * (x > 0)": x * (x > 0),
     "x / np.sqrt(512)": x / np.sqrt(512),
     "x * (x > 0).astype(int)": x * (x > 0).astype(int),
     "x * np.geomspace(1e-4, 1e-1, 4)[1]": x * np.geomspace(1e-4, 1e-1, 4)[1],
-}.items():
+}
+for text, value in found.items():
     print(f"{value.dtype!s:<9} {text}")
 
 # %% [markdown]
@@ -826,20 +701,19 @@ crept = {name: w - rate * grads[name] for name, w in p.items()}
 guarded = {
     name: optim.sgd(w, grads[name], {"learning_rate": rate})[0] for name, w in p.items()
 }
-
-# %%
-assert crept["Wh"].dtype == np.float64 and guarded["Wh"].dtype == np.float32
 wide, narrow = twin(params=crept), twin(params=guarded)
+assert crept["Wh"].dtype == np.float64 and guarded["Wh"].dtype == np.float32
 assert np.isclose(wide.evaluate(features, captions), narrow.evaluate(features, captions))
 
 # %% tags=["measured"]
-_ = race(
+times = race(
     float64_crept_in=lambda: wide.loss(features, captions),
     float32=lambda: narrow.loss(features, captions),
 )
+assert faster(times) > 1.3
 
 # %% [markdown]
-# The same loss, no warning, and far more time: twice the bytes, and half as many numbers in each instruction.
+# The same loss, no warning, and far more time: twice the bytes, and half as many numbers per instruction.
 # `core.optim` makes Python floats of its numbers first. In your own code,
 # `assert all(w.dtype == np.float32 for w in params.values())` after the first step finds it.
 #
@@ -974,20 +848,15 @@ confirm(
 )
 
 # %% [markdown]
-# ## What to keep
+# ## What you have now
 #
-# * Count first: $2NDM$ operations for a product, three times that for a training step.
-# * Measure whole steps. A gain on a part is worth its share; below 5 % it is not worth a line.
-# * What does not depend on the step before leaves the loop, as one large product.
-# * Do not compute what nobody reads. Do not send through memory what fits a cache.
-# * Threads that wait awake take cores from others, and from you.
-# * The definitions are the program. A twin must equal them, and a test says so.
+# * A way to count: $2NDM$ operations per product, and three times the forward for a training step.
+# * A way to measure: whole steps. A gain on a part is worth its share.
+# * Five ideas that make the same numbers in less time, and checks that they are the same.
 #
 # **Sources.** G. Amdahl, *Validity of the single processor approach to achieving large scale computing
-# capabilities*, AFIPS 1967. K. Goto and R. van de Geijn, *Anatomy of high-performance matrix multiplication*, ACM
-# Transactions on Mathematical Software 34 (2008). S. Williams, A. Waterman and D. Patterson, *Roofline: an
-# insightful visual performance model for multicore architectures*, Communications of the ACM 52 (2009). J.
-# Appleyard, T. Kočiský and P. Blunsom, *Optimizing performance of recurrent neural networks on GPUs*, 2016.
+# capabilities*, AFIPS 1967. J. Appleyard, T. Kočiský and P. Blunsom, *Optimizing performance of recurrent neural
+# networks on GPUs*, 2016.
 #
-# **Next:** [lesson 8, soft attention](08_soft_attention.ipynb): a model that looks at the image again at every
-# word.
+# **Next:** [lesson 8, soft attention](08_soft_attention.ipynb): a model that looks at the picture again at every word.
+# [Lesson 7b](07b_how_near_to_the_limit.ipynb) asks how near all this comes to what the processor can do.
