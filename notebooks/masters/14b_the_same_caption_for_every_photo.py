@@ -183,6 +183,8 @@ mean = raw["train_features"].mean(axis=0)
 size = float(np.sqrt((raw["train_features"] ** 2).mean()))
 around = float(np.sqrt(((raw["train_features"] - mean) ** 2).mean()))
 print(f"root mean square of the features {size:.2f}, less their mean {around:.2f}")
+
+# %%
 mended = {
     "raw": lambda x: x,
     "divided by their size": lambda x: x / size,
