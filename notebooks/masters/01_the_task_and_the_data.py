@@ -5,7 +5,8 @@
 # it give back? And how good is a program that learns nothing at all?
 #
 # You build both ends of a captioner: words to numbers, and pictures to numbers. Then you build two simple baselines,
-# one for the captions and one for the loss. They show what a model that learns has to beat.
+# one for the captions and one for the loss, the number that training makes small. They show what a model that learns
+# has to beat.
 #
 # *Before: [Start here](00_start_here.ipynb). About 45 minutes; all cells together run in half a minute. The data are
 # drawn on the first run, which takes half a minute more.*
@@ -27,10 +28,11 @@ from core.coco_utils import (
     picture_paths,
 )
 from core.decoding import beam_search
+from core.encoders import fixed_cnn
 from core.image_utils import load_image
 from core.lessons import BLUE, GREY, ORANGE, Sketch, compare, confirm, movable
 from core.models import CaptioningRNN
-from core.shapes import caption_is_true, load_scenes
+from core.shapes import PLACES, caption_is_true, load_scenes
 
 lessons.style()
 
@@ -56,7 +58,11 @@ def watched(look):
 
 @watched
 def a_row(row, caption, ids, length):
-    assert row[0] == 1, "the row does not begin with <START>"
+    row = list(row)
+    assert not any(isinstance(i, str) for i in row), (
+        "the row holds words: look up their ids"
+    )
+    assert row[:1] == [1], "the row does not begin with <START>"
     assert 2 in row, "<END> is missing: the model would never learn to stop"
     assert len(row) >= length, "the row is too short: fill it with <NULL>"
     unknown = any(word not in ids for word in caption.split())
@@ -113,6 +119,10 @@ def near_rows(found, queries, store):
     assert not (is_number and np.array_equal(found, squares.argmax(axis=1))), (
         "that is the farthest row"
     )
+    halved = ((store**2).sum(axis=1) - queries @ store.T).argmin(axis=1)
+    assert not np.array_equal(found, halved) or np.array_equal(
+        halved, squares.argmin(axis=1)
+    ), "did the 2 of the middle term get lost?"
 
 
 def one_by_one(queries, store):
@@ -129,8 +139,10 @@ SOME_POINTS = np.random.default_rng(0).standard_normal((26, 3)) * 2 + 1
 # %% [markdown]
 # ## A picture, and what can be said of it
 #
-# The project draws its own pictures: one to three coloured shapes on 64 x 64 pixels. Each picture has five captions.
-# Nothing is downloaded.
+# The project draws its own pictures: one to three coloured shapes on 64 x 64 pixels. Each picture has five captions,
+# made from a few fixed sentence patterns (a small *grammar*). Nothing is downloaded.
+#
+# The *train* pictures are for learning. The *val* pictures are for trying out what was learned. Here are two of them:
 
 # %%
 data = lessons.embedded_data("rnn")
@@ -159,13 +171,13 @@ plt.show()
 
 # %% [markdown]
 # Five sentences for one picture, and all five are right. They change the order, mention the size or leave it out. There
-# is no such thing as *the* caption. So "the same words as the reference" is a poor way to judge a caption
-# ([lesson 1b](01b_pca_epochs_and_leakage.ipynb) measures how poor).
+# is no such thing as *the* caption. To count the words that a caption shares with one written caption is a poor way
+# to judge it ([lesson 1b](01b_pca_epochs_and_leakage.ipynb) measures how poor).
 #
 # We have a better way. We know what was drawn, so a program can check whether a caption is **true**. The function
 # `caption_is_true` reads a sentence and compares every claim in it with the drawing.
 #
-# **Predict.** Val picture 1 is the left one above. Which of these five captions are true of it?
+# **Predict.** Val picture 1 is the left one above. Which of the five sentences in the next cell are true of it?
 
 # %%
 picture_1 = scenes["val"][1]
@@ -182,15 +194,16 @@ for sentence in (
 # <details><summary>Answer</summary>
 #
 # The first and the third. The third leaves out half of the picture and is still true. So *true* measures what is said,
-# and not what is missing. The last one has the right words, but it is no sentence of our grammar.
+# and not what is missing. The last one has the right words, but it fits none of our sentence patterns.
 #
 # </details>
 
 # %% tags=["hide-input"]
 assert [caption_is_true(s, picture_1) for s in (
     "a yellow circle above a yellow triangle", "a yellow triangle above a yellow circle",
-    "the picture shows a yellow circle", "yellow circle triangle a above",
-)] == [True, False, True, False]  # fmt: skip
+    "the picture shows a yellow circle", "a red circle above a yellow triangle",
+    "yellow circle triangle a above",
+)] == [True, False, True, False, False]  # fmt: skip
 true = [
     caption_is_true(sentence, scenes["train"][image])
     for sentence, image in zip(sentences["train"], data["train_image_idxs"], strict=True)
@@ -224,13 +237,16 @@ sketch.text(0.55, 0.6, "says", ORANGE)
 sketch.show()
 
 # %% [markdown]
+# All the decoders in the drawing are the same one, at one step after the other. Some decoders read the features at each
+# step, as drawn; others only once, before the first word. How they remember earlier words is a matter for later.
+#
 # Lessons 3 to 11 build decoders, and [lesson 12](12_the_encoder.ipynb) explains the encoder. Here we look at the two
 # ends: the words and the features.
 #
 # ## Words to numbers, by hand
 #
 # A network computes with numbers, so each word gets one, its **id**. The list of all words is the **vocabulary**. We
-# count the words of four training captions, the frequent ones first:
+# count the words of four training captions and sort them, the frequent ones first:
 
 # %%
 training = ["a red circle", "a red square", "there is a red circle", "a small circle"]
@@ -251,8 +267,8 @@ assert build_vocabulary([caption.split() for caption in training]) == tiny_words
 # | 2 | `<END>` | is said after the last word: this is how a model stops |
 # | 3 | `<UNK>` | replaces a word that is not in the vocabulary |
 #
-# A word as its id is a **token**. To encode a caption, put `<START>` and `<END>` around it, look up every word, and fill
-# the row with `<NULL>` up to a common length. Then many captions fit into one array.
+# A word that is written as its id is called a **token**. To encode a caption, put `<START>` and `<END>` around it,
+# look up every word, and fill the row with `<NULL>` up to a common length. Then many captions fit into one array.
 #
 # **Your turn.** Write that, in three or four lines.
 
@@ -289,14 +305,13 @@ for caption in ("there is a red circle", "a blue circle"):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# As "a `<UNK>` circle". The word is lost, and nothing brings it back. A model cannot say a word that is not in its
-# vocabulary.
+# As "a `<UNK>` circle". The word is lost. A model cannot say a word that is not in its vocabulary.
 #
 # </details>
 #
 # Our grammar has 37 words, and all of them are frequent. With the special words the vocabulary has $V = 41$ entries.
-# In real captions most words are rare. There `build_vocabulary(..., min_count=5)` keeps a word only if it occurs five
-# times; the others become `<UNK>`.
+# In real captions most words are rare. There `build_vocabulary(..., min_count=5)` keeps a word only if it occurs at
+# least five times; the others become `<UNK>`.
 
 # %% tags=["hide-input"]
 assert decode_captions(row, tiny_words) == "a <UNK> circle"
@@ -425,8 +440,8 @@ for split in ("train", "val", "test"):
 
 # %% [markdown]
 # Row 7 of `captions` describes the picture whose number is in `image_idxs[7]`. Row $i$ of the features belongs to
-# picture $i$. This array of indices alone ties a sentence to its picture. If it were off by one, training would still
-# run and the loss would still fall.
+# picture $i$. Only `image_idxs` says which sentence belongs to which picture. If it were off by one, training would
+# still run, and the loss would still fall: much can be learned from the sentences alone.
 #
 # **Your turn.** Find all captions of picture `i`, in one line. (The captions of one picture need not be neighbours.)
 
@@ -445,8 +460,8 @@ compare(
 )  # fmt: skip
 
 # %% [markdown]
-# There are three **splits**. The model learns from *train*. You look at *val* while you choose settings, so its figures
-# become a little too good. *test* is for the final figure, once. No picture is in two splits.
+# There are three **splits**. The model learns from *train*. You look at *val* while you choose settings, so its scores
+# become a little too good. *test* is for the final score, once. No picture is in two splits.
 #
 # ## What the features see
 #
@@ -457,11 +472,14 @@ compare(
 # | **pooled** | $(D,)$, one vector | RNN and LSTM, once, before the first word |
 # | **grid** | $(L, C)$, one vector for each of $L$ places | attention and Transformer, at every word |
 #
-# Here $D = 512$, $L = 64$ (8 x 8 places) and $C = 40$. *To pool* means to make one number of many, their largest for
-# instance. Our encoder has 35 filters. For each it keeps 19 numbers: the largest value in all, the largest from the
-# top down to each of the 8 rows and from the left to each of the 8 columns, and how far below and right of the middle
-# of all shapes the filter is strongest. Of these 665 numbers, 512 are stored, after a principal component analysis
-# ([lesson 1b](01b_pca_epochs_and_leakage.ipynb)).
+# Nobody trained our encoder: its 35 **filters** are written down. Each filter looks for one thing, such as a large red
+# circle, and gives one number per place: how much of it is there. The grid keeps these numbers place by place.
+#
+# *To pool* means to make one number of many, their largest for instance. The pooled vector says for each filter how
+# strong it is anywhere, and roughly in which row and column.
+#
+# Both are then made shorter by a principal component analysis ([lesson 1b](01b_pca_epochs_and_leakage.ipynb)). There
+# remain $D = 512$ numbers for a picture, or $C = 40$ numbers for each of $L = 64$ places (8 x 8).
 #
 # The grid knows *where* things are. Here is how far each place of a picture differs from what is usual there:
 
@@ -493,10 +511,14 @@ strongest = unusual.argmax(axis=1)
 hits = np.mean([is_in_a_shape(*p) for p in zip(strongest, scenes["val"], strict=True)])
 print(f"the most unusual place is at a shape in {hits:.0%} of {len(grid)} pictures")
 assert hits > 0.95
+picture = load_image(image_path(data, "val", 1))
+before_pca = fixed_cnn.filter_outputs(picture[None])  # 12 are for the position
+assert before_pca["grid"].shape == (1, 64, 35 + 12)
+assert before_pca["strips"].shape == (1, 35 * 19)
 
 # %% [markdown]
-# Do similar features mean similar pictures? Look for the training picture whose features are **nearest**. The squared
-# distance of two vectors is
+# Do similar features mean similar pictures? For a new picture (the *query*), look for the training picture (in the
+# *store*) whose features are **nearest**. The squared distance of two vectors is
 #
 # $$ \lVert a - b \rVert^2 = \lVert a \rVert^2 - 2\, a \cdot b + \lVert b \rVert^2 $$
 #
@@ -522,13 +544,12 @@ compare(
 )  # fmt: skip
 
 
-# %%
-def nearest(queries, store):
+# %% tags=["hide-input"]
+def nearest(queries, store):  # what your task asks for, in case it is not written yet
     distances = (store**2).sum(axis=1) - 2 * queries @ store.T
     return distances.argmin(axis=1)
 
 
-# %% tags=["hide-input"]
 STORED = 2000  # training pictures, enough to see the point
 
 
@@ -541,9 +562,19 @@ def described(split):
     return {kind: x.reshape(len(x), -1).astype(np.float32) for kind, x in kinds.items()}
 
 
+def names(scene):
+    return {(shape.colour, shape.kind) for shape in scene}
+
+
+def same_names(neighbours):
+    """For each val picture: has its neighbour the same colours and kinds?"""
+    pairs = zip(neighbours, scenes["val"], strict=True)
+    return np.array([names(scenes["train"][i]) == names(scene) for i, scene in pairs])
+
+
 # %% [markdown]
-# Move the slider: on the left a new picture, then the nearest training picture by its pixels, and by its pooled
-# features.
+# Move the slider: on the left is a new picture; then the nearest of 2,000 training pictures by pixels, and by pooled
+# features. How often does the neighbour show the same colours and kinds? The two shares are for all 300 val pictures.
 
 # %% tags=["hide-input", "picture"]
 store, queries = described("train"), described("val")
@@ -557,16 +588,21 @@ def neighbours_of(image):
         show_picture(ax, "train", closest[kind][image], f"nearest, {kind}")
 
 
+same = {kind: same_names(closest[kind]).mean() for kind in ("pixels", "pooled")}
+for kind, share in same.items():
+    print(f"the same colours and kinds, nearest by {kind}: {share:.0%}")
+assert same["pixels"] < 0.1 and 0.45 < same["pooled"] < 0.53
 movable(neighbours_of, {"val_picture": 4}, val_picture=[1, 2, 4, 5, 6, 7, 8, 9, 10, 11])
 
 # %% [markdown]
-# By pixels, two pictures are near when the same places are dark, whatever shape is there. By features, the neighbour
-# often has the same colours and kinds. Often, not always.
+# By pixels, two pictures are near when the same places are dark, whatever shape is there. By pooled features, about
+# half of the neighbours have the same colours and kinds.
 #
 # ## A captioner that learns nothing
 #
-# Now the first baseline. For a new picture, find the nearest training picture and say one of *its* captions. Devlin and
-# others (2015) showed that on photos this comes surprisingly close to trained networks.
+# Now the first baseline. For a new picture, find the nearest training picture and say one of *its* captions. We call
+# this captioner **the table**, because it only looks things up. Devlin and others (2015) showed that on photos such a
+# table comes surprisingly close to trained networks.
 #
 # We measure the share of the neighbour's five captions that are true of the *new* picture.
 
@@ -586,7 +622,7 @@ def truth(neighbours, captions=known, scenes=scenes["val"]):
 
 # %% [markdown]
 # **Predict.** What share of captions is true if we take a random training picture? The nearest by pixels? The nearest
-# by pooled features?
+# by pooled features? (The cell also tries the whole grid.)
 
 # %%
 by_chance = np.random.default_rng(0).integers(STORED, size=len(scenes["val"]))
@@ -603,12 +639,12 @@ assert 0.25 < found["pixels"] < 0.31 and 0.64 < found["pooled"] < 0.70
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# 1 %, 28 % and 67 %. The table says what each description of a picture is worth, before any model learns.
+# 1 %, 28 % and 67 %. These shares say what each description of a picture is worth, before any model learns.
 #
 # </details>
 #
-# With all 8,000 training pictures it becomes better still. Next to it: three small models that later lessons build and
-# train. They came with the project ([how they were made](README.md#the-trained-models)).
+# With all 8,000 training pictures the table becomes better still. We compare it with three small models that later
+# lessons build and train. They came with the project ([how they were made](README.md#the-trained-models)).
 #
 # **Predict.** Which of the three trained models beat the table: `rnn`, `lstm`, `attention`?
 
@@ -626,24 +662,26 @@ def captions_of(name, split="val", count=300):
 x, v = (np.asarray(data[f"{split}_features"], np.float64) for split in splits)
 table = nearest(v, x)
 results = {"table": truth(table)}
-for name in ("rnn", "lstm", "attention"):
-    said = captions_of(name)
-    results[name] = truth(range(300), captions=[[caption] for caption in said])
+said = {name: captions_of(name) for name in ("rnn", "lstm", "attention")}
+for name, captions in said.items():
+    results[name] = truth(range(300), captions=[[caption] for caption in captions])
 for name, share in results.items():
     print(f"{name:<12}{share.mean():.0%} true")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Only `attention`. The table, which learned nothing, beats the trained RNN by far and is as good as a small LSTM. Anyone
-# who had not measured the table might have been proud of 57 %.
+# Only `attention`. The table, which learned nothing, beats the trained RNN by far and is as good as a small LSTM.
+# Anyone who had not measured the table might have been proud of 57 %.
 #
 # </details>
 #
-# **How sure are these figures?** They come from 300 pictures. For the models, each picture is a yes or a no. With a
-# share $p$ of yes, the standard error is $\sqrt{p\,(1-p)/300}$. For the table this formula is wrong: each picture gives
-# a mean over *five* captions, and such means vary less. There, take the standard deviation of the 300 means, divided by
-# $\sqrt{300}$.
+# **How sure are these shares?** They come from 300 pictures, and 300 other pictures would give slightly other shares.
+# The **standard error** says how far off a share typically is. For the models, each picture is a yes or a no. Then the
+# standard error is $\sqrt{p\,(1-p)/300}$, with $p$ the share of yes.
+#
+# For the table this formula is wrong: each picture gives a mean over *five* captions, and such means vary less. There,
+# take the standard deviation of the 300 means, divided by $\sqrt{300}$. Both are printed in percentage points:
 
 # %%
 for name, share in results.items():
@@ -665,30 +703,23 @@ assert 0.56 < means["rnn"] < 0.58
 # %% [markdown]
 # So the table and the LSTM cannot be told apart, and the other gaps are real.
 #
-# Where does the table fail? Count the shapes:
-
+# Where does the table fail? Sort the pictures by the number of their shapes:
 
 # %% tags=["hide-input"]
-def names(scene):
-    return {(shape.colour, shape.kind) for shape in scene}
-
-
 number = np.array([len(scene) for scene in scenes["val"]])  # of shapes
 _, ax = plt.subplots(figsize=(7, 3.2))
 for place, (name, share) in enumerate(results.items()):
     heights = [share[number == k].mean() for k in (1, 2, 3)]
     colour = (ORANGE, "#BBBBBB", GREY, BLUE)[place]
     ax.bar(np.arange(3) + 0.2 * (place - 1.5), heights, width=0.2, label=name, color=colour)
-ax.set(xlabel="shapes in the picture", ylabel="true captions", xticks=range(3))
+ax.set(xlabel="shapes in the picture", ylabel="share of true captions", xticks=range(3))
 ax.set_xticklabels((1, 2, 3))
 ax.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
 plt.show()
 
 stored = {frozenset(names(scene)) for scene in scenes["train"]}
 in_table = np.mean([frozenset(names(scene)) in stored for scene in scenes["val"]])
-alike = np.array(
-    [names(scenes["train"][i]) == names(scenes["val"][q]) for q, i in enumerate(table)]
-)
+alike = same_names(table)
 print(f"a picture with the same colours and kinds is in the table: {in_table:.0%}")
 shares = {k: alike[number == k].mean() for k in (1, 2, 3)}
 for k, share in shares.items():
@@ -698,22 +729,44 @@ print(
 )
 assert in_table > 0.98 and shares[1] == 1 and 0.6 < shares[2] < 0.67 and shares[3] < 0.1
 assert 0.45 < results["table"][~alike].mean() < 0.52
+three = [len(scenes["train"][i]) for i in table[number == 3]]
+fewer = np.mean(np.array(three) < 3)
+of_three = results["table"][number == 3]
+few, full = (of_three[(np.array(three) < 3) == less].mean() for less in (True, False))
+print(
+    f"the nearest one has fewer shapes, 3 shapes: {fewer:.0%}; "
+    f"{few:.0%} of its captions are true, {full:.0%} of the others"
+)
+assert few > 2 * full
+by_lstm = [caption for caption, k in zip(said["lstm"], number, strict=True) if k == 1]
+placed = np.array([caption.endswith(tuple(PLACES.values())) for caption in by_lstm])
+one = results["lstm"][number == 1]
+print(
+    f"lstm, 1 shape: {placed.mean():.0%} of the captions name a place; "
+    f"{one[placed].mean():.0%} of these are true, {one[~placed].mean():.0%} of the others"
+)
+table_by_number = [results["table"][number == k].mean() for k in (2, 3)]
+assert abs(table_by_number[0] - table_by_number[1]) < 0.05 and 0.7 < fewer < 0.8
+assert 0.5 < placed.mean() < 0.6 and one[placed].mean() < 0.7 and one[~placed].mean() > 0.95
 
 # %% [markdown]
-# For nearly every new picture the table has one with the same colours and kinds. But the *nearest* one is something else
-# as soon as there are three shapes. The distance adds up over all numbers, so the same place counts as much as the same
-# colour.
+# For nearly every new picture the table has one with the same colours and kinds. But the *nearest* one is often
+# another: for two shapes in more than a third of the cases, for three nearly always. The distance adds up over all
+# numbers, so the same place counts as much as the same colour.
 #
-# That is what a learning model must do better: look at one shape at a time, and know which numbers matter for which
-# word. (And mind what the figure does not say: short captions are true more easily. Exercise 3 measures this.)
+# Why is the table hardly worse with three shapes than with two? Its neighbour then mostly has fewer shapes, so the
+# caption says less, and captions that say less are true more easily (exercise 3 measures this). The LSTM loses with
+# *one* shape for the opposite reason: it often says where the shape is, and a third of these captions are false.
+#
+# A model that learns can do better: look at one shape at a time, and know which numbers matter for which word.
 #
 # ## A baseline for the loss
 #
-# While a model trains, you see its **loss**: the mean of $-\log p$, where $p$ is the probability that it gave to the
-# right next word. The unit is *nats per token*. Smaller is better.
+# At each step a model gives a probability to every word of the vocabulary. Let $p$ be the probability that it gave to
+# the word that must be said. The **loss** is the mean of $-\log p$ over all places that count. Smaller is better; 0
+# would mean $p = 1$ everywhere. The logarithm is the natural one, and the unit is called *nats per token*.
 #
-# **Predict.** An untrained model finds each of the 41 words equally likely. What is its loss? (On your calculator:
-# `ln 41`.)
+# **Predict.** An untrained model gives each of the 41 words about the same probability. What is its loss?
 
 # %%
 untrained = CaptioningRNN(
@@ -729,16 +782,18 @@ for name, value in losses.items():
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# About $\log 41 = 3.71$. If a new model of yours starts far from $\log V$, look for a bug before you train.
+# Here $p = 1/41$, so $-\log p = \log 41 = 3.71$. The untrained RNN has small random numbers inside, so it is a little
+# off. If a new model of yours starts far from $\log V$, look for a bug before you train.
 #
 # </details>
 #
-# How far can we come without looking at a picture? Count how often each word follows each other word:
+# How far can we come without looking at a picture? Count in the training captions how often each word follows each
+# word. The counts, divided by their sum, are the probabilities of this second baseline:
 
 
 # %%
 def next_words(captions):
-    """(M, T) -> what is read and what must be said, where it counts."""
+    """(N, T) -> what is read and what must be said, where it counts."""
     counts = captions[:, 1:] != 0
     return captions[:, :-1][counts], captions[:, 1:][counts]
 
@@ -777,7 +832,7 @@ assert 3.6 < losses["an untrained rnn"] < 3.9 and 1.25 < losses["counting pairs"
 #   counts.
 # * A table that copies captions is 75 % true. Counting pairs of words gives 1.28 nats per token. Learning must beat
 #   both.
-# * True is not complete, and a figure from 300 pictures is uncertain by 1 to 3 points.
+# * A true caption need not be complete. A share from 300 pictures is uncertain by 1 to 3 percentage points.
 #
 # ## Exercises
 #
@@ -825,7 +880,7 @@ compare(
 # common with those of the others. A measure that works: $|A \cap B| / \sqrt{|A|\,|B|}$ for the sets of words
 # $A$ and $B$ of two captions, summed over all $B$. First it is tried on a few captions that were made up.
 #
-# Then compare 1 neighbour with 20. More captions are true. Look at the second figure before you rejoice: what
+# Then compare 1 neighbour with 20. More captions are true. Look at the second number before you rejoice: what
 # is the price?
 
 
