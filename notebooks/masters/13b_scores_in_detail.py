@@ -37,13 +37,14 @@ idx_to_word = data["idx_to_word"]
 # have $g$. A caption becomes four vectors, one for each $n$, with the entries $v_g = \text{count}(g)\, w_g$. Plain CIDEr
 # is the mean of the four cosines with a reference, averaged over the references.
 #
-# A cosine does not see length: "blue blue blue" points where "blue" points. CIDEr-**D** makes two repairs. Each entry is
-# clipped at that of the reference. And a difference in length costs. For a candidate of $l_c$ words with the vector $c$,
-# and a reference of $l_r$ words with the vector $r$:
+# A cosine does not see length: the vectors of "blue blue blue" and "blue" have the same direction. CIDEr-**D** makes two
+# repairs. Each entry is clipped at that of the reference. And a difference in length costs. For a candidate of $l_c$
+# words with the vector $c$, and a reference of $l_r$ words with the vector $r$, each $n$ gives
 #
 # $$ e^{-(l_c - l_r)^2 / 72} \cdot \frac{\sum_g \min(c_g, r_g)\, r_g}{\lVert c \rVert\, \lVert r \rVert} $$
 #
-# The result is multiplied by 10; the project prints 100 times that, like BLEU.
+# The mean over the four $n$ and over the references is multiplied by 10. The project prints 100 times that, in the style
+# of BLEU, so 1,000 is the most.
 
 
 # %%
@@ -266,7 +267,7 @@ assert rates["rnn"][0] > 0.9 and ends["rnn"][0] < 0.6 and ends["rnn"][1] < 0.4
 # %% [markdown]
 # Mistakes **compound**. If each word goes right with probability $1 - \varepsilon$, all $n$ words do with
 # $(1 - \varepsilon)^n$. The RNN's next word is right 94 times of 100, and the product of these shares leaves about half
-# of the captions. A figure per word sounds better than the sentences are.
+# of the captions. So a share of right *words* sounds better than the share of right *captions* is.
 #
 # Alone it does worse than the product, and that *before* any mistake of its own: only beginnings that are right so far
 # count. So the beginnings differ. With help the model continues what people wrote. Alone it chooses them itself.
@@ -358,7 +359,7 @@ for name in NAMES:
 # <details><summary>Answer</summary>
 #
 # The same model and the same picture, with one word of the beginning changed: after a wrong colour the rest is right in
-# 56 % (RNN) to 66 % (attention) of 1,596 cases. That is more often than a coin, by several standard errors, and far from
+# 56 % (RNN) to 66 % (attention) of 1,596 cases. That is far from
 # always.
 #
 # </details>
@@ -378,8 +379,8 @@ for name in NAMES:
 #
 # $$ \frac{\partial\, E[R]}{\partial s} = E\big[(R_k - b)\,(\mathbf{1}_k - p)\big] $$
 #
-# Here $\mathbf{1}_k - p$ is the gradient of $\log p_k$. The **baseline** $b$ is any number that does not depend on $k$: it
-# changes nothing on average, because the mean of $\mathbf{1}_k - p$ is zero.
+# Here $\mathbf{1}_k - p$ is the gradient of $\log p_k$. The **baseline** $b$ is any number that does not depend on $k$:
+# it changes nothing on average, because the mean of $\mathbf{1}_k - p$ is zero.
 #
 # **Predict.** Three captions have the probabilities 0.5, 0.3 and 0.2 and the rewards 300, 320 and 310. What does
 # $b = 308$, the mean reward, change?
@@ -403,14 +404,14 @@ assert np.isclose(p @ R, 308)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The mean stays, and the spread falls to less than a thirtieth. Without a baseline every sampled caption is made more probable,
-# only some more than others, and the difference drowns in noise.
+# The mean stays, and the spread falls to less than a thirtieth. Without a baseline every sampled caption is made more
+# probable, only some more than others, and noise hides the difference.
 #
 # </details>
 #
 # **Self-critical training** (Rennie et al., 2017) takes as baseline the reward of the model's own greedy caption, or of
 # its other samples. It starts from a trained model, and it is one option of `training.py`:
-# `--objective scst --init RUN` ([docs/photos.md](../docs/photos.md)). The reward goes up, as it must. Whether *truth* does
+# `--objective scst --init RUN` ([docs/photos.md](../docs/photos.md)). The reward goes up. Whether *truth* does
 # is another question, and you know now how to ask it.
 #
 # **Sources.** R. Vedantam, C. L. Zitnick and D. Parikh, *CIDEr*, CVPR 2015. C.-Y. Lin, *ROUGE: a package for automatic
