@@ -430,6 +430,10 @@ def _moved_masks(mask: Array) -> list[tuple[Array, str]]:
     found = []
     if mask.ndim > 1 and mask.shape[-1] == mask.shape[-2]:
         found.append((mask.swapaxes(-1, -2), "has the mask transposed: [query, key] is its order"))
+    for place, words in ((0, "first"), (-1, "last")):
+        less = mask.copy()
+        less[..., place] = False
+        found.append((less, f"leaves out the {words} place, where the mask is 1 too"))
     for shift, words in ((1, "one place late"), (-1, "one place early")):
         for edge in (False, True):
             moved = np.roll(mask, shift, axis=-1)

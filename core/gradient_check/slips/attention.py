@@ -186,6 +186,7 @@ _NAMED = {
         ("misses that the word is read twice: the query reads it too", {"dword": "dx[:, :W]"}),
         ("cuts the query's gradient in the wrong places: the query reads [prev_h, word]", {"dprev_h": "da @ Wh.T + da_gate @ W_gate.T + dasking[:, W:]", "dword": "dx[:, :W] + dasking[:, :W]"}),
         ("cuts the query's gradient in the wrong place: the query reads [prev_h, word]", {"dword": "dx[:, :W] + dasking[:, :W]"}),
+        ("cuts dx in the wrong place: the LSTM reads [word, gated]", {"dg_all": "dgated + dx[:, :context.shape[1]]"}),
         ("does not use dgated: is the upstream factor dgated forgotten?", {"dg_all": "dx[:, W:]"}),
         ("misses what reaches gated through the LSTM", {"dg_all": "dgated + 0"}),
         ("does not use dnext_c: is the upstream factor dnext_c forgotten?", {"dc": "dnext_h * o * (1 - tanh_c**2)"}),

@@ -80,6 +80,8 @@ def _forward(
             continue
         if (not first or slip == "both norms") and slip not in ("no norms", f"no norm {number}"):
             x = layer_norm_forward(x, *norm)[0]
+    if slip == "norm at the end":
+        x = layer_norm_forward(x, params["norm3.gamma"], params["norm3.beta"])[0]
     return x, None
 
 
@@ -136,6 +138,7 @@ _FORWARD = (
            "norm of the sublayer"),
     ("misses the norms", "no norms"),
     *_each("adds x twice at {}", "two residuals"),
+    ("has one norm more, at the end", "norm at the end"),
     ("has norms before and after the sublayers: norm_first says which", "both norms"),
     ("adds each sublayer twice", "sublayers twice"),
     *_each("misses the norm of {}", "no norm"),

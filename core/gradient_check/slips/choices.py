@@ -266,6 +266,9 @@ def _positions(length: int, width: int, kind: str) -> Array:
     out[:, 0::2], out[:, 1::2] = np.sin(angles), np.cos(angles)[:, : width // 2]
     if kind == "swapped":
         out[:, 0::2], out[:, 1::2] = np.cos(angles), np.sin(angles)[:, : width // 2]
+    if kind in ("sines", "cosines"):
+        of = np.sin if kind == "sines" else np.cos
+        out[:, 0::2], out[:, 1::2] = of(angles), of(angles)[:, : width // 2]
     if kind == "each":
         every = np.arange(length)[:, None] / base ** (np.arange(width) / width)
         out[:, 0::2], out[:, 1::2] = np.sin(every[:, 0::2]), np.cos(every[:, 1::2])
@@ -334,6 +337,9 @@ def _beam(
                 grown = grown / (t + 1) ** length_penalty
             kept = {"shrinks": beam_size - len(ended), "one": 1}.get(kind, beam_size)
             best = np.argsort(-grown.ravel(), kind="stable")[: max(kept, 0)]
+            if kind == "prunes by word":
+                best = np.argsort(-found.ravel(), kind="stable")[: max(kept, 0)]
+                best = best[np.isfinite(found.ravel()[best])]
             if kind == "each" and t:
                 best = grown.argmax(axis=1) + grown.shape[1] * np.arange(len(grown))
             best = best[np.isfinite(grown.ravel()[best])]
@@ -448,6 +454,8 @@ TABLE = {
         for hint, kind in (
             ("has sines and cosines exchanged: the sine comes first", "swapped"),
             ("has sines in the first half: they alternate", "halves"),
+            ("has sines alone: the odd columns hold cosines", "sines"),
+            ("has cosines alone: the even columns hold sines", "cosines"),
             ("has a frequency for each column: two columns share one", "each"),
             ("has i / width where 2i / width belongs", "index"),
             ("doubles the exponent: 2i is the number of the column, 0, 2, 4", "twice"),
@@ -518,6 +526,7 @@ TABLE = {
                 ("counts beginnings that have not ended: they count where none has ended",
                  "open too"),
                 ("returns log-probabilities: divide them by the length too", "not divided"),
+                ("compares beginnings by their last word alone: by all words", "prunes by word"),
                 ("compares beginnings by their score: by their log-probability", "prunes by score"),
                 ("keeps fewer beginnings once some have finished", "shrinks"),
                 ("goes on with beginnings that have ended", "ended go on"),

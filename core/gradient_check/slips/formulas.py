@@ -149,6 +149,8 @@ class Formulas:
         factors = _split(line, " * ")
         for j, whole in enumerate(factors):
             terms = _split(self.lines.get(whole, ""), " + ")
+            if inline := re.fullmatch(r"\((\S+) - (\S+)\)", whole):
+                terms = [inline[1], f"-{inline[2]}"]
             others = [*factors[:j], *factors[j + 1 :]]
             for i, term in enumerate(terms if len(terms) > 1 else ()):
                 rest = " + ".join([*terms[:i], *terms[i + 1 :]])
@@ -193,6 +195,15 @@ class Formulas:
                     put = wrong if same else f"{wrong}[:, None]"
                     words = f"has {put} where {right} belongs: {name} = {line}"
                     yield words, self.but(**{name: instead})
+                    if line.count(right) > 1:
+                        instead = re.sub(rf"(?<![\w.]){right}\b", wrong, line)
+                        yield f"{words}, everywhere", self.but(**{name: instead})
+            terms = _split(line, " + ")
+            for number in (each for each in known if shapes[each] == ()):
+                for i, term in enumerate(terms):
+                    instead = [*terms[:i], f"{term} * {number}", *terms[i + 1 :]]
+                    words = f"multiplies {term.lstrip('-')} by {number} too: {name} = {line}"
+                    yield words, self.but(**{name: " + ".join(instead)})
             inside = sorted(set(re.findall(word, line)) & set(known))
             for one, other in itertools.combinations(inside, 2):
                 if shapes[one] == shapes[other]:

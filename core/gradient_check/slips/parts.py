@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 _LEFT_OUT = ("np.tanh", "sigmoid", "np.exp", "np.log", "np.sqrt", "np.abs", "np.maximum")
@@ -29,6 +30,8 @@ def changed_parts(line: str) -> Iterator[tuple[str, str]]:
 def _changed(node: ast.AST, text) -> Iterator[tuple[str, str]]:
     if isinstance(node, ast.Call):
         yield from _calls(node, text)
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+        yield from _products(text(node.left), text(node.right))
     elif isinstance(node, ast.BinOp):
         yield from _operations(node, text)
     elif isinstance(node, ast.Name) and node.id == "t":
@@ -54,6 +57,12 @@ def _calls(node: ast.Call, text) -> Iterator[tuple[str, str]]:
                         yield (
                             f"has axis={other} where axis={axis} belongs",
                             f"({inside}).{method}{instead}",
+                        )
+                if axis in ("0", "1") and "keepdims" not in arguments:
+                    for index, place in (("0", "first"), ("-1", "last")):
+                        yield (
+                            f"holds the {place} alone: the sum over axis {axis} is missing",
+                            f"({inside})[{':, ' if axis == '1' else ''}{index}]",
                         )
         if method == "mean" and "axis=-1" in arguments:
             size = f"({inside}).shape[-1]"
@@ -90,6 +99,23 @@ def _calls(node: ast.Call, text) -> Iterator[tuple[str, str]]:
                 f"sums its softmax over the {place} axis, not over the last",
                 f"np.moveaxis(softmax(np.moveaxis({scores}, {axis}, -1)), -1, {axis})",
             )
+
+
+def _products(left: str, right: str) -> Iterator[tuple[str, str]]:
+    """A sum over samples, or over samples and steps: the gradient of a weight."""
+    rows = re.fullmatch(r"flat\((.*)\)\.T", left), re.fullmatch(r"flat\((.*)\)", right)
+    a, b = (found[1] for found in rows) if all(rows) else (left.removesuffix(".T"), right)
+    if not left.endswith(".T") or right.endswith(".T"):
+        return
+    cuts = [("[:1]", "first sample"), ("[-1:]", "last sample")]
+    if all(rows):
+        cuts += [("[:, :1]", "first time step"), ("[:, -1:]", "last time step")]
+    for cut, place in cuts:
+        instead = f"({a}){cut}.T @ ({b}){cut}"
+        if all(rows):
+            instead = f"flat(({a}){cut}).T @ flat(({b}){cut})"
+        over = "time" if "step" in place else "the batch"
+        yield f"holds the {place} alone: the sum over {over} is missing", instead
 
 
 def _operations(node: ast.BinOp, text) -> Iterator[tuple[str, str]]:

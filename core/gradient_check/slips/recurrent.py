@@ -226,6 +226,8 @@ def loop_forward(step: Callable, cells: int, reads: str = "before") -> Callable:
                 states[0] = np.zeros_like(h0)
             if reads == "cell is h":
                 states[1] = states[0]
+            if reads == "cell and h exchanged":
+                states.reverse()
             *states, _ = step(x[:, t], *states, Wx, Wh, b)
             found.append(states[1] if reads == "returns cell" else states[0])
         if reads == "late":
@@ -304,6 +306,7 @@ _LOOP_FORWARD = (
     ("forgets the cell state: every step reads c = 0", "no cell"),
     ("is the cell state c: return the hidden state h", "returns cell"),
     ("reads h where the cell state c belongs", "cell is h"),
+    ("has h and c exchanged from one step to the next", "cell and h exchanged"),
     ("starts its cell state from h0, where 0 belongs", "cell is h0"),
 )
 _LOOP_BACKWARD = (
