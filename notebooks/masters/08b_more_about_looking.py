@@ -222,7 +222,7 @@ assert spread["no baseline"] > 5 * spread["baseline: mean loss"]
 
 # %%
 toy = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
-for name, query in (("after red", [3.0, -3.0]), ("after blue", [-3.0, 3.0])):
+for name, query in (("wants red", [3.0, -3.0]), ("wants blue", [-3.0, 3.0])):
     print(f"{name:<11} weights {softmax(toy @ query / 2**0.5)}")
 
 rng = np.random.default_rng(1)
