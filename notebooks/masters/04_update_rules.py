@@ -5,11 +5,11 @@
 # far to step the other way. And straight downhill is often not the way to the bottom. How do you turn gradients into
 # good steps?
 #
-# You build four update rules. Gradient descent comes first. Momentum and RMSProp are two different cures for its main
-# fault. Adam takes both and mends the first steps. You follow the rules by hand and compare them with PyTorch's.
+# You build four update rules and compare them with PyTorch's. Gradient descent comes first. Momentum and RMSProp are
+# two different cures for its main fault. Adam takes both and mends the first steps.
 #
-# *Before: [lesson 3](03_affine_embedding_softmax.ipynb) (the loss and its gradient). About 55 minutes, and ten more
-# for a derivation that is folded away; all cells together run in 15 seconds.*
+# *Before: [lesson 3](03_affine_embedding_softmax.ipynb) (the loss and its gradient). About an hour, and a quarter
+# of an hour more for the folded derivations; all cells together run in 15 seconds.*
 
 # %% tags=["setup"]
 import matplotlib.pyplot as plt
@@ -27,8 +27,8 @@ lessons.style()
 # %% [markdown]
 # ## What an update rule is
 #
-# A rule takes a weight and its gradient, and returns the new weight. It may remember something from step to step. The
-# rules of this lesson differ in what they remember, and in how they use it:
+# A rule takes a weight and its gradient, and returns the new weight. It may remember something from step to step.
+# This is what the four rules remember:
 
 # %% tags=["hide-input"]
 drawing = Sketch(8, 2.5)
@@ -58,9 +58,9 @@ drawing.show()
 #
 # ## By hand: one weight
 #
-# The smallest problem that has a bottom is $\mathcal{L}(w) = \tfrac12 \lambda w^2$. Its gradient is $\lambda w$, and
-# $\lambda$ is its **curvature**: the larger it is, the steeper the walls. **Gradient descent** steps against the
-# gradient. The **learning rate** $\eta$ says how far:
+# The simplest loss with a bottom (at $w = 0$) is $\mathcal{L}(w) = \tfrac12 \lambda w^2$. The gradient is
+# $\lambda w$, and $\lambda$ is the **curvature**: the larger it is, the steeper the walls. **Gradient descent** steps
+# against the gradient. The **learning rate** $\eta$ says how far:
 #
 # $$ w \;\leftarrow\; w - \eta\lambda w = (1 - \eta\lambda)\, w $$
 #
@@ -76,8 +76,9 @@ for rate in (0.1, 0.5, 0.9, 1.1):
     for _ in range(5):
         w = w - rate * curvature * w
         after.append(w)
-    print(f"rate {rate}, factor {1 - rate * curvature:4.1f}:", *(f"{w:6.3f}" for w in after))
-    assert np.allclose(after, (1 - rate * curvature) ** np.arange(1, 6))
+    factor = 1 - rate * curvature
+    print(f"rate {rate}, factor {factor:4.1f}:", *(f"{w:6.3f}" for w in after))
+    assert np.allclose(after, factor ** np.arange(1, 6))
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -86,12 +87,12 @@ for rate in (0.1, 0.5, 0.9, 1.1):
 # with 0.1. 1.1: it jumps from side to side and explodes.
 # </details>
 #
-# A weight that is multiplied by the same factor again and again shrinks if the factor is between −1 and 1. So
+# The weight shrinks if the factor is between −1 and 1. So
 # $\lvert 1 - \eta\lambda \rvert < 1$, which means
 #
 # $$ 0 < \eta < \frac{2}{\lambda} $$
 #
-# **The curvature limits the learning rate.** The distance to the bottom does not matter.
+# **The curvature limits the learning rate.** It does not matter how far from the bottom you start.
 #
 # *Your turn.* Which rate brings $w$ to the bottom in one step? Write it for any curvature, in one line.
 
@@ -106,14 +107,15 @@ def rate_that_arrives(curvature):
 
 def w_after_one_step(curvature):
     rate = rate_that_arrives(curvature)
-    assert rate != 2 / curvature, "that is the limit: w lands as far away, on the other side"
+    assert rate != 2 / curvature, "that is the limit: w lands on the other side"
     return None if rate is None else 3 - rate * curvature * 3
 
 
 compare(w_after_one_step, lambda curvature: 0.0, 2.0, also={"with curvature 8": (8.0,)})
 
 # %% [markdown]
-# Here is gradient descent in `core`. (`_filled` puts a default where `config` lacks a number.)
+# Here is gradient descent in `core`. It is called `sgd`, for *stochastic* gradient descent: in training, each
+# gradient comes from a random batch. (`_filled` puts a default where `config` lacks a number.)
 
 # %%
 show_source(sgd)
@@ -149,8 +151,8 @@ def descend(rule, steps, **config):
 
 
 # %% [markdown]
-# *Predict.* Above which learning rate do the steps explode? And which rate is the best, roughly: one near 0.02, one
-# near 0.08, or one half-way between them?
+# *Predict.* Above which learning rate do the steps explode? And which is the best: a rate near
+# 0.02, 0.05 or 0.08?
 
 
 # %% tags=["hide-input"]
@@ -190,16 +192,17 @@ assert abs(rates[np.argmin(ends)] - 2 / 26) < 5e-4
 # </details>
 #
 # With a rate below 0.08, $w_1$ shrinks by less than 8 % per step. **The steep direction sets the rate, and the flat one
-# pays for it.** In the long run the larger of the two factors counts. A higher rate makes that of $w_1$ smaller, and,
-# once $w_2$ jumps from side to side, that of $w_2$ larger in size. So the best rate makes them equal:
+# pays for it.** In the long run the larger of the two factors counts. A higher rate makes the factor of $w_1$ smaller.
+# But once $w_2$ jumps from side to side, it makes the factor of $w_2$ larger in size. So the best rate makes the two
+# sizes equal:
 # $1 - \eta\lambda_1 = \eta\lambda_2 - 1$, and
 #
 # $$ \eta = \frac{2}{\lambda_1 + \lambda_2} = 0.077, \qquad \text{factor per step}
 #    = \frac{\lambda_2 - \lambda_1}{\lambda_2 + \lambda_1}
 #    = \frac{\kappa - 1}{\kappa + 1} = 0.92 $$
 #
-# For a large $\kappa$ this factor is about $1 - 2/\kappa$. So a valley with twice the condition number takes twice as
-# many steps.
+# For a large $\kappa$ this factor is about $1 - 2/\kappa$, and $n$ steps multiply $w$ by about $e^{-2n/\kappa}$. So a
+# valley with twice the condition number takes about twice as many steps.
 #
 # ## Momentum: steps that add up
 #
@@ -248,21 +251,22 @@ for name, gradients in (("stays", [1, 1] * 50), ("alternates", [1, -1] * 50)):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# 1, then 0.9 · 1 + 1 = 1.9, then 2.71. It approaches a number that stays the same under
-# $u = 0.9\,u + 1$, and that is 10. Where the gradient alternates, the velocity
-# comes to alternate, too. What is kept of it has the other sign, so its size approaches the solution of
-# $u = 1 - 0.9\,u$, which is 0.53.
+# 1, then 0.9 · 1 + 1 = 1.9, then 2.71. It approaches the solution of $u = 0.9\,u + 1$,
+# and that is 10. Where the gradient alternates, the velocity soon alternates, too. Then the part that is kept has the
+# opposite sign to the new gradient. So the size of the velocity approaches the solution of $u = 1 - 0.9\,u$, which is
+# 0.53.
 # </details>
 #
 # In general, where the gradient stays the same, steps become $1/(1 - \mu)$ times as long as without momentum. Where it
-# alternates, they become $1/(1 + \mu)$ times as long. That is what the valley needs.
+# alternates, they become $1/(1 + \mu)$ times as long.
 #
 # ### How much is gained
 #
 # Take one weight with curvature $\lambda$ again. By which factor per step does momentum shrink it, in the long run? The
-# next figure shows the factor's size for three values of $\mu$.
+# next figure shows the size of the factor for three values of $\mu$. The factor depends only on $\mu$ and $\eta\lambda$.
 #
-# *Predict.* With $\mu = 0$ this is gradient descent. Where does that curve touch 0, and where does it cross 1?
+# *Predict.* With $\mu = 0$ this is gradient descent. At which $\eta\lambda$ does that curve touch 0, and where does it
+# cross 1?
 
 # %% tags=["hide-input"]
 curvatures = np.geomspace(0.001, 5, 400)  # eta times lambda
@@ -293,9 +297,18 @@ plt.show()
 #
 # $$ (1 - \sqrt\mu)^2 < \eta\lambda < (1 + \sqrt\mu)^2 $$
 #
-# <details><summary>Why? The derivation (it needs complex roots)</summary>
+# A small $\mu$ gives a small factor, but a narrow flat part. So choose $\eta$ and $\mu$ such that all curvatures, from
+# $\lambda_1$ to $\lambda_2$, just fit into it. The factor per step becomes
 #
-# The gradient is $g = \lambda w$. The last step was $w_t - w_{t-1} = -\eta\, u_t$. So the next one can be written
+# $$ \sqrt\mu = \frac{\sqrt\kappa - 1}{\sqrt\kappa + 1}, \qquad \text{with} \quad
+#    \eta = \frac{(1 + \sqrt\mu)^2}{\lambda_2} $$
+#
+# With gradient descent it was $(\kappa - 1)/(\kappa + 1)$. **Momentum puts $\sqrt\kappa$ in place of $\kappa$.** In our
+# valley the factor falls from 0.92 to $4/6 = 0.67$. For $\kappa = 10{,}000$ it falls from 0.9998 to 0.980.
+#
+# <details><summary>Why? The two derivations (the first needs complex roots)</summary>
+#
+# *The flat part.* The gradient is $g = \lambda w$. The last step was $w_t - w_{t-1} = -\eta\, u_t$. So the next one can be written
 # without the velocity:
 #
 # $$ w_{t+1} = w_t - \eta\left(\mu\, u_t + \lambda w_t\right) = w_t + \mu\,(w_t - w_{t-1}) - \eta\lambda\, w_t $$
@@ -304,7 +317,7 @@ plt.show()
 #
 # $$ r^2 - (1 + \mu - \eta\lambda)\, r + \mu = 0 $$
 #
-# This has two roots. A path mixes both, and in the long run the larger one counts. The figure shows its size.
+# This has two roots. A path mixes both, and in the long run the larger counts.
 #
 # The product of the roots is $\mu$. Where they are complex, $w$ swings around 0, and the roots have the same size: so
 # each has the size $\sqrt\mu$. They are complex where $(1 + \mu - \eta\lambda)^2 < 4\mu$, that is,
@@ -313,39 +326,31 @@ plt.show()
 #
 # To the right of it the roots are negative. It explodes where one of them passes −1. Put $r = -1$ into the
 # equation, and $\eta\lambda = 2(1 + \mu)$ remains.
+# *The best pair.* The right end of the flat part, divided by the left end, must be $\lambda_2 / \lambda_1 = \kappa$:
+#
+# $$ \left(\frac{1 + \sqrt\mu}{1 - \sqrt\mu}\right)^2 = \kappa $$
+#
+# Take the root and solve for $\sqrt\mu$. The right end belongs to $\lambda_2$, so $\eta\lambda_2 = (1 + \sqrt\mu)^2$.
 # </details>
-#
-# So choose $\eta$ and $\mu$ such that all curvatures, from $\lambda_1$ to $\lambda_2$, just fit into the flat part. The
-# right end divided by the left end must then be $\kappa$:
-#
-# $$ \left(\frac{1 + \sqrt\mu}{1 - \sqrt\mu}\right)^2 = \kappa \;\Rightarrow\;
-#    \sqrt\mu = \frac{\sqrt\kappa - 1}{\sqrt\kappa + 1},
-#    \qquad \eta = \frac{(1 + \sqrt\mu)^2}{\lambda_2} $$
-#
-# The factor per step was $(\kappa - 1)/(\kappa + 1)$ with gradient descent. With momentum it is $\sqrt\mu$, the same
-# with $\sqrt\kappa$ in place of $\kappa$. In our valley it falls from 0.92 to $4/6 = 0.67$. For $\kappa = 10{,}000$ it
-# falls from 0.9998 to 0.980.
 
 # %%
+# best_sgd is the path of gradient descent at its best rate
 root = (np.sqrt(25) - 1) / (np.sqrt(25) + 1)
 mu, best_rate = root**2, (1 + root) ** 2 / 25
 path = descend(sgd_momentum, 100, momentum=mu, learning_rate=best_rate)
 steps_sgd, steps_momentum = (int(np.argmax(height(w) < 1e-3)) for w in (best_sgd, path))
 print(f"to a loss of 0.001: gradient descent {steps_sgd} steps, momentum {steps_momentum}")
 print(f"best rate: gradient descent {2 / 26:.3f}, momentum {best_rate:.3f} (mu = {mu:.2f})")
-assert 0 < steps_momentum < steps_sgd / 2
-assert round(best_rate, 3) == 0.111 and round(2 / 26, 3) == 0.077
-assert round((100 - 1) / (100 + 1), 3) == 0.980 and round(9999 / 10001, 4) == 0.9998
 
 # %% [markdown]
 # Does momentum need a smaller rate? In a valley, the opposite is true: the best rate rises from 0.077 to 0.111. The
-# limit rises, too: in the figure the curves cross 1 further to the right, at $\eta\lambda = 2(1 + \mu)$. **The limit
-# was $2/\lambda$; it is now $2(1 + \mu)/\lambda$.** (Where the gradient stays the same for long, steps are up to
-# $1/(1 - \mu)$ times as long. For that reason people often start with a smaller rate when $\mu = 0.9$.)
+# limit rises, too. In the figure, the curves cross 1 further right, at $\eta\lambda = 2(1 + \mu)$.
+# **The limit was $2/\lambda$; it is now $2(1 + \mu)/\lambda$.** (With $\mu = 0.9$ people
+# often start with a smaller rate, because steps can become ten times as long.)
 #
 # *Predict, then move the sliders.* The rates are 0.02, 0.04, 0.077, 0.09, 0.11 and 0.12; the momenta are 0, 0.2, 0.44,
-# 0.7 and 0.9. With momentum 0, which rates explode? With rate 0.11, which momentum is the smallest
-# that helps? Last, find the best pair.
+# 0.7 and 0.9. Without momentum, a rate of 0.11 explodes. Which is the smallest momentum with
+# which it does not? Then find the best pair.
 
 # %% tags=["hide-input"]
 RATES, MOMENTA = (0.02, 0.04, 0.077, 0.09, 0.11, 0.12), (0, 0.2, 0.44, 0.7, 0.9)
@@ -364,6 +369,9 @@ movable(
     learning_rate=RATES,
     momentum=MOMENTA,
 )
+assert 0 < steps_momentum < steps_sgd / 2
+assert round(best_rate, 3) == 0.111 and round(2 / 26, 3) == 0.077
+assert round((100 - 1) / (100 + 1), 3) == 0.980 and round(9999 / 10001, 4) == 0.9998
 limit = 2 * (1 + mu) / 25
 for part, arrives in ((0.99, True), (1.01, False)):
     path = descend(sgd_momentum, 2000, momentum=mu, learning_rate=part * limit)
@@ -384,8 +392,8 @@ assert min(after_25, key=after_25.get) == (0.11, 0.44)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# With momentum 0 the limit is 0.08, so 0.09, 0.11 and 0.12 explode. A rate of 0.11 needs $2(1 + \mu)/25 > 0.11$, that
-# is $\mu > 0.375$: of the values here, 0.44 is the smallest. Rate 0.11 with momentum 0.44 is the best pair.
+# A rate of 0.11 needs $2(1 + \mu)/25 > 0.11$, that is, $\mu > 0.375$. Of the values here, 0.44 is the smallest. Rate
+# 0.11 with momentum 0.44 is the best pair.
 # </details>
 
 # %%
@@ -394,9 +402,10 @@ show_source(sgd_momentum)
 # %% [markdown]
 # ### Equal to PyTorch, step by step
 #
-# Rules have no backward to check. But we can compare them with PyTorch's. A small mistake may show late, so we take 100 steps, with gradients of sizes from 0.0001 to 100 and a rate that changes
-# half-way. Then once more with all gradients 1e-10 times as large. (The next two rules add a tiny number to a divisor.
-# With tiny gradients, a wrong place for it shows.)
+# Rules have no backward pass to check, so we compare their steps with PyTorch's. A small mistake may show late. So we
+# take 100 steps, with gradients of sizes from 0.0001 to 100 and a rate that changes half-way. We repeat it with gradients
+# 1e-10 times as large. (The next two rules add a tiny number to a divisor. With tiny gradients, a wrong place
+# for it shows.)
 
 
 # %% tags=["hide-input"]
@@ -565,7 +574,7 @@ assert equals_torch(adam, lambda w: torch.optim.Adam(w, lr=0.01))
 # %% [markdown]
 # ### The tempting wrong way: leave the correction out
 #
-# *Predict.* Without the correction, is the first step too short or too long, and how many times? And the twelfth?
+# *Predict.* Without the correction, is the first step too short or too long, and how many times?
 
 
 # %% tags=["hide-input"]
@@ -601,7 +610,7 @@ assert np.allclose(corrected, 1) and uncorrected.max() > 6 and uncorrected.argma
 # <details><summary>Answer</summary>
 #
 # In the first step $m$ is 10 times too small. But $v$ is 1000 times too small, and its root 31.6 times. We divide by it,
-# so the step is 3.16 times too *long*. The twelfth is 6.57 times too long.
+# so the step is 3.16 times too *long*. It becomes worse until step 12, which is 6.57 times too long.
 # </details>
 #
 # Without the correction, every step is multiplied by
@@ -609,12 +618,11 @@ assert np.allclose(corrected, 1) and uncorrected.max() > 6 and uncorrected.argma
 # $$ \frac{1 - \beta_1^t}{\sqrt{1 - \beta_2^t}} $$
 #
 # whatever the gradients are. The numerator is near 1 after some tens of steps. The denominator takes thousands. So in
-# the first 287 steps the learning rate is in effect more than twice too high, just when a network is most easily thrown
-# off.
+# the first 287 steps the learning rate is in effect more than twice too high.
 #
 # ## Four rules in one valley
 #
-# *Predict.* Multiply the loss by 16, and keep the learning rates. Which of the four rules goes the same way as before?
+# *Predict.* Multiply the loss by 16, and keep the learning rates. Which of the four rules take the same path as before?
 
 # %% tags=["hide-input", "picture"]
 rules = {
@@ -663,17 +671,15 @@ assert height(turn.T @ w) > 0.1 > 1e6 * height(descend(rmsprop, 40, learning_rat
 # Gradient descent and momentum zigzag, but momentum arrives. RMSProp starts diagonally, since both weights take equally
 # long steps at first. So does Adam; then it overshoots the bottom and comes back.
 #
-# Do not rank the rules by these losses: the rates were chosen for this valley. And it runs along an axis. If it ran
-# diagonally, a rate for each weight could not straighten it out.
+# Do not rank the rules by these losses: the rates were chosen for this valley. And the valley runs along an axis. In a
+# diagonal one, a rate for each weight helps much less.
 #
 # ## Does it matter for captions?
 #
 # The small captioner of [lesson 5](05_the_vanilla_rnn.ipynb) learns the same 500 captions for 60 steps with each rule,
-# from the same weights. (`CaptioningSolver` is the training loop.) Each rule has the
-# best of five rates; the comparison is in [4b](04b_clipping_decay_schedules.ipynb). The figure shows the loss per
-# caption, the numbers below it the loss per token.
+# from the same weights. Each rule has the best of five rates; [4b](04b_clipping_decay_schedules.ipynb) compares them.
 
-# %%
+# %% tags=["hide-input"]
 data = lessons.embedded_data("rnn", num_samples=500)
 
 
