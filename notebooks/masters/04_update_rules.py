@@ -326,6 +326,7 @@ plt.show()
 #
 # To the right of it the roots are negative. It explodes where one of them passes −1. Put $r = -1$ into the
 # equation, and $\eta\lambda = 2(1 + \mu)$ remains.
+#
 # *The best pair.* The right end of the flat part, divided by the left end, must be $\lambda_2 / \lambda_1 = \kappa$:
 #
 # $$ \left(\frac{1 + \sqrt\mu}{1 - \sqrt\mu}\right)^2 = \kappa $$
@@ -610,7 +611,7 @@ assert np.allclose(corrected, 1) and uncorrected.max() > 6 and uncorrected.argma
 # <details><summary>Answer</summary>
 #
 # In the first step $m$ is 10 times too small. But $v$ is 1000 times too small, and its root 31.6 times. We divide by it,
-# so the step is 3.16 times too *long*. It becomes worse until step 12, which is 6.57 times too long.
+# so the step is 3.16 times too *long*. The longest is step 12, which is 6.57 times too long.
 # </details>
 #
 # Without the correction, every step is multiplied by
