@@ -310,7 +310,8 @@ assert counted.rows < 0.85 * rows_to_the_end
 #
 # **Taking finished beams further.** `<END>` is a word, so it is easy to forget that nothing comes after it. The model
 # was never trained on what follows, makes something up, and its log-probability is added all the same. The
-# test of lesson 11 finds this: the claimed score is not the real one.
+# test of lesson 11 finds this if it reads the caption up to its first `<END>`. If it reads the words after it, too, the
+# claimed score is the real one.
 #
 # **Letting means compete too early.** With $\lambda = 1$ the score is a mean, so why not rank open beams by their
 # means, too? Because the mean so far is not the mean at the end. On the toy of lesson 11, "two circles `<END>`" has
@@ -319,6 +320,9 @@ assert counted.rows < 0.85 * rows_to_the_end
 # only brute force on a toy can tell.
 #
 # ## Why temperature raises the entropy
+#
+# The **entropy** $-\sum_i q_i \log q_i$ measures how much is left to chance: 0 when one word is certain, $\log 5$ when
+# five are equally probable.
 #
 # Write $\beta = 1/\tau$, $\ell_i = \log p_i$ and $Z = \sum_i e^{\beta \ell_i}$. Then $q_i = e^{\beta \ell_i} / Z$ and
 # $\log q_i = \beta \ell_i - \log Z$. With $\langle \cdot \rangle$ for the mean under $q$, the entropy is
