@@ -45,7 +45,7 @@ MISTAKES = {
     ),
     "one sample of the batch": (
         "rnn_step_backward", [("x.T @ da", "x[:1].T @ da[:1]")],
-        "dWx holds only some of its terms: a missing sum over the batch?",
+        "dWx holds the first sample alone: the sum over the batch is missing",
     ),
     "upstream forgotten": (
         "rnn_step_backward", [("dnext_h * (1", "(1")],
@@ -472,6 +472,10 @@ def test_an_answer_never_shows_two_equal_numbers():
     got, expected = re.search(r"got (\S+), expected (\S+)$", answer.text).groups()
     assert got != expected
     assert "returned 1.5000001" in compare(lambda: 1.5000001, lambda: 1.5, tolerance=1e-9).text
+    whole = compare(lambda x: 1.00001 * x, lambda x: x, np.array([1.5, 2.5]))
+    assert "is 1.00001 times what is expected" in whole.text
+    assert "too large, by 100 %" in compare(lambda: 0.0, lambda: -1.5).text
+    assert "too small, by 0.05 %" in compare(lambda: 0.9995, lambda: 1.0).text
     below = confirm(0.50000001, lambda loss: loss < 0.5, "a loss of at most 0.4999")
     assert "found 0.5," in below.text
     below = confirm(0.50000001, lambda loss: loss <= 0.5, "a loss of at most 0.5")

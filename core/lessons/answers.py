@@ -244,7 +244,8 @@ def _difference_of_numbers(got, expected, tolerance, sizes) -> str | None:
     if whole and abs(a - b) == 1:
         return f"{said}, which is one too {'many' if a > b else 'few'}"
     share = abs(float(a - b)) / abs(float(b)) if b else math.inf
-    far = f"by {100 * share:.2g} %" if share < 10 else "by far"
+    digits = 0 if share >= 0.1 else 2
+    far = f"by {100 * share:.{digits}f} %" if share < 10 else "by far"
     if share < 1e-4:
         far = "by little, but by more than rounding"
     return f"{said}, which is too {'large' if a > b else 'small'}, {far}"
@@ -338,7 +339,8 @@ def _relation(x: Array, y: Array, tolerance: float, sizes) -> str | None:
         ratio = x[used] / y[used]
         middle = float(np.median(ratio))
         if x.size > 1 and middle and equal(ratio, np.full_like(ratio, middle)):
-            return _factor(middle, tolerance, sizes) or f"is {middle:.4g} times what is expected"
+            times = f"{middle:.4g}" if abs(middle - 1) > 1e-3 else told_apart(middle, 1.0)[0]
+            return _factor(middle, tolerance, sizes) or f"is {times} times what is expected"
     if rounding := _rounding(x, y, tolerance):
         return f"is {rounding}"
     if x.ndim > 1 and equal(x.swapaxes(-1, -2), y):
