@@ -4,11 +4,11 @@
 # **The question.** A program looks at a picture and says a sentence about it. What does it get, as numbers? What must
 # it give back? And how good is a program that learns nothing at all?
 #
-# You build both ends of a captioner: words to numbers, and pictures to numbers. Then you build two simple baselines,
-# one for the captions and one for the loss, the number that training makes small. They show what a model that learns
-# has to beat.
+# You turn captions into numbers and look at the numbers that describe a picture. Then you build two simple baselines, one
+# for the captions and one for the loss, the number that training makes small. They show what a model that learns has to
+# beat.
 #
-# *Before: [Start here](00_start_here.ipynb). About 45 minutes; all cells together run in half a minute. The data are
+# *Before: [Start here](00_start_here.ipynb). About 55 minutes; all cells together run in half a minute. The data are
 # drawn on the first run, which takes half a minute more.*
 
 # %% tags=["setup"]
@@ -145,9 +145,10 @@ SOME_POINTS = np.random.default_rng(0).standard_normal((26, 3)) * 2 + 1
 # The *train* pictures are for learning. The *val* pictures are for trying out what was learned. Here are two of them:
 
 # %%
-data = lessons.embedded_data("rnn")
+data = lessons.embedded_data("rnn")  # captions, and what an RNN reads of the pictures
 idx_to_word, word_to_idx = data["idx_to_word"], data["word_to_idx"]
 splits = "train", "val"
+# What was drawn, and what is said of it:
 scenes = {split: load_scenes(data["source"]["folder"], split) for split in splits}
 sentences = {
     split: decode_captions(data[f"{split}_captions"], idx_to_word) for split in splits
@@ -171,8 +172,8 @@ plt.show()
 
 # %% [markdown]
 # Five sentences for one picture, and all five are right. They change the order, mention the size or leave it out. There
-# is no such thing as *the* caption. To count the words that a caption shares with one written caption is a poor way
-# to judge it ([lesson 1b](01b_pca_epochs_and_leakage.ipynb) measures how poor).
+# is no such thing as *the* caption. So counting the words that a caption shares with a written one is a poor way to
+# judge it ([lesson 1b](01b_pca_epochs_and_leakage.ipynb) measures how poor).
 #
 # We have a better way. We know what was drawn, so a program can check whether a caption is **true**. The function
 # `caption_is_true` reads a sentence and compares every claim in it with the drawing.
@@ -215,7 +216,7 @@ assert all(true)
 # ## What goes in, what comes out
 #
 # A captioner has two parts. The **encoder** looks at the picture once and writes down numbers, the **features**. The
-# **decoder** reads the features and says one word after the other. At each step it reads the word before.
+# **decoder** reads the features and says one word after the other. At each step it reads the previous word.
 
 # %% tags=["hide-input"]
 sketch = Sketch(9, 2.7)
@@ -400,7 +401,7 @@ print(f"of those that count: {np.mean(say[say != 0] == 0):.0%}")
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# 37 % and 0 %. Without the mask, a model that says nothing looks right in more than a third of the places. That is why
+# 37 % and 0 %. (37 % is a little more than the share of padding above, because `<START>` is never said.) Without the mask, a model that says nothing looks right in more than a third of the places. That is why
 # every loss of these lessons has a mask (from [lesson 3](03_affine_embedding_softmax.ipynb) on).
 #
 # </details>
@@ -467,21 +468,22 @@ compare(
 #
 # The encoder's features come in two forms:
 #
-# | | shape for one picture | who reads it |
+# | | shape for one picture | which decoders of later lessons read it |
 # | --- | --- | --- |
 # | **pooled** | $(D,)$, one vector | RNN and LSTM, once, before the first word |
 # | **grid** | $(L, C)$, one vector for each of $L$ places | attention and Transformer, at every word |
 #
-# Nobody trained our encoder: its 35 **filters** are written down. Each filter looks for one thing, such as a large red
+# Nobody trained our encoder: its 35 **filters** were written by hand. Each filter looks for one thing, such as a large red
 # circle, and gives one number per place: how much of it is there. The grid keeps these numbers place by place.
 #
 # *To pool* means to make one number of many, their largest for instance. The pooled vector says for each filter how
 # strong it is anywhere, and roughly in which row and column.
 #
-# Both are then made shorter by a principal component analysis ([lesson 1b](01b_pca_epochs_and_leakage.ipynb)). There
-# remain $D = 512$ numbers for a picture, or $C = 40$ numbers for each of $L = 64$ places (8 x 8).
+# Both are then made shorter by a principal component analysis ([lesson 1b](01b_pca_epochs_and_leakage.ipynb)). This
+# leaves $D = 512$ numbers for a picture, or $C = 40$ numbers for each of $L = 64$ places (8 x 8).
 #
-# The grid knows *where* things are. Here is how far each place of a picture differs from what is usual there:
+# The grid tells *where* things are. Here is how much each place of a picture differs from what is usual there (dark: a
+# lot):
 
 # %% tags=["hide-input"]
 grid_data = lessons.embedded_data("attention")
@@ -595,7 +597,7 @@ assert same["pixels"] < 0.1 and 0.45 < same["pooled"] < 0.53
 movable(neighbours_of, {"val_picture": 4}, val_picture=[1, 2, 4, 5, 6, 7, 8, 9, 10, 11])
 
 # %% [markdown]
-# By pixels, two pictures are near when the same places are dark, whatever shape is there. By pooled features, about
+# By pixels, two pictures are near when most pixels have similar values, whatever shape they belong to. By pooled features, about
 # half of the neighbours have the same colours and kinds.
 #
 # ## A captioner that learns nothing
@@ -604,9 +606,10 @@ movable(neighbours_of, {"val_picture": 4}, val_picture=[1, 2, 4, 5, 6, 7, 8, 9, 
 # this captioner **the table**, because it only looks things up. Devlin and others (2015) showed that on photos such a
 # table comes surprisingly close to trained networks.
 #
-# We measure the share of the neighbour's five captions that are true of the *new* picture.
+# The function `truth` measures, for each new picture, the share of its neighbour's five captions that are true of the
+# *new* picture.
 
-# %%
+# %% tags=["hide-input"]
 known = np.array(sentences["train"]).reshape(-1, 5)  # the captions of each picture
 
 
@@ -622,7 +625,7 @@ def truth(neighbours, captions=known, scenes=scenes["val"]):
 
 # %% [markdown]
 # **Predict.** What share of captions is true if we take a random training picture? The nearest by pixels? The nearest
-# by pooled features? (The cell also tries the whole grid.)
+# by pooled features?
 
 # %%
 by_chance = np.random.default_rng(0).integers(STORED, size=len(scenes["val"]))
@@ -639,7 +642,8 @@ assert 0.25 < found["pixels"] < 0.31 and 0.64 < found["pooled"] < 0.70
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# 1 %, 28 % and 67 %. These shares say what each description of a picture is worth, before any model learns.
+# 1 %, 28 % and 67 %. The better the numbers describe the picture, the better the table, before any model learns. The
+# whole grid gives 56 %.
 #
 # </details>
 #
@@ -671,23 +675,19 @@ for name, share in results.items():
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Only `attention`. The table, which learned nothing, beats the trained RNN by far and is as good as a small LSTM.
-# Anyone who had not measured the table might have been proud of 57 %.
+# Only `attention`, which reads the grid and chooses where to look. The table learned nothing. Yet it beats the trained
+# RNN by far and is as good as a small LSTM. Anyone who had not measured the table might have been proud of 57 %.
 #
 # </details>
 #
 # **How sure are these shares?** They come from 300 pictures, and 300 other pictures would give slightly other shares.
-# The **standard error** says how far off a share typically is. For the models, each picture is a yes or a no. Then the
-# standard error is $\sqrt{p\,(1-p)/300}$, with $p$ the share of yes.
-#
-# For the table this formula is wrong: each picture gives a mean over *five* captions, and such means vary less. There,
-# take the standard deviation of the 300 means, divided by $\sqrt{300}$. Both are printed in percentage points:
+# The **standard error** says how far off a share typically is: the standard deviation of the 300 numbers, divided by
+# $\sqrt{300}$.
 
 # %%
 for name, share in results.items():
-    p, measured = share.mean(), share.std() / np.sqrt(300)
-    formula = np.sqrt(p * (1 - p) / 300)
-    print(f"{name:<12}measured {100 * measured:.1f} points, formula {100 * formula:.1f}")
+    error = share.std() / np.sqrt(300)
+    print(f"{name:<12}{100 * share.mean():.0f} ± {100 * error:.1f} percentage points")
 
 # %% tags=["hide-input"]
 errors = {name: share.std() / np.sqrt(300) for name, share in results.items()}
@@ -702,6 +702,9 @@ assert 0.56 < means["rnn"] < 0.58
 
 # %% [markdown]
 # So the table and the LSTM cannot be told apart, and the other gaps are real.
+#
+# For a model, each number is 1 or 0: true or false. Then the same error is $\sqrt{p\,(1-p)/300}$, with $p$ the share. For
+# the table this formula would say 2.5 instead of 2.2: means over *five* captions vary less than a yes or a no.
 #
 # Where does the table fail? Sort the pictures by the number of their shapes:
 
@@ -724,11 +727,31 @@ print(f"a picture with the same colours and kinds is in the table: {in_table:.0%
 shares = {k: alike[number == k].mean() for k in (1, 2, 3)}
 for k, share in shares.items():
     print(f"the nearest one is such a picture, {k} shape{'s' * (k > 1)}: {share:.0%}")
-print(
-    f"captions of a neighbour with other shapes: {results['table'][~alike].mean():.0%} true"
-)
 assert in_table > 0.98 and shares[1] == 1 and 0.6 < shares[2] < 0.67 and shares[3] < 0.1
 assert 0.45 < results["table"][~alike].mean() < 0.52
+
+
+def gap(scene, other):
+    """The mean distance from a shape of the scene to the nearest one of the other."""
+    centres = [
+        np.array([shape.box for shape in s]).reshape(-1, 2, 2).mean(1)
+        for s in (scene, other)
+    ]
+    return np.mean([np.linalg.norm(centres[1] - c, axis=1).min() for c in centres[0]])
+
+
+gaps = []  # of the neighbour with other shapes, and of the pictures with the same ones
+for q in np.flatnonzero(~alike & (number == 2)):
+    scene = scenes["val"][q]
+    same_shapes = [s for s in scenes["train"] if len(s) == 2 and names(s) == names(scene)]
+    pair = gap(scene, scenes["train"][table[q]]), [gap(scene, s) for s in same_shapes]
+    gaps.append((pair[0], np.mean(pair[1])))
+near_gap, same_gap = np.mean(gaps, axis=0)
+print(
+    "2 shapes: the closest shape of a nearest picture with other shapes is "
+    f"{near_gap:.0f} pixels away; of a picture with the same ones {same_gap:.0f}"
+)
+assert near_gap < 0.7 * same_gap
 three = [len(scenes["train"][i]) for i in table[number == 3]]
 fewer = np.mean(np.array(three) < 3)
 of_three = results["table"][number == 3]
@@ -751,12 +774,20 @@ assert 0.5 < placed.mean() < 0.6 and one[placed].mean() < 0.7 and one[~placed].m
 
 # %% [markdown]
 # For nearly every new picture the table has one with the same colours and kinds. But the *nearest* one is often
-# another: for two shapes in more than a third of the cases, for three nearly always. The distance adds up over all
-# numbers, so the same place counts as much as the same colour.
+# another: for two shapes in more than a third of the cases, for three nearly always. With two shapes, such a wrong
+# neighbour has a shape 11 pixels from each shape of the new picture, on average. In pictures with the right shapes it is
+# 19. So a similar place can outweigh the right colour and kind.
 #
-# Why is the table hardly worse with three shapes than with two? Its neighbour then mostly has fewer shapes, so the
-# caption says less, and captions that say less are true more easily (exercise 3 measures this). The LSTM loses with
-# *one* shape for the opposite reason: it often says where the shape is, and a third of these captions are false.
+# **Think.** Two things in the drawing look odd. The table is hardly worse with three shapes than with two, and the LSTM is
+# worse with one shape than with two. Do the last two printed lines explain them?
+#
+# <details><summary>Answer</summary>
+#
+# With three shapes, the neighbour mostly has fewer. Its captions say less, and captions that say less are true more easily
+# (exercise 3 measures this). The LSTM has the opposite trouble with *one* shape: it often says where the shape is, and a
+# third of these captions are false.
+#
+# </details>
 #
 # A model that learns can do better: look at one shape at a time, and know which numbers matter for which word.
 #
@@ -775,7 +806,7 @@ untrained = CaptioningRNN(
 features = data["val_features"][data["val_image_idxs"]]
 loss, _ = untrained.loss(features, data["val_captions"])  # nats per caption
 tokens = np.count_nonzero(data["val_captions"][:, 1:])
-losses = {"an untrained rnn": loss * len(features) / tokens, "ln 41": np.log(41)}
+losses = {"an untrained rnn": loss * len(features) / tokens, "log 41": np.log(41)}
 for name, value in losses.items():
     print(f"{name:<18}{value:.2f} nats per token")
 
@@ -800,7 +831,7 @@ def next_words(captions):
 
 read, say = next_words(data["train_captions"])
 after = np.full((41, 41), 0.1)  # [word before, word]; 0.1 for what was never seen
-np.add.at(after, (read, say), 1)
+np.add.at(after, (read, say), 1)  # adds 1 for each pair, as often as it occurs
 after /= after.sum(axis=1, keepdims=True)
 read, say = next_words(data["val_captions"])
 losses["counting pairs"] = -np.log(after[read, say]).mean()
@@ -830,8 +861,8 @@ assert 3.6 < losses["an untrained rnn"] < 3.9 and 1.25 < losses["counting pairs"
 #
 # * Captions are rows of ids. One row serves twice, shifted by one: what is read, what must be said. Padding never
 #   counts.
-# * A table that copies captions is 75 % true. Counting pairs of words gives 1.28 nats per token. Learning must beat
-#   both.
+# * Of the captions that a table copies, 75 % are true. Counting pairs of words gives 1.28 nats per token. Learning must
+#   beat both.
 # * A true caption need not be complete. A share from 300 pictures is uncertain by 1 to 3 percentage points.
 #
 # ## Exercises
