@@ -4,8 +4,9 @@
 # **The question.** [Lesson 8](08_soft_attention.ipynb) built soft attention and looked at its maps. Which choices
 # did it pass over, and how do you find out whether a map tells the truth?
 #
-# Each section stands by itself: the gate on the context, the penalty that spreads the looks, hard attention, other
-# scores, what had been read before a look, what a word owes to the picture, and three tempting mistakes.
+# Each section stands by itself: the backward in code, the gate on the context, the penalty that spreads the looks,
+# hard attention, other scores, what had been read before a look, what a word owes to the picture, and four tempting
+# mistakes.
 #
 # *Before: lesson 8. No lesson needs this notebook. All cells together run in about a minute.*
 
@@ -19,6 +20,8 @@ import numpy as np
 from core import lessons
 from core.attention_layers import (
     additive_attention_backward,
+    additive_attention_forward,
+    attend_backward,
     attention_lstm_backward,
     attention_lstm_forward,
     attention_lstm_step_backward,
@@ -40,6 +43,51 @@ from core.shapes import load_scenes
 from core.show.plots import upsample
 
 lessons.style()
+
+# %% [markdown]
+# ## The backward in code
+#
+# `attend_backward` is what lesson 8 derives, up to the keys and the query. The weights may have a second reader, a
+# penalty in the loss for example: it hands in `dweights`, and the two gradients add. The check tests it together with
+# the affine layers that make keys and query.
+
+# %%
+show_source(attend_backward, docstring=False)
+report = check("additive_attention_backward", additive_attention_backward)
+assert report
+report
+
+# %% [markdown]
+# $ds = \alpha \odot (d\alpha - \sum_i \alpha_i\, d\alpha_i)$ is 0 in two cases.
+#
+# * **A single place.** Its softmax is 1 whatever the score, and $ds = 1 \cdot (d\alpha - 1 \cdot d\alpha) = 0$. What
+#   makes the scores never learns, and no error says so. [Lesson 9](09_multi_head_attention.ipynb) measures it.
+# * **A place with weight 0** gets $ds_l = 0$: no push of its own, however useful it might be. But all places share
+#   $W_f$, $W_h$, $b$ and $v$, so what other places teach moves its score, too. On a place with next to no weight:
+
+# %% tags=["hide-input"]
+rng = np.random.default_rng(3)
+C, H, K = 4, 7, 40
+few, asks = rng.standard_normal((1, 5, C)), rng.standard_normal((1, H))
+given = [rng.standard_normal(shape) for shape in ((C, K), (H, K), (K,))]
+sharp = rng.standard_normal(K)
+# Place 4: the key that has the lowest score of all.
+few[0, 4] = -20 * np.linalg.lstsq(given[0].T, sharp, rcond=None)[0]
+
+
+def scores_of(Wf, Wh, b, v):
+    return (np.tanh(few @ Wf + (asks @ Wh)[:, None] + b) @ v)[0]
+
+
+_, found, cache = additive_attention_forward(few, asks, *given, sharp)
+_, _, *gradients = additive_attention_backward(
+    rng.standard_normal((1, C)), np.zeros((1, 5)), cache
+)
+after = [x - 0.1 * dx for x, dx in zip((*given, sharp), gradients, strict=True)]
+before, then = scores_of(*given, sharp)[4], scores_of(*after)[4]
+print(f"its weight is {found[0, 4]:.0e}; one step of all parameters")
+print(f"moves its score from {before:.2f} to {then:.2f}")
+assert found[0, 4] < 1e-8 and abs(then - before) > 0.1
 
 # %% [markdown]
 # ## The gate on the context
@@ -491,6 +539,30 @@ assert min(gates) > 0.25 and max(gates) < 0.6
 # * **Function words.** The look is worth nothing, as expected: the softmax had to put its weights somewhere.
 # * **The gate** does not close for them, as the idea would have it. It is half open for nearly everything.
 #
+# And the word "the"? In lesson 8 the map at "the" of "a small red circle is at the top" was sharp, and on the
+# circle. Did "the" need that look? All such steps, in pictures with one shape:
+
+# %% tags=["hide-input"]
+before_place = [
+    (n, t)
+    for n, t in np.argwhere(ids[:, :-1] == word_id["the"])
+    if len(scenes[n]) == 1 and groups[n, t + 1] == "place"
+]
+on_shape = [
+    pointing((shape.colour, shape.kind), maps[n, [t, t]], [shape])[0].on_shape
+    for n, t in before_place
+    for shape in scenes[n]
+]
+no_loss = abs(np.mean([shut[n, t] for n, t in before_place]))
+print(
+    f'{len(on_shape)} times "the" before a place word: {np.mean(on_shape):.0%} of its maps'
+)
+print(f"peak on the shape, and with eyes shut it loses {no_loss:.2f} nats")
+assert np.mean(on_shape) > 0.95 and no_loss < 0.01
+
+# %% [markdown]
+# It did not. Such a look can only serve a *later* word, if any.
+#
 # When, then, was the place read? Shut the eyes in some steps and keep the state that this leaves:
 
 
@@ -554,7 +626,35 @@ assert lost[-2].max() > 4 and lost[-1].max() > 10
 # probability. This is the debate of "Attention is not Explanation" and "Attention is not not Explanation", on a
 # picture of 64 cells.
 #
-# ## Three tempting mistakes
+# ## Four tempting mistakes
+#
+# **The map one word off.** A map is made after one word was read, and chooses the *next* word. It is easy to draw it
+# one word off. With the right map 97 % of the names have their largest weight on the shape. **Predict**: what share
+# has it when each name gets the map of the word after, and what when it gets that of the word before?
+
+# %%
+moved, chance = {}, {}
+for off, text in (
+    (0, "the map that chose the word"),
+    (-1, "the map of the word after"),
+    (1, "the map of the word before"),
+):
+    found = []
+    for row, looks, scene in zip(ids, np.roll(maps, off, axis=1), scenes, strict=True):
+        found += pointing([words[i] for i in row], looks, scene)
+    moved[off], chance[off] = np.mean([(x.on_shape, x.chance) for x in found], axis=0)
+    print(f"{text:<28} peaks on the shape for {moved[off]:4.0%} of the names")
+assert 0.965 < moved[0] < 0.975 and chance[0] < 0.3
+assert moved[-1] < chance[0] + 0.15 and 0.75 < moved[1] < 0.9
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The map of the word after is no better than a random place (23 %): "circle" is followed by "and", or "is". But the
+# map of the word before does well, as colour and kind look at the same shape. A look at the maps would hardly show
+# that mistake.
+#
+# </details>
 #
 # **The mask after the softmax.** Pictures may have different numbers of places (regions that a detector found,
 # say), and the missing ones are padding. It is tempting to compute the weights and then set those of the padding to
