@@ -310,11 +310,17 @@ WRONG = {
         ("which_habit: 3", "which is not right"),
     ],
     "13.1": [
-        ("right_words: sum(any(w in r for r in references) for w in candidate)", "clipped"),
-        ("right_words: sum(any(w in r for r in references) for w in set(candidate))",
-         "counts once at most"),
-        ("right_words: sum(min(candidate.count(w), min(r.count(w) for r in references)) for w in "
-         "set(candidate))", "not least"),
+        ("error_of_difference: np.sqrt((np.var(one) + np.var(other)) / len(one))",
+         "not independent"),
+        ("error_of_difference: (np.std(one) + np.std(other)) / np.sqrt(len(one))",
+         "errors do not add up"),
+        ("def error_of_difference(one, other):\n"
+         "    p = abs(np.mean(other) - np.mean(one))\n"
+         "    return np.sqrt(p * (1 - p) / len(one))", "not its variance"),
+        ("error_of_difference: np.std(other - one)", "spread of single pictures"),
+        ("error_of_difference: np.std(other - one) / len(one)", "root of m"),
+        ("error_of_difference: np.var(other - one) / len(one)", "take its root"),
+        ("error_of_difference: np.std(other - one, ddof=1) / np.sqrt(len(one))", "not by m - 1"),
     ],
     "13.2": [
         ("paired_interval: np.percentile((one - other)[draws].mean(axis=1), (2.5, 97.5))",
@@ -374,7 +380,10 @@ RIGHT = {
         "    return best // V, best % V, np.take_along_axis(total, best, axis=1)"
     ],
     "12.1": ["size_after: int((size + 2 * pad - k) / stride) + 1"],
-    "13.1": ["right_words: by_counters(candidate, references)"],
+    "13.1": [
+        "error_of_difference: by_counting(one, other)",
+        "error_of_difference: np.sqrt(np.cov(one, other, ddof=0) @ [1, -1] @ [1, -1] / len(one))",
+    ],
     "14.1": ["how_sure: np.exp(log_probabilities.sum(1) / (log_probabilities < 0).sum(1))"],
 }
 # A lesson, or what goes deeper than it.

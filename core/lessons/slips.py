@@ -170,15 +170,14 @@ def _interval(axis=1, low=2.5, high=97.5):
     return slip
 
 
-def _clipped(most):
-    def slip(right, words, references):
-        return sum(min(words.count(w), most(r.count(w) for r in references)) for w in set(words))
-
-    return slip
+def _error(power=0.5, joined=lambda one, other: np.var(other - one)):
+    """Of the difference of two means: a joined variance, over a power of the number of pictures."""
+    return lambda right, one, other: np.sqrt(joined(one, other)) / len(one) ** power
 
 
-def _each_in(words, references):
-    return sum(any(word in reference for reference in references) for word in words)
+def _as_share(one, other):
+    share = abs(np.mean(other - one))
+    return share * (1 - share)
 
 
 COMPARED = {
@@ -375,17 +374,23 @@ COMPARED = {
         "the kernel is not scaled": lambda right, K, *vectors: (K, right[1]),
     },
     "13.1": {
-        "nothing is clipped": lambda right, words, references: _each_in(words, references),
-        "each word counts once at most": lambda right, words, references: _each_in(
-            set(words), references
+        "on the same pictures the two are not independent": _error(
+            joined=lambda one, other: np.var(one) + np.var(other)
         ),
-        "a word is clipped by one reference, not by all together": _clipped(sum),
-        "a word is clipped by the reference that has it most, not least": _clipped(min),
-        "each word has a reference of its own that has it most": lambda right, words, references: (
-            max(_clipped(max)(right, words, [reference]) for reference in references)
+        "errors do not add up": _error(
+            joined=lambda one, other: (np.std(one) + np.std(other)) ** 2
         ),
-        "that is a share, not a number of words": lambda right, words, references: (
-            right / len(words)
+        "a difference of shares is not itself a share, p (1 - p) is not its variance": _error(
+            joined=_as_share
+        ),
+        "that is the spread of single pictures, not of a mean": _error(power=0),
+        "the error falls with the root of m, not with m": _error(power=1),
+        "that is the variance; take its root": lambda right, one, other: right**2,
+        "the variance is divided by m here, not by m - 1": _error(
+            joined=lambda one, other: np.var(other - one, ddof=1)
+        ),
+        "one number is wanted, not one for each picture": lambda right, one, other: (
+            np.abs(other - one) / np.sqrt(len(one))
         ),
     },
     "13.2": {

@@ -8,7 +8,7 @@
 # something that photos never have: pictures whose content we **know**, so that each caption is true or false.
 #
 # *Before: [lesson 11](11_decoding.ipynb) (decoding). About 45 minutes; all cells together run in half a minute.
-# [13b](13b_scores_in_detail.ipynb) goes deeper: CIDEr-D, ROUGE-L, exposure bias.*
+# [13b](13b_scores_in_detail.ipynb) goes deeper: CIDEr-D in full, ROUGE-L, exposure bias.*
 
 # %% tags=["setup"]
 import math
@@ -19,7 +19,7 @@ import numpy as np
 
 from core import lessons, metrics
 from core.coco_utils import decode_captions
-from core.decoding import beam_search, greedy, never_said, sample
+from core.decoding import beam_search, greedy, sample
 from core.lessons import BLUE, GREY, ORANGE, Sketch, compare, confirm, movable
 from core.metrics import CIDErD, bleu, cider_d
 from core.metrics.ptb import ptb_tokenize
@@ -132,7 +132,7 @@ def clipped(words, references, n):
     return sum((counts & most).values()), sum(counts.values())  # and & the smaller
 
 
-# %%
+# %% tags=["hide-input"]
 for image, words in candidates.items():
     shares = ["{}/{}".format(*clipped(words, references[image], n)) for n in (1, 2, 3, 4)]
     print(f"{' '.join(words):<36} 1-grams to 4-grams {', '.join(shares)}")
@@ -150,13 +150,13 @@ assert clipped(candidates["one"], references["one"], 2) == (3, 5)
 # logarithms. So one per cent more of *any* of the four raises it by a quarter of a per cent. In a plain mean the small
 # precisions of longer runs would hardly count. The price: one $p_n = 0$ makes everything 0.
 #
-# **Penalise short captions.** The caption "a" has $p_1 = 1$. With $c$ words in the candidates and $r$ words in the
-# references, the **brevity penalty** is
+# **Penalise short captions.** The caption "a" has $p_1 = 1$. Let $c$ be the number of words in the candidates, and $r$
+# that in one reference of each picture: the one closest in length to the candidate; of two equally close ones, the
+# shorter. The **brevity penalty** is
 #
 # $$ \mathrm{BP} = e^{1 - r/c} \;\text{ if } c < r, \qquad 1 \text{ otherwise} $$
 #
-# A caption that is too long needs no penalty: its extra words lower the precisions. Only one reference of a picture
-# counts for $r$, the one closest in length to the candidate; of two equally close ones, the shorter.
+# A caption that is too long needs no penalty: its extra words lower the precisions.
 #
 # **Add up before dividing.** Right $n$-grams, all $n$-grams, $c$ and $r$ are summed over all pictures first.
 #
@@ -184,13 +184,11 @@ compare(closest, length_in_core, SIX, FAR, also=also)
 # %%
 def my_bleu(candidates, references):
     """BLEU-4 of a corpus, 0 to 100; its four precisions and its brevity penalty."""
-    right, said = np.zeros(4), np.zeros(4)
-    c = r = 0
+    totals, c, r = np.zeros((4, 2)), 0, 0  # a row for each n: right n-grams, and all
     for image, words in candidates.items():
-        counts = [clipped(words, references[image], n) for n in (1, 2, 3, 4)]
-        right, said = np.add((right, said), np.transpose(counts))
+        totals += [clipped(words, references[image], n) for n in (1, 2, 3, 4)]
         c, r = c + len(words), r + length_in_core(words, references[image])
-    p = right / said
+    p = totals[:, 0] / totals[:, 1]
     penalty = min(1.0, math.exp(1 - r / c))
     return 100 * penalty * np.prod(p) ** (1 / 4), p, penalty
 
@@ -280,7 +278,7 @@ for name, model in models.items():
     said[f"{name}, greedy"] = as_words(greedy(model, features[name], 20))
     said[f"{name}, 5 beams"] = as_words(beam_search(model, features[name], 5, 20)[0][:, 0])
 
-# %%
+# %% tags=["hide-input"]
 print(f"{'':<22}{'p1':>6}{'p2':>6}{'p3':>6}{'p4':>6}{'BP':>6}{'BLEU-4':>8}{'true':>7}")
 scores = {}
 for name, captions in said.items():
@@ -298,8 +296,7 @@ for name, captions in said.items():
         assert np.allclose(kept, (0.82, 0.75, 0.61), atol=0.01)
 
 # %% [markdown]
-# Long runs are hard: in the row of the RNN with five beams, $p_2$ is 0.82 of $p_1$, $p_3$ is 0.75 of $p_2$, and $p_4$
-# only 0.61 of $p_3$.
+# Long runs are hard: $p_n$ falls from left to right in every row.
 #
 # Compare two rows. The LSTM with five beams has a BLEU-4 of 69.9, the attention model decoded greedily 65.2. But 74 % of
 # the LSTM's captions are true, and 87 % of the other's. Which of the two is better? We come back to them.
@@ -349,7 +346,7 @@ movable(cut_after, start={"words_kept": 8}, words_kept=[4, 5, 6, 7, 8, 9, 10, 12
 # $$ w_g = \log \frac{\text{pictures}}{\text{pictures with } g \text{ in a reference}} $$
 #
 # For each $n$ a caption becomes a vector with an entry count$(g)\, w_g$ for each $n$-gram $g$. CIDEr is the **cosine**
-# between this vector and that of a reference (their inner product over both lengths), averaged over $n$ from 1 to 4 and
+# between this vector and that of a reference (their inner product, divided by both norms), averaged over $n$ from 1 to 4 and
 # over the references.
 #
 # **Task.** Write the weight of a word. Mind: it counts pictures, not captions.
@@ -409,7 +406,7 @@ for text in ("a blue circle", "a blue square", "a red circle"):
 # blanks instead, "blue." is another word than "blue", and "There" another than "there". We write our references as people
 # do and score the *same* captions of the attention model:
 
-# %%
+# %% tags=["hide-input"]
 ours = said["attention, 5 beams"]
 as_people = {
     i: [" ".join(w).capitalize() + "." for w in several] for i, several in written.items()
@@ -424,61 +421,15 @@ print(f"{'one reference of five':<22} BLEU-4 {bleu(ours, one)['BLEU-4']:.1f}")
 assert bleu(ours, now)["BLEU-4"] < 60 and bleu(ours, one)["BLEU-4"] < 40
 
 # %% [markdown]
-# Nothing about the model has changed. Before you compare two figures, ask for tokens, number of references, decoder and
+# Nothing about the model has changed. Before you compare two scores, ask for tokens, number of references, decoder and
 # pictures. [Why your BLEU differs](../docs/why-your-bleu-differs.md) has a table for real photos.
 #
 # ## Alone, or with help
 #
 # In training the model reads the **true** words so far and scores the next one. This is **teacher forcing**. When it
-# captions, it reads its own words: it runs **free**. A training script has the scores of all next words at hand. It is
-# tempting to take the most probable word at every place, each after the *reference's* words so far, put them in a row and
-# call their BLEU the model's.
-#
-# **Predict.** Is it higher or lower than that of the captions the model says alone? And are these rows of words captions?
-
-# %% tags=["hide-input"]
-captions, owner = data["val_captions"].astype(np.int64), data["val_image_idxs"]
-counts = captions[:, 1:] != 0  # not padding
-firsts = np.unique(owner, return_index=True)[1]  # of each picture its first reference
-fed = {i: several[:1] for i, several in written.items()}  # this one the model is fed
-
-
-def with_help(name):
-    """At each place of each reference: the best next word after the true words before it."""
-    model, best = models[name], []
-    state = model.begin(features[name][owner])
-    for words in captions.T[:-1]:
-        log_probs, state = model.step(state, words)
-        log_probs[:, never_said(model)] = -np.inf
-        best.append(log_probs.argmax(axis=1))
-    return np.stack(best, axis=1)
-
-
-# %%
-for name in ("rnn", "attention"):
-    best = with_help(name)
-    row = as_words(np.where(counts, best, 0)[firsts])
-    hit = (best == captions[:, 1:])[counts].mean()
-    true = truths(row).mean()
-    print(f"{name}: next word right {hit:.0%}; these rows of words are true: {true:.0%}")
-    forced = bleu(row, fed)["BLEU-4"]
-    alone = bleu(said[f"{name}, 5 beams"], fed)["BLEU-4"]
-    print(
-        f"   BLEU-4 against the caption that was fed: forced {forced:.1f}, alone {alone:.1f}"
-    )
-    print("   fed:", " ".join(fed[1][0]), "  forced:", " ".join(row[1]))
-    assert 7.5 < forced - alone < 9.5 and true < 0.1
-
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# Higher, by 8 or 9 points: the model was shown the answer, one word late. And almost none of these rows is a true
-# sentence.
-#
-# </details>
-#
-# So score what the model says alone. What happens to it after a mistake of its own is in
-# [13b](13b_scores_in_detail.ipynb).
+# captions, it reads its own words: it runs **free**. Score what it says when it runs free. A best next word after each
+# *reference's* words is cheaper to have, but such a row of words is no caption: the model was shown the answer, one word
+# late. [13b](13b_scores_in_detail.ipynb) measures how much that flatters, and what a model does after a mistake.
 #
 # ## Against what? Controls
 #
@@ -514,7 +465,12 @@ rows = {
         metrics.score_words(neighbours, written),
         truths(neighbours).mean(),
     ),
-    "people": (controls["people"], 1.0),
+    "people": (
+        controls["people"],
+        np.mean(
+            [caption_is_true(" ".join(w), scenes[i]) for i in written for w in written[i]]
+        ),
+    ),
 }
 for name in NAMES:
     captions_ = said[f"{name}, 5 beams"]
@@ -523,7 +479,7 @@ for name in NAMES:
         truths(captions_).mean(),
     )
 
-# %%
+# %% tags=["hide-input"]
 print(f"{'':<22}{'BLEU-1':>8}{'BLEU-4':>8}{'CIDEr-D':>9}{'true':>7}")
 for name, (found, true) in rows.items():
     print(f"{name:<22}" + "".join(f"{found[m]:8.1f}" for m in ("BLEU-1", "BLEU-4")), end="")
@@ -536,7 +492,8 @@ kept = {
     m: rows["shuffled"][0][m] / rows["attention, 5 beams"][0][m]
     for m in ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr-D")
 }
-assert min(kept, key=kept.get) == "CIDEr-D"
+assert min(kept, key=kept.get) == "CIDEr-D" and abs(kept["CIDEr-D"] - 0.2) < 0.01
+assert rows["people"][1] == 1 and kept["BLEU-1"] > 0.5
 assert rows["nearest neighbour"][1] > rows["rnn, 5 beams"][1] + 0.1
 for name in NAMES[1:]:
     # People have four references, the models five: with four, too, the models are above.
@@ -551,8 +508,9 @@ for name in NAMES[1:]:
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# 53.8: more than half of the best BLEU-1 needs no look at the picture. CIDEr-D falls furthest when captions are
-# shuffled, which is what it was made for. And the LSTM "beats" people, as do both models with attention.
+# 53.8: more than half of the best BLEU-1 needs no look at the picture. Of CIDEr-D, shuffled captions
+# keep only a fifth, the smallest share: its weights are made for that. And the LSTM "beats" people, as do both models
+# with attention.
 #
 # </details>
 #
@@ -635,8 +593,8 @@ assert worse[0] > better[0] + 3 and worse[1] < better[1] - 8
 # for all sizes, and so on, so that only the phrasing is left: now the LSTM has 79.3, the other 74.0. Its sentences
 # are more like people's, but more of them have a wrong word.
 #
-# **Predict.** Take the true captions of the attention model (BLEU-4 74.0) and change *one word* of each so that it
-# becomes false, always the change that costs least BLEU-4. How far does the score fall?
+# **Predict.** Take the attention model with five beams, and of its captions those that are true. Change *one word* of
+# each so that it becomes false, always the change that costs least BLEU-4. How many points does the score lose?
 
 
 # %% tags=["hide-input"]
@@ -652,7 +610,6 @@ def falsified(i, words):
     return max(false, key=lambda new: bleu({i: new}, {i: written[i]})["BLEU-4"])
 
 
-# %%
 true_ones = {
     i: words for i, words in ours.items() if caption_is_true(" ".join(words), scenes[i])
 }
@@ -677,7 +634,7 @@ assert np.mean([bleu(spoiled, f)["BLEU-4"] for f in four]) > rows["people"][0]["
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# By six points, to 67.8. Not one caption is true, and BLEU-4 is still above people's 61.1 (with four references, too).
+# Six points: it falls to 67.8. Not one caption is true, and BLEU-4 is still above people's 61.1 (with four references, too).
 # To BLEU a wrong "top" for "bottom" is one word of nine. It does not know which words matter. CIDEr-D falls further, by a
 # fifth, but only to about people's 318.0.
 #
@@ -686,11 +643,18 @@ assert np.mean([bleu(spoiled, f)["BLEU-4"] for f in four]) > rows["people"][0]["
 # ## How sure? 300 pictures
 #
 # 97 % of 300 captions are true. With 300 *other* pictures it would be another number. How far would it move? Let each
-# caption be true with the same probability $p$. Write $x = 1$ if it is, else $x = 0$. Then $x^2 = x$, and the variance is
-# $E[x^2] - E[x]^2 = p - p^2$. Variances of independent values add up. So the sum of $m$ values has $m$ times this
-# variance, and their mean, the sum over $m$, has it divided by $m$. The root is the **standard error**:
+# caption be true with the same probability $p$. Write $x = 1$ if it is, else $x = 0$. The variance of $x$ is $p\,(1 - p)$.
+# The mean of $m$ independent values has only an $m$-th of the variance of one. The root of that is the
+# **standard error** of the mean:
 #
 # $$ \text{standard error} = \sqrt{\frac{p\,(1 - p)}{m}} $$
+#
+# <details><summary>Both steps in full</summary>
+#
+# Since $x^2 = x$, the variance is $E[x^2] - E[x]^2 = p - p^2$. Variances of independent values add up, so the sum of $m$
+# values has $m$ times the variance. The mean is the sum divided by $m$, and that divides the variance by $m^2$.
+#
+# </details>
 #
 # For 300 captions it is about one percentage point at 97 %, and three at 50 %.
 #
@@ -716,14 +680,13 @@ compare(
 # there are, and draw new samples of 300 from them, *with* replacement. Some pictures come twice, some not at all. How
 # much the score varies between such samples is an estimate of its error.
 #
-# For BLEU each picture has ten numbers: right $n$-grams and all $n$-grams for four $n$, its $c$ and its $r$. A sample
-# adds up rows of that table. `draws` says how often each picture is in each of 2,000 samples, so one matrix product does
-# it all:
+# Here are the scores of four systems, each with the interval of 95 % of 2,000 such samples. (The folded cells get all
+# samples of BLEU from one matrix product.)
 
 
-# %%
+# %% tags=["hide-input"]
 def bleu_counts(captions):
-    """(300, 10): right n-grams, all n-grams, c and r of each picture."""
+    """(300, 10): right n-grams and all n-grams for four n, c and r of each picture."""
     rows = []
     for i, words in captions.items():
         pairs = np.array([clipped(words, written[i], n) for n in (1, 2, 3, 4)])
@@ -739,18 +702,21 @@ def bleu_of(sums):
     return 100 * np.minimum(1, np.exp(1 - r / c)) * np.prod(right / total, axis=-1) ** 0.25
 
 
-# %%
+TO_COMPARE = (
+    "lstm, 5 beams",
+    "attention, 5 beams",
+    "transformer, 5 beams",
+    "attention, greedy",
+)
+
+# %% tags=["hide-input"]
+# How often each picture is in each sample: a product with it adds up the counts of all samples.
 rng = np.random.default_rng(0)
 draws = np.array(
     [np.bincount(rng.integers(300, size=300), minlength=300) for _ in range(2000)]
 )
 samples, shares = {}, {}
-for name in (
-    "lstm, 5 beams",
-    "attention, 5 beams",
-    "transformer, 5 beams",
-    "attention, greedy",
-):
+for name in TO_COMPARE:
     samples[name] = bleu_of(draws @ bleu_counts(said[name]))
     shares[name] = 100 * (draws @ truths(said[name])) / 300
     low, high = np.percentile(samples[name], (2.5, 97.5))
@@ -764,7 +730,8 @@ for name in samples:
 
 # %% [markdown]
 # Two systems are compared by the *difference* of their scores. The **paired bootstrap** computes both scores on the same
-# draw of pictures, and subtracts.
+# draw of pictures, and subtracts. (`samples` holds the 2,000 BLEU-4 of each system, `shares` the per cent of true
+# captions.)
 #
 # **Predict.** The intervals of the LSTM and of attention, both with five beams, overlap. Does the interval of their
 # difference hold 0?
@@ -799,8 +766,9 @@ assert np.percentile(gap, 97.5) < 0
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# No: it is from 1.4 to 5.9. Independent errors $a$ and $b$ give a difference the error $\sqrt{a^2 + b^2}$, less than
-# $a + b$. And on the **same** pictures it is smaller still: where pictures are hard, both systems lose.
+# No: it is from 1.4 to 5.9. Intervals that reach $a$ and $b$ to each side overlap until the scores are $a + b$ apart. But
+# the difference of independent scores has an interval of $\sqrt{a^2 + b^2}$ to each side, which is less. On the **same**
+# pictures it is smaller still: where pictures are hard, both systems lose.
 #
 # </details>
 #
@@ -817,37 +785,37 @@ assert np.percentile(gap, 97.5) < 0
 # whether they hold.
 
 # %% [markdown] tags=["exercise"]
-# ### Exercise 1 · Clipping (one line)
+# ### Exercise 1 · The error of a difference (one line)
 #
-# How many of a candidate's words are right, each counted at most as often as in the one reference that has it
-# most? All are lists of words.
+# Two systems have captioned the same $m$ pictures. `one` and `other` hold 1 for each true caption and 0 for each false
+# one. What is the standard error of the difference of their shares? A picture's difference may be $-1$, too, so
+# $p\,(1 - p)$ is not its variance. (Divide by $m$, not by $m - 1$.)
 
 
 # %% tags=["exercise"]
-def right_words(candidate, references):
+def error_of_difference(one, other):
     ### BEGIN SOLUTION
-    return sum(
-        min(candidate.count(w), max(r.count(w) for r in references)) for w in set(candidate)
-    )
+    return np.std(other - one) / math.sqrt(len(one))
     ### END SOLUTION
 
 
-def by_counters(candidate, references):
-    most = Counter()
-    for reference in references:
-        most |= Counter(reference)
-    return sum((Counter(candidate) & most).values())
+def by_counting(one, other):
+    m, a, b = len(one), np.sum(one > other), np.sum(other > one)
+    return math.sqrt(a + b - (a - b) ** 2 / m) / m
 
 
+rng = np.random.default_rng(0)
+one = (rng.random(60) < 0.7).astype(float)
+other = np.where(rng.random(60) < 0.8, one, 1 - one)
 compare(
-    right_words,
-    by_counters,
-    "a red circle and a red square and a cat".split(),
-    ["a red circle".split(), "a red circle and a blue square".split()],
+    error_of_difference,
+    by_counting,
+    one,
+    other,
     also={
-        "when no word is right": (["cat"], [["a", "dog"]]),
-        "for an empty candidate": ([], [["a", "dog"]]),
-        "for one reference": ("a a b".split(), ["a b b".split()]),
+        "when both have the same captions": (one, one),
+        "when always just one is right": (one, 1 - one),
+        "the other way round": (other, one),
     },
     exercise="13.1",
 )
