@@ -5,10 +5,10 @@
 # next word is. How do you get a sentence from that? And which sentence do you want: the most probable one, a
 # typical one, or a true one?
 #
-# You write greedy decoding, sampling and a test that unmasks a wrong beam search. A toy model, so small that you can
+# You write greedy decoding, the temperature of sampling and a test that unmasks a wrong beam search. A toy model, so small that you can
 # list all its sentences, tells you whether they are right; trained captioners show what each choice costs.
 #
-# *Before: [lesson 5](05_the_vanilla_rnn.ipynb) (a model that speaks). About 55 minutes; all cells together run in a
+# *Before: [lesson 5](05_the_vanilla_rnn.ipynb) (a model that speaks). About 45 minutes; all cells together run in a
 # quarter of a minute. [11b](11b_deeper_into_decoding.ipynb) goes deeper; no lesson needs it.*
 
 # %% tags=["setup"]
@@ -140,22 +140,10 @@ HEAT = {
     "divide by the sum, so that they add to 1": lambda p, tau: p ** (1 / tau),
     "tau belongs in the power; dividing p by it changes nothing": lambda p, tau: p,
 }
-HEAD = {
-    "they hold less than the share: one more word belongs to them": lambda p, share: (
-        np.where(np.cumsum(p) < share, p, 0) / p[np.cumsum(p) < share].sum()
-    ),
-    "the rest must add to 1 again": lambda p, share: by_sorting_out(p, share, scaled=False),
-}
 
 
 def by_logarithms(p, tau):
     return np.exp(log_softmax(np.log(p)[None] / tau))[0]
-
-
-def by_sorting_out(p, share, scaled=True):
-    number = next(n for n in range(1, len(p) + 1) if p[:n].sum() >= share)
-    kept = np.append(p[:number], np.zeros(len(p) - number))
-    return kept / kept.sum() if scaled else kept
 
 
 def by_reading(model, ids):
@@ -289,14 +277,13 @@ assert (said, better) == ("a red circle", 3)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# "a" (0.50), "red" (0.40), "circle" (0.55), together 0.11. "two circles" has 0.315, nearly three times as much. The
-# best first word leads to the fourth best sentence.
+# "a red circle": $0.50 \cdot 0.40 \cdot 0.55 = 0.11$. "two circles" has 0.315, nearly three times as much. The best first
+# word leads to the fourth best sentence.
 #
 # </details>
 #
-# This is a **garden path**: an inviting way that leads nowhere good. "a" is so probable because five sentences
-# begin with it and share its 0.50. "two" has less, but nearly all of it goes to one sentence. Greedy cannot know
-# that at the first word, and it never goes back.
+# This is a **garden path**: an inviting way that leads nowhere good. Five sentences share the 0.50 of "a". "two" has
+# less, but nearly all of it goes to one sentence. Greedy cannot know that at the first word, and it never goes back.
 #
 # **Task: greedy.** Write what happens in one round. The model reads `token` with `model.step`, whose second argument
 # is an array of one id; it returns `log_probs` $(1, V)$ and the new `state`. The best next word becomes the new `token`
@@ -392,9 +379,8 @@ print(f"of all 300 pictures, greedy's caption is true for {greedy_true.mean():.0
 assert 0.30 < greedy_true.mean() < 0.34
 
 # %% [markdown]
-# Look at the line "after circle". `<END>` has 0.31 there and would finish a true caption. "is" has a little more,
-# because many captions go on that way to say where the circle is. Greedy takes "is". Now it must name a place, and the
-# model hardly knows it: top 0.51, bottom 0.48.
+# Look at the line "after circle". `<END>` has 0.31 there and would finish a true caption. "is" has a little more, so
+# greedy takes it. Now it must name a place, and the model hardly knows it: top 0.51, bottom 0.48.
 #
 # ## Sampling
 #
@@ -432,46 +418,20 @@ compare(with_slips(tempered, HEAT), by_logarithms, FIVE, 0.5, also={"at 3": (FIV
 #
 # </details>
 #
-# **A trap.** At $\tau = 0.001$ even $0.45^{1000}$ is 0 for a computer, and 0/0 is no number. `core` never forms the
-# powers: it divides the *logarithms* by $\tau$ and takes their softmax (exercise 1).
+# For a computer even $0.45^{1000}$ is 0. So at $\tau = 0.001$ the formula gives 0/0; exercise 1 mends that.
 #
-# **Top-k and top-p.** A vocabulary of thousands has a long tail of words that hardly ever fit. One by one they are
-# improbable. Together they are not: with 1 % for the tail at every word, a caption of ten words contains at least one
-# such word with probability $1 - 0.99^{10}$, nearly 10 %. Two cures cut the tail off and scale the rest up to 1:
+# **Top-k and top-p.** A vocabulary of thousands has a long tail of words that hardly ever fit. Together they are not
+# rare: with 1 % for the tail at every word, a caption of ten words contains at least one such word with probability
+# $1 - 0.99^{10}$, nearly 10 %. Two cures cut the tail off and scale the rest up to 1:
 #
 # * **top-k** keeps the $k$ most probable words;
-# * **top-p** keeps as few of the best words as hold a given share together, 0.9 say.
+# * **top-p** keeps as few of the best words as hold a given share together, 0.9 say. Where one word is certain, it keeps
+#   one; where many are equally good, many.
 #
-# Where one word is certain, top-p keeps one; where many are equally good, many.
+# In the figure, grey outlines are what the model says. Blue is what you draw from: temperature first, then top-p.
 #
-# **Predict.** Which of the five words does top-p keep at a share of 0.75? At 0.60?
-#
-# **Task: top-p.** The probabilities come sorted, best first. Keep a word if the words *before* it hold less than
-# the share. `np.cumsum` helps.
-
-
-# %% tags=["task"]
-def top_p(p, share):
-    """What top-p leaves of sorted probabilities (V,): 0 for the tail, and a sum of 1."""
-    ### BEGIN SOLUTION
-    kept = np.where(np.cumsum(p) - p < share, p, 0)
-    return kept / kept.sum()
-    ### END SOLUTION
-
-
-compare(with_slips(top_p, HEAD), by_sorting_out, FIVE, 0.75, also={"at 0.6": (FIVE, 0.6)})
-
-# %% [markdown]
-# <details><summary>Answer</summary>
-#
-# At 0.75: 0.45 is not enough, 0.45 + 0.25 = 0.70 is not enough, with 0.15 it is 0.85. Three words stay. At 0.60 two
-# words do, with 0.70 together.
-#
-# </details>
-#
-# Grey outlines are what the model says, blue is what you draw from: temperature first, then top-p.
-#
-# **Predict** before you move: does a higher temperature make top-p keep more words, or fewer?
+# **Predict** before you move: which of the five words does top-p keep at a share of 0.75? At 0.60? Does a higher
+# temperature make it keep more words, or fewer?
 
 # %% tags=["hide-input"]
 WORDS, p = ("red", "blue", "green", "yellow", "purple"), FIVE
@@ -501,31 +461,21 @@ movable(
 )  # fmt: skip
 left = [(left_of(p, tau, 0.75) > 0).sum() for tau in (0.25, 0.5, 1.0, 2.0, 4.0)]
 assert left == sorted(left) and left[0] == 1 and left[-1] == 4
+assert [(left_of(p, 1.0, share) > 0).sum() for share in (0.75, 0.6)] == [3, 2]
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# More: 1, 2, 3, 4, 4 words at a share of 0.75. A higher temperature flattens the distribution, so more words are
-# needed for the same share.
+# At 0.75: the first has 0.45, two have 0.70, three have 0.85, so three stay. At 0.60 two do. A higher temperature
+# flattens the distribution, so more words are needed for the same share: 1, 2, 3, 4, 4 words at 0.75.
 #
 # </details>
 #
-# Does `sample` of `core` draw like this? A frequency among $n$ draws has an error of about $\sqrt{p (1 - p) / n}$. For
-# 40,000 draws that is at most 0.0025:
-
-# %% tags=["hide-input"]
-one_word = TableModel({(): dict(zip(WORDS, p, strict=True))})
-many = np.zeros((40_000, 1))  # as many pictures
-drawn = sample(one_word, many, np.random.default_rng(0), max_length=1, top_p=0.75)[:, 0]
-shares = np.array([np.mean(drawn == one_word.word_to_idx[word]) for word in WORDS])
-print("drawn:   ", shares, "\non paper:", left_of(p, 1.0, 0.75))
-assert np.abs(shares - np.array([0.45, 0.25, 0.15, 0, 0]) / 0.85).max() < 0.01
-
-# %% [markdown]
 # ### What it does to captions
 #
-# We draw four captions for each of 150 pictures, at six temperatures, from both models. We count how many are true,
-# and how many of a picture's four are different (four equal ones: 25 %).
+# `sample` of `core` draws so, word by word ([11b](11b_deeper_into_decoding.ipynb) checks it). We draw four captions for
+# each of 150 pictures, at six temperatures, from both models. We count how many are true, and how many of a picture's
+# four are different (four equal ones: 25 %).
 #
 # **Predict.** Which of the two falls as the temperature grows, and which rises?
 
@@ -562,6 +512,11 @@ for true, different, _ in measured.values():
     assert true[-1] < true[1] - 0.2 and different[0] < different[-1] - 0.3
     assert different[1] > different[0] + 0.2 and abs(true[1] - true[0]) < 0.1  # to 0.4
     assert different[-1] < different[2] + 0.05 and true[-1] < true[2] - 0.25  # from 0.7
+errors = [by.std() / np.sqrt(count) for *_, drawn in measured.values() for by, _ in drawn]
+print(
+    f"error of a share on the left: {100 * min(errors):.1f} to {100 * max(errors):.1f} points"
+)
+assert min(errors) > 0.01 and max(errors) < 0.03
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -572,40 +527,14 @@ for true, different, _ in measured.values():
 #
 # </details>
 #
-# How sure are such shares? The four captions of a picture are not independent: an easy picture makes all four true.
-# So take each picture's mean first. The error is the standard deviation of these 150 means over $\sqrt{150}$:
-
-# %% tags=["hide-input"]
-by_picture = measured["transformer"][2][3][0]  # at temperature 1
-share = by_picture.mean()
-as_if_independent = np.sqrt(share * (1 - share) / 600)
-error = by_picture.std() / np.sqrt(150)
-print(
-    f"transformer: {share:.0%} true at temperature 1, error {100 * error:.1f} points"
-    f" ({100 * as_if_independent:.1f} for 600 independent ones)"
-)
-assert error > 1.15 * as_if_independent
-by_picture = measured["rnn"][2][1][0]  # at temperature 0.4
-gain = by_picture - greedy_true[:count]
-print(
-    f"rnn: {by_picture.mean():.0%} true at temperature 0.4, {greedy_true[:count].mean():.0%} greedy;",
-    f"difference {100 * gain.mean():.0f} points, error {100 * gain.std() / count**0.5:.0f}",
-)
-assert 2 < gain.mean() / (gain.std() / count**0.5) < 3
-rng = np.random.default_rng(0)  # as in exercise 3
-draws = [sample(rnn, pictures, rng, 20, temperature=0.7) for _ in range(20)]
-share = np.mean([truths(sentences(ids)) for ids in draws])
-print(f"for exercise 3: {share:.1%} true at temperature 0.7, of 20 draws per picture")
-assert 0.375 < share < 0.385
-
-# %% [markdown]
-# So a difference of two points may be chance. That the RNN's draws at 0.4 are truer than greedy (9 points, error 4) is
-# likely, not certain. The garden path may be why: a draw that leaves it early can still be true.
+# Each share on the left has an error of about one to three points ([11b](11b_deeper_into_decoding.ipynb) says why), so
+# a difference of two points may be chance.
 #
 # ## Beam search
 #
 # Greedy keeps one beginning. **Beam search** keeps several, its **beams**; $B$ is their number. At each step it
-# continues every beam with every word, and of all these it keeps the $B$ most probable.
+# continues every beam with every word, and of all these it keeps the $B$ most probable. A beam that says `<END>` is
+# finished and leaves; the others go on.
 #
 # **Predict.** Two beams on the toy. After the first word they hold "a" (0.50) and "two" (0.35). Which two
 # beginnings survive the second word? Multiply along the tree.
@@ -639,10 +568,11 @@ assert ("two", "circles", "<END>") in [
 # <details><summary>Answer</summary>
 #
 # "two circles" with $0.35 \cdot 0.90 = 0.315$, and "a red" with $0.50 \cdot 0.40 = 0.200$. "a blue" has 0.175 and
-# goes. Each new beam continues an old one, its **parent**. When both new beams
-# have the same parent, the other old beam is gone.
+# goes. "two circles" ends at the third word and leaves, so the fourth has one beam.
 #
 # </details>
+#
+# Each new beam continues an old one, its **parent**. When both have the same parent, the other old beam is gone.
 #
 # Move the number of beams. Blue is kept, dashed orange was dropped, grey was never looked at. **Predict**: from how
 # many beams on does the search look at "the picture"?
@@ -670,8 +600,7 @@ assert kinds_of(3)["the", "picture"] == "wrong"
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# From three. Two beams drop "the" at the first word, and nothing to its right is ever seen. Three beams see "the
-# picture" and drop it at once. With one beam it is greedy decoding.
+# From three. Two beams drop "the" at the first word. Three see "the picture" and drop it at once.
 #
 # </details>
 #
@@ -697,9 +626,8 @@ def continuations(model, log_p, log_probs, B):
 
 
 # %% [markdown]
-# A beam that says `<END>` is finished and leaves. The others go on. The line with `select` is the one to remember:
-# row $j$ of the next step continues what was row `parents[j]`, so the state must move, too. (`length_penalty`
-# comes below; 0 leaves it out.)
+# The line with `select` is the one to remember: row $j$ of the next step continues what was row `parents[j]`, so the
+# state must move, too. `on` are the beams that are still open. (`length_penalty` comes below; 0 leaves it out.)
 
 
 # %%
@@ -721,8 +649,7 @@ def beam(model, features, B, length_penalty=0.0, max_length=20):
 
 # %% [markdown]
 # Is it right? With **as many beams as the tree has sentences** nothing is dropped, so it must return what brute force
-# returns. With **one** beam it must be greedy. And `core`, which searches a whole batch at once, must agree with any
-# number of beams. We ask the toy, and fifty random tables, where each beginning has its own probabilities:
+# returns. With **one** beam it must be greedy. And it must agree with `core`. We ask the toy and fifty random tables:
 
 # %% tags=["hide-input"]
 rng = np.random.default_rng(0)
@@ -751,7 +678,7 @@ print(f"two beams missed the best sentence in {short} of {checked // 4} searches
 assert short > 0
 
 # %% [markdown]
-# The last line is the price of not looking at everything. Now the trained RNN, with the first three pictures shown:
+# The last line is the price of not looking at everything. Now the trained RNN, with the first three pictures shown.
 #
 # **Predict.** Greedy's captions are true for 32 % of all 300 pictures. How many with ten beams?
 
@@ -788,8 +715,9 @@ assert places.sum() > 180 and beam_places.sum() < 30
 #
 # ## Short sentences, long sentences
 #
-# Each word multiplies by a number below 1. So the sum of logarithms favours **short** sentences. The usual remedy
-# divides it by the number of words $n$, with `<END>`, to a power $\lambda$, the `length_penalty`:
+# Each word multiplies $P$ by a number below 1. So the sum of logarithms favours **short** sentences. The usual remedy
+# divides it by the number of words $n$, with `<END>`, to a power $\lambda$, the `length_penalty`. The sum is negative, so a
+# larger divisor makes the score better:
 #
 # $$ \text{score} = \frac{\log P(w_1 \dots w_n)}{n^{\lambda}} $$
 #
@@ -817,9 +745,8 @@ assert true < 0.4 and words > 11
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# $-1.155 / 3 = -0.385$ and $-2.002 / 6 = -0.334$: the long one wins. Two beams drop "the" at the first word and do
-# not find it. While the search runs, all open beams have the same length and are ranked by their sums; $\lambda$
-# decides among the finished ones only.
+# $-1.155 / 3 = -0.385$ and $-2.002 / 6 = -0.334$: the long one wins. Two beams do not find it: they drop "the" at the
+# first word. $\lambda$ decides among finished captions only; open beams all have the same length.
 #
 # </details>
 #
@@ -830,10 +757,10 @@ assert true < 0.4 and words > 11
 # ## The tempting wrong way: forgetting to reorder
 #
 # A wrong beam search often does not crash: it returns sentences and scores. The commonest slip leaves out `select`: the
-# lists of words are reordered, the state is not. The toy's state can be read, so we can see what happens at the
-# second word with two beams:
+# lists of words are reordered, the state is not. The toy's state can be read. Here it is after the second word, with two
+# beams, whose words are "two circles" and "a red":
 
-# %%
+# %% tags=["hide-input"]
 _, state = toy.step(toy.begin(image), np.array([toy.start]))
 first = np.array([toy.word_to_idx["a"], toy.word_to_idx["two"]])
 log_probs, state = toy.step(toy.select(state, [0, 0]), first)
@@ -922,65 +849,8 @@ assert truths(slip_said).mean() < truths(said).mean() / 2
 #
 # </details>
 #
-# Does the test find every slip? Two more, with 30 pictures:
-
-
-# %% tags=["hide-input"]
-class Late(NotReordered):
-    """A decoder that reads each word one step late."""
-
-    def begin(self, features):
-        return self.model.begin(features), np.full(len(features), self.model.start)
-
-    def step(self, state, tokens):
-        log_probs, after = self.model.step(*state)
-        return log_probs, (after, tokens)
-
-    def select(self, state, rows):
-        return self.model.select(state[0], rows), state[1][rows]
-
-
-def without_end(model, features, B, max_length=20):
-    """A beam search in which a beam that says <END> goes on."""
-    beams, log_p = [[]], np.zeros(1)
-    state, tokens = model.begin(features), np.array([model.start])
-    for _ in range(max_length):
-        log_probs, state = model.step(state, tokens)
-        parents, tokens, log_p = continuations(model, log_p, log_probs, B)
-        beams = [[*beams[i], w] for i, w in zip(parents, tokens.tolist(), strict=True)]
-        state = model.select(state, parents)
-    return [(log_p[0], beams[0])]
-
-
-slips = {
-    "one word late": lambda picture: beam(Late(transformer), picture, 3),
-    "goes on after <END>": lambda picture: without_end(transformer, picture, 3),
-}
-for name, search in slips.items():
-    tried = [(i, search(grids[i : i + 1])) for i in range(30)]
-    found = [(i, best[0]) for i, best in tried if best]  # a late one may never end
-    ids = np.full((len(found), 20), transformer.null)
-    for row, (_, (_, words)) in zip(ids, found, strict=True):
-        row[: len(words)] = words
-    claimed = np.array([score for _, (score, _) in found])
-    real = log_probability(transformer, grids[[i for i, _ in found]], ids)
-    print(f"{name:<19} claimed {claimed.mean():6.2f}   real {real.mean():6.2f}")
-    if name == "one word late":
-        assert len(found) > 20 and real.mean() < claimed.mean() - 20
-    else:
-        assert len(found) == 30 and np.abs(claimed - real).max() < 1e-4
-        after_end = np.cumsum(ids == transformer.end, axis=1) - (ids == transformer.end) > 0
-        ids[after_end] = transformer.null
-        real = log_probability(transformer, grids[:30], ids)
-        print(
-            f"{'  read up to <END>':<19} claimed {claimed.mean():6.2f}   real {real.mean():6.2f}"
-        )
-        assert (real > claimed + 0.5).all()
-
-# %% [markdown]
-# It finds a state that is one word late. It finds a search that goes on after `<END>` only if you read the caption up
-# to its first `<END>`, as people do: the model scores the words after it, too. Keep the test: it needs no captions by
-# people.
+# Keep the test: it needs no captions by people. It finds many slips, not all: see
+# [11b](11b_deeper_into_decoding.ipynb#Three-more-slips).
 #
 # ## What you have now
 #
@@ -991,7 +861,7 @@ for name, search in slips.items():
 # * Two tests for any search: brute force on a toy, and the claimed score against the real one.
 #
 # [11b](11b_deeper_into_decoding.ipynb) finds the *most* probable caption for certain, asks whether wider beams are
-# better, and shows how a Transformer reads each word only once.
+# better, lets you write top-p, and shows how a Transformer reads each word only once.
 #
 # ## Exercises
 #
@@ -1176,6 +1046,10 @@ def share_true(captions):
     scenes = load_scenes(DEFAULT_FOLDER, "val")
     return np.mean([caption_is_true(c, s) for c, s in zip(captions, scenes, strict=True)])
 
+
+of_draws = np.mean([share_true(captions) for captions in draws])
+print(f"of the draws themselves, {of_draws:.1%} are true")
+assert 0.375 < of_draws < 0.385
 
 confirm(
     lambda: share_true(consensus(draws)),

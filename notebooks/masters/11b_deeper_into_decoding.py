@@ -5,26 +5,61 @@
 # may a search stop? And why does a Transformer not have to read the whole caption again for each new word?
 #
 # You find the mode of a trained model for certain, in fifteen lines. You derive a bound that ends a search early
-# without changing its result, and you count what a cache of keys and values saves.
+# without changing its result, write top-p, and count what a cache of keys and values saves.
 #
 # *Before: [lesson 11](11_decoding.ipynb), and [lesson 10](10_the_transformer_block.ipynb) for the cache. No lesson needs
-# this notebook. About 40 minutes; all cells together run in half a minute.*
+# this notebook. About 50 minutes; all cells together run in half a minute.*
 
 # %% tags=["setup"]
 import copy
+import functools
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from core import lessons
 from core.coco_utils import decode_captions
-from core.decoding import beam_search, greedy, word_log_probabilities
+from core.decoding import beam_search, greedy, sample, word_log_probabilities
 from core.layers import affine_forward, log_softmax
-from core.lessons import BLUE, GREY, ORANGE, Sketch, show_source
+from core.lessons import BLUE, GREY, ORANGE, Sketch, compare, show_source
 from core.shapes import DEFAULT_FOLDER, caption_is_true, load_scenes
 from core.transformer_layers import decoder_block_step
 
 lessons.style()
+
+# %% tags=["setup", "hide-input"]
+# What the task is compared with. It gives the answer away: solve the task first.
+FIVE = np.array([0.45, 0.25, 0.15, 0.10, 0.05])
+
+
+def by_sorting_out(p, share, scaled=True):
+    number = next(n for n in range(1, len(p) + 1) if p[:n].sum() >= share)
+    kept = np.append(p[:number], np.zeros(len(p) - number))
+    return kept / kept.sum() if scaled else kept
+
+
+HEAD = {
+    "they hold less than the share: one more word belongs to them": lambda p, share: (
+        np.where(np.cumsum(p) < share, p, 0) / p[np.cumsum(p) < share].sum()
+    ),
+    "the rest must add to 1 again": lambda p, share: by_sorting_out(p, share, scaled=False),
+}
+
+
+def with_slips(function, slips):
+    """The function; where it returns what a well-known slip gives, it says which slip."""
+
+    @functools.wraps(function)
+    def asked(*given):
+        got = function(*given)
+        for text, slip in slips.items():
+            made = slip(*given)
+            same = np.shape(got) == np.shape(made) and got is not None and got is not ...
+            assert not (same and np.allclose(got, made)), text
+        return got
+
+    return asked
+
 
 # %% tags=["hide-input"]
 runs = {name: lessons.load_trained(name)[0] for name in ("rnn", "transformer")}
@@ -275,19 +310,22 @@ class Counted:
 
 
 def to_the_end(model, features, B, penalty):
-    """Beam search without a bound, for one picture -> [(score, words)], in order of ending."""
-    log_p, finished = np.zeros(1), []
+    """Beam search without a bound, for one picture -> [(score, n, ids)], in order of ending."""
+    beams, log_p, finished = [[]], np.zeros(1), []
     state, tokens = model.begin(features), np.array([model.start])
     for t in range(1, 21):
         total, state = scored(model, state, tokens, log_p)
         best = np.argsort(-total, axis=None, kind="stable")[:B]
         parents, tokens = np.divmod(best, total.shape[1])
         log_p = total[parents, tokens]
-        finished += [(x / t**penalty, t) for x in log_p[tokens == model.end]]
+        beams = [[*beams[i], w] for i, w in zip(parents, tokens.tolist(), strict=True)]
+        for i in np.flatnonzero(tokens == model.end):
+            finished.append((log_p[i] / t**penalty, t, beams[i]))
         on = np.flatnonzero(tokens != model.end)
         if len(on) == 0:
             break
         state, tokens, log_p = model.select(state, parents[on]), tokens[on], log_p[on]
+        beams = [beams[i] for i in on]
     return finished
 
 
@@ -296,7 +334,7 @@ ends = [to_the_end(counted, pictures[i : i + 1], 5, 1.0) for i in range(COUNT)]
 rows_to_the_end, counted.rows = counted.rows, 0
 _, stopped = beam_search(counted, pictures[:COUNT], 5, 20, length_penalty=1.0)
 full = np.array([max(found)[0] for found in ends])
-early = np.array([max(x for x, t in found if t == found[0][1]) for found in ends])
+early = np.array([max(x for x, t, _ in found if t == found[0][1]) for found in ends])
 print(f"until no beam is open: {rows_to_the_end:6,} rows, mean score {full.mean():.3f}")
 print(f"core, with the bound:  {counted.rows:6,} rows, mean score {stopped.mean():.3f}")
 print(f"at the first that ends:              mean score {early.mean():.3f}")
@@ -304,20 +342,178 @@ assert np.abs(full - stopped[:, 0]).max() < 1e-4 and early.mean() < full.mean() 
 assert counted.rows < 0.85 * rows_to_the_end
 
 # %% [markdown]
-# ## Two more slips
+# ## Three more slips
 #
-# Lesson 11 forgets to reorder the state. Two other slips are as easy to make.
+# Lesson 11 forgets to reorder the state. Three other slips are as easy to make.
+#
+# **One word late.** The state reads each word one step after it was said. Nothing crashes.
 #
 # **Taking finished beams further.** `<END>` is a word, so it is easy to forget that nothing comes after it. The model
-# was never trained on what follows, makes something up, and its log-probability is added all the same. The
-# test of lesson 11 finds this if it reads the caption up to its first `<END>`. If it reads the words after it, too, the
-# claimed score is the real one.
+# was never trained on what follows, makes something up, and its log-probability is added all the same.
+#
+# **Predict.** Lesson 11 compares the claimed score with what the model gives to the caption. Does that test find these
+# two slips? We search with each, for 30 pictures:
+
+
+# %% tags=["hide-input"]
+class Late:
+    """A decoder that reads each word one step late."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def begin(self, features):
+        return self.model.begin(features), np.full(len(features), self.model.start)
+
+    def step(self, state, tokens):
+        log_probs, after = self.model.step(*state)
+        return log_probs, (after, tokens)
+
+    def select(self, state, rows):
+        return self.model.select(state[0], rows), state[1][rows]
+
+
+def without_end(model, features, B):
+    """A beam search in which a beam that says <END> goes on."""
+    beams, log_p = [[]], np.zeros(1)
+    state, tokens = model.begin(features), np.array([model.start])
+    for _ in range(20):
+        total, state = scored(model, state, tokens, log_p)
+        best = np.argsort(-total, axis=None, kind="stable")[:B]
+        parents, tokens = np.divmod(best, total.shape[1])
+        log_p = total[parents, tokens]
+        beams = [[*beams[i], w] for i, w in zip(parents, tokens.tolist(), strict=True)]
+        state = model.select(state, parents)
+    return [(log_p[0], 20, beams[0])]
+
+
+slips = {
+    "one word late": lambda picture: to_the_end(Late(transformer), picture, 3, 0.0),
+    "goes on after <END>": lambda picture: without_end(transformer, picture, 3),
+}
+for name, search in slips.items():
+    tried = [(i, search(grids[i : i + 1])) for i in range(30)]
+    found = [(i, max(ends)) for i, ends in tried if ends]  # a late one may never end
+    ids = ids_of([words for _, (_, _, words) in found])
+    claimed = np.array([score for _, (score, _, _) in found])
+    real = log_probability(transformer, grids[[i for i, _ in found]], ids)
+    print(f"{name:<19} claimed {claimed.mean():6.2f}   real {real.mean():6.2f}")
+    if name == "one word late":
+        assert len(found) > 20 and real.mean() < claimed.mean() - 20
+    else:
+        assert len(found) == 30 and np.abs(claimed - real).max() < 1e-4
+        after_end = np.cumsum(ids == transformer.end, axis=1) - (ids == transformer.end) > 0
+        ids[after_end] = transformer.null
+        real = log_probability(transformer, grids[:30], ids)
+        print(
+            f"{'  read up to <END>':<19} claimed {claimed.mean():6.2f}   real {real.mean():6.2f}"
+        )
+        assert (real > claimed + 0.5).all()
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# It finds the late state. It finds the search that goes on only if you read the caption up to its first `<END>`, as people
+# do. If the model scores the words after it, too, the claimed score is the real one.
+#
+# </details>
 #
 # **Letting means compete too early.** With $\lambda = 1$ the score is a mean, so why not rank open beams by their
 # means, too? Because the mean so far is not the mean at the end. On the toy of lesson 11, "two circles `<END>`" has
 # finished with $-0.385$. "the picture shows" has $\log(0.15) / 3 = -0.632$ so far, but would end at $-0.334$. If the
 # finished caption takes its place, you never find out. This slip reports correct scores of worse captions:
 # only brute force on a toy can tell.
+#
+# ## Sampling, checked
+#
+# Top-p (lesson 11) keeps as few of the best words as hold a given share together, and scales them up to 1.
+#
+# **Task: top-p.** The probabilities come sorted, best first. Keep a word if the words *before* it hold less than
+# the share. `np.cumsum` helps.
+
+
+# %% tags=["task"]
+def top_p(p, share):
+    """What top-p leaves of sorted probabilities (V,): 0 for the tail, and a sum of 1."""
+    ### BEGIN SOLUTION
+    kept = np.where(np.cumsum(p) - p < share, p, 0)
+    return kept / kept.sum()
+    ### END SOLUTION
+
+
+compare(with_slips(top_p, HEAD), by_sorting_out, FIVE, 0.75, also={"at 0.6": (FIVE, 0.6)})
+
+# %% [markdown]
+# Does `sample` of `core` draw like this? A frequency among $n$ draws has an error of about $\sqrt{p (1 - p) / n}$. For
+# 40,000 draws that is at most 0.0025. We draw one word for each of 40,000 pictures, from a model that knows five words:
+
+
+# %% tags=["hide-input"]
+class FiveWords:
+    """A decoder that gives the same five probabilities always."""
+
+    max_length = None
+    null, start, end, unknown = range(4)
+
+    def begin(self, features):
+        return np.zeros(len(features))
+
+    def step(self, state, tokens):
+        log_probs = np.append(np.full(4, -np.inf), np.log(FIVE))
+        return np.tile(log_probs, (len(tokens), 1)), state
+
+    def select(self, state, rows):
+        return state[rows]
+
+
+many = np.zeros((40_000, 1))  # as many pictures
+drawn = sample(FiveWords(), many, np.random.default_rng(0), max_length=1, top_p=0.75)[:, 0]
+shares = np.array([np.mean(drawn == 4 + i) for i in range(5)])
+print("drawn:   ", shares, "\non paper:", by_sorting_out(FIVE, 0.75))
+assert np.abs(shares - np.array([0.45, 0.25, 0.15, 0, 0]) / 0.85).max() < 0.01
+
+# %% [markdown]
+# ## How sure is a share?
+#
+# Lesson 11 draws four captions for each of 150 pictures and says what share is true. How sure are such shares? The four
+# captions of a picture are not independent: an easy picture makes all four true. So take each picture's mean first. The
+# error is the standard deviation of these 150 means over $\sqrt{150}$:
+
+# %% tags=["hide-input"]
+count = 150
+
+
+def four_draws(name, temperature):
+    """Share true of each picture's four captions."""
+    rng, some = np.random.default_rng(0), features[name][:count]
+    draws = [sample(runs[name], some, rng, 20, temperature=temperature) for _ in range(4)]
+    return np.mean([truths(sentences(ids)) for ids in draws], axis=0)
+
+
+by_picture = four_draws("transformer", 1.0)
+share = by_picture.mean()
+as_if_independent = np.sqrt(share * (1 - share) / 600)
+error = by_picture.std() / np.sqrt(count)
+print(
+    f"transformer: {share:.0%} true at temperature 1, error {100 * error:.1f} points"
+    f" ({100 * as_if_independent:.1f} for 600 independent ones)"
+)
+assert error > 1.15 * as_if_independent
+by_picture = four_draws("rnn", 0.4)
+of_greedy = truths(sentences(greedy(rnn, pictures[:count], 20)))
+gain = by_picture - of_greedy
+print(
+    f"rnn: {by_picture.mean():.0%} true at temperature 0.4, {of_greedy.mean():.0%} greedy;",
+    f"difference {100 * gain.mean():.0f} points, error {100 * gain.std() / count**0.5:.0f}",
+)
+assert 2 < gain.mean() / (gain.std() / count**0.5) < 3
+
+# %% [markdown]
+# So a difference of two points may be chance. That the RNN's draws at 0.4 are truer than greedy (9 points, error 4) is
+# likely, not certain. The garden path may be why: a draw that leaves it early can still be true.
 #
 # ## Why temperature raises the entropy
 #
@@ -347,7 +543,7 @@ def entropy(q):
     return -(q * np.log(q)).sum()
 
 
-p = np.array([0.45, 0.25, 0.15, 0.10, 0.05])
+p = FIVE
 for tau in (0.5, 1.0, 3.0):
     above, below = (entropy(tempered(p, tau + h)) for h in (1e-5, -1e-5))
     q, log_p = tempered(p, tau), np.log(p)
