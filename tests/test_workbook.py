@@ -25,7 +25,7 @@ from core.workbook import blank
 from core.workbook.new import workbook
 from core.workbook.page import Page
 from core.workbook.road import FUNCTIONS, ROAD, chapter_of
-from core.workbook.worth import WORTH
+from core.workbook.worth import WORTH, notebook_of
 
 ROOT = Path(__file__).resolve().parent.parent
 MASTERS = ROOT / "notebooks" / "masters"
@@ -77,7 +77,8 @@ def test_the_road_has_all_that_the_check_knows_but_whole_models():
 def test_what_is_worth_knowing_is_in_a_section_of_the_lesson():
     assert tuple(WORTH) == FUNCTIONS
     for function, (heading, sentence) in WORTH.items():
-        lesson = (MASTERS / chapter_of(function).lesson).with_suffix(".py")
+        lesson = (MASTERS / notebook_of(function)).with_suffix(".py")
+        assert int(lesson.name[:2]) == chapter_of(function).number
         text = lesson.read_text(encoding="utf-8")
         assert re.search(rf"^# #+ {re.escape(heading)}$", text, re.MULTILINE), function
         assert sentence.endswith((".", "?"))

@@ -10,9 +10,9 @@ from core.gradient_check.checking import Row
 from core.gradient_check.diagnosis import hints
 from core.workbook.begin import BEGIN
 from core.workbook.page import Page
-from core.workbook.road import ROAD, chapter_of
+from core.workbook.road import ROAD
 from core.workbook.standing import ABSENT, EMPTY, HOLDS, WAITING, WRONG, Standing
-from core.workbook.worth import WORTH
+from core.workbook.worth import WORTH, notebook_of
 
 _SHOWN = {
     HOLDS: ("✓", "green", "right"),
@@ -117,10 +117,9 @@ def lines_of_hint(standing: Standing, name: str, hint: int) -> list[str]:
 
 def tell_lesson(page: Page, name: str) -> None:
     """Where to read about a function."""
-    chapter = chapter_of(name)
-    page.say(
-        f'Lesson {chapter.number}, "{WORTH[name][0]}": notebooks/{chapter.lesson}', "dim", indent=2
-    )
+    notebook = notebook_of(name)
+    lesson = notebook.partition("_")[0].lstrip("0")
+    page.say(f'Lesson {lesson}, "{WORTH[name][0]}": notebooks/{notebook}', "dim", indent=2)
 
 
 def tell_worth(page: Page, name: str) -> None:

@@ -1,11 +1,28 @@
-"""Of each function of the road: its place in the lesson, and a sentence worth knowing.
+"""Of each function of the road: its place in the lessons, and a sentence worth knowing.
 
 The sentence is shown once the function holds, so it may say what a learner has just found out.
 """
 
 from __future__ import annotations
 
-# function -> (heading in the lesson, sentence)
+from core.workbook.road import chapter_of
+
+# functions whose section is not in the lesson of their chapter, but in what goes deeper
+DEEPER = {
+    **dict.fromkeys(("adamw", "clip_gradient_norm"), "04b_clipping_decay_schedules.ipynb"),
+    **dict.fromkeys(
+        ("context_gate_forward", "context_gate_backward", "doubly_stochastic_loss"),
+        "08b_more_about_looking.ipynb",
+    ),
+}
+
+
+def notebook_of(function: str) -> str:
+    """The file in ``notebooks/`` with the section of a function."""
+    return DEEPER.get(function, chapter_of(function).lesson)
+
+
+# function -> (heading in its notebook, sentence)
 WORTH = {
     "affine_forward": (
         "Affine, forward",
@@ -57,7 +74,7 @@ WORTH = {
         "RMSProp was never published in a paper: its source is a slide of a lecture of 2012.",
     ),
     "adam": (
-        "Adam: both memories, and what is wrong with starting at zero",
+        "Adam: both memories, and a better start",
         "Adam's first step is close to the learning rate for every weight, however large or small "
         "its gradient.",
     ),
@@ -132,45 +149,45 @@ WORTH = {
         "two terms; one alone still trains, but worse.",
     ),
     "context_gate_forward": (
-        "How much of it to read: the gate",
+        "The gate on the context",
         "A word such as 'of' needs no picture: the gate lets the state turn it off.",
     ),
     "context_gate_backward": (
-        "How much of it to read: the gate",
+        "The gate on the context",
         "The derivative of a sigmoid is at most 1/4, so every closed or open gate slows down the "
         "gradient that goes through it.",
     ),
     "attention_lstm_step_forward": (
-        "Around an LSTM",
+        "In front of an LSTM",
         "Reading the new word before looking makes the maps right: a query of the old state alone "
         "looks for the word before.",
     ),
     "attention_lstm_step_backward": (
-        "Around an LSTM",
+        "In front of an LSTM",
         "The old state has three readers here, the query, the gate and the LSTM; a gradient check "
         "finds a forgotten one at once, a falling loss does not.",
     ),
     "attention_lstm_forward": (
-        "Around an LSTM",
+        "In front of an LSTM",
         "The keys are the same for every word, so they are computed once for each picture: at 20 "
         "words that saves 19 of 20 such products.",
     ),
     "attention_lstm_backward": (
-        "Around an LSTM",
+        "In front of an LSTM",
         "With this, every gradient of Show, Attend and Tell's decoder is your own work.",
     ),
     "doubly_stochastic_loss": (
-        "A penalty that spreads the look",
+        "The doubly stochastic penalty",
         "The weights of a step sum to 1 by construction; that those of a location do so over the "
         "steps can only be asked for.",
     ),
     "scaled_dot_product_attention_forward": (
-        "Why divide by the root of d",
+        "Why divide by the root of $d$",
         "A product of two vectors of d independent numbers of variance 1 has variance d; divided "
         "by sqrt(d) the softmax does not saturate.",
     ),
     "scaled_dot_product_attention_backward": (
-        "Backward",
+        "The backward",
         "A masked key has a weight of 0, and the softmax's backward multiplies by it: the mask "
         "needs no line of its own.",
     ),
@@ -180,7 +197,7 @@ WORTH = {
         "of width 512.",
     ),
     "multi_head_attention_backward": (
-        "A parameter that does nothing: the bias of the keys",
+        "What can never learn",
         "dbk is 0, whatever the inputs: it adds the same number to all scores of a query, which a "
         "softmax does not see.",
     ),
@@ -195,12 +212,12 @@ WORTH = {
         "that the norm has removed.",
     ),
     "feed_forward_forward": (
-        "Feed-forward: what is done with what was gathered",
+        "Feed-forward: each word by itself",
         "At the usual F = 4 E this layer holds about two thirds of the weights of a Transformer "
         "layer with one attention.",
     ),
     "feed_forward_backward": (
-        "Feed-forward: what is done with what was gathered",
+        "Feed-forward: each word by itself",
         "Where a ReLU is closed no gradient passes; a unit that is closed for every input never "
         "learns again.",
     ),
@@ -220,12 +237,12 @@ WORTH = {
         "are linear to read.",
     ),
     "decoder_block_forward": (
-        "The decoder block",
+        "The decoder block, forward and backward",
         "With norms before the sublayers the stream x itself is never normalised: a straight way "
         "from the loss to the words.",
     ),
     "decoder_block_backward": (
-        "The decoder block",
+        "The decoder block, forward and backward",
         "dout reaches dx through each residual unchanged, plus what the sublayers add: that is why "
         "deep stacks can be trained.",
     ),

@@ -4,9 +4,10 @@
 # **The question.** [Lesson 4](04_update_rules.ipynb) built four update rules. What else does a real training need, and
 # which small details make two programs with the same rule behave differently?
 #
-# You build AdamW, clipping and schedules for the learning rate, and you compare five rules fairly.
+# You derive what momentum gains, build AdamW, clipping and schedules for the learning rate, and compare five rules
+# fairly.
 #
-# *This goes deeper than lesson 4, and no lesson needs it. Its parts do not depend on each other. About 45 minutes; all
+# *This goes deeper than lesson 4, and no lesson needs it. Its parts do not depend on each other. About 75 minutes; all
 # cells together run in half a minute.*
 
 # %% tags=["setup"]
@@ -67,6 +68,103 @@ def equals_torch(rule, torch_rule, **numbers):
 
 
 # %% [markdown]
+# ## What momentum gains
+#
+# Lesson 4 says without proof: momentum puts $\sqrt\kappa$ in place of $\kappa$. Here is why. (You need complex roots of a
+# quadratic equation.)
+#
+# Take one weight with the loss $\tfrac12 \lambda w^2$. By which factor per step does momentum shrink it, in the long
+# run? The factor depends only on $\mu$ and $\eta\lambda$. The figure shows its size for three values of $\mu$.
+#
+# *Predict.* With $\mu = 0$ this is gradient descent. At which $\eta\lambda$ does that curve touch 0, and where does it
+# cross 1?
+
+# %% tags=["hide-input"]
+curvatures = np.geomspace(0.001, 5, 400)  # eta times lambda
+for mu, colour in ((0.0, GREY), (4 / 9, BLUE), (0.9, ORANGE)):
+    sizes = [np.abs(np.roots([1, -(1 + mu - el), mu])).max() for el in curvatures]
+    name = f"$\\mu$ = {mu:.2g}, $\\sqrt{{\\mu}}$ = {mu**0.5:.2f}"
+    plt.semilogx(curvatures, sizes, color=colour, label=name)
+    band = ((1 - mu**0.5) ** 2 < curvatures) & (curvatures < (1 + mu**0.5) ** 2)
+    assert np.allclose(np.array(sizes)[band], mu**0.5)
+    for el, explodes in ((1.999 * (1 + mu), False), (2.001 * (1 + mu), True)):
+        assert (np.abs(np.roots([1, -(1 + mu - el), mu])).max() > 1) == explodes
+plt.axhline(1, color="black", linewidth=0.8)
+plt.gca().set(
+    xlabel="learning rate times curvature", ylabel="factor per step", ylim=(0, 1.3)
+)
+plt.gca().set_title("One weight with momentum: below 1 it shrinks, above 1 it explodes")
+plt.legend(loc="lower left")
+plt.show()
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The factor is $1 - \eta\lambda$. It is 0 at $\eta\lambda = 1$, and its size crosses 1 at $\eta\lambda = 2$.
+# </details>
+#
+# With momentum the curves have a flat part. There **the factor is $\sqrt\mu$, whatever the curvature is**. The flat part
+# is where
+#
+# $$ (1 - \sqrt\mu)^2 < \eta\lambda < (1 + \sqrt\mu)^2 $$
+#
+# ### Why there is a flat part
+#
+# The gradient is $g = \lambda w$. The last step was $w_t - w_{t-1} = -\eta\, u_t$. So the next one can be written
+# without the velocity:
+#
+# $$ w_{t+1} = w_t - \eta\left(\mu\, u_t + \lambda w_t\right) = w_t + \mu\,(w_t - w_{t-1}) - \eta\lambda\, w_t $$
+#
+# We look for a path with the same factor $r$ in each step. Put in $w_t = r^t$ and divide by $r^{t-1}$:
+#
+# $$ r^2 - (1 + \mu - \eta\lambda)\, r + \mu = 0 $$
+#
+# This has two roots. A path mixes both, and in the long run the larger counts.
+#
+# The product of the roots is $\mu$. Where they are complex, $w$ swings around 0, and the roots have the same size: so
+# each has the size $\sqrt\mu$. They are complex where $(1 + \mu - \eta\lambda)^2 < 4\mu$, that is,
+# $-2\sqrt\mu < 1 + \mu - \eta\lambda < 2\sqrt\mu$. Since $1 + \mu \pm 2\sqrt\mu = (1 \pm \sqrt\mu)^2$, this is the
+# flat part.
+#
+# To the right of it the roots are negative. The weight explodes where one of them passes −1. Put $r = -1$ into the
+# equation, and $\eta\lambda = 2(1 + \mu)$ remains.
+#
+# ### The best pair
+#
+# Let the curvatures of a valley be from $\lambda_1$ to $\lambda_2 = \kappa \lambda_1$. A small $\mu$ gives a small factor,
+# but a narrow flat part. So choose $\eta$ and $\mu$ such that all curvatures just fit into it. The right end of the flat
+# part, divided by the left end, must be $\lambda_2 / \lambda_1 = \kappa$:
+#
+# $$ \left(\frac{1 + \sqrt\mu}{1 - \sqrt\mu}\right)^2 = \kappa $$
+#
+# Take the root and solve for $\sqrt\mu$. The right end belongs to $\lambda_2$: $\eta\lambda_2 = (1 + \sqrt\mu)^2$. So
+#
+# $$ \sqrt\mu = \frac{\sqrt\kappa - 1}{\sqrt\kappa + 1}, \qquad \eta = \frac{(1 + \sqrt\mu)^2}{\lambda_2} $$
+#
+# No other pair does better. We try 30,000 pairs in the valley of lesson 4 ($\lambda_1 = 1$, $\lambda_2 = 25$):
+
+
+# %%
+def factor(rate, mu, curvature):
+    """The larger of the two roots, in size."""
+    half = (1 + mu - rate * curvature) / 2
+    root = np.sqrt(half**2 - mu + 0j)
+    return np.maximum(np.abs(half + root), np.abs(half - root))
+
+
+rates, mus = np.meshgrid(np.linspace(0.001, 0.2, 200), np.linspace(0, 0.99, 150))
+factors = np.maximum(factor(rates, mus, 1), factor(rates, mus, 25))
+best = np.unravel_index(factors.argmin(), factors.shape)
+print(f"best of all: {factors[best]:.3f}, at rate {rates[best]:.3f}, mu {mus[best]:.2f}")
+
+# %% tags=["hide-input"]
+promised = factor(100 / 36 / 25, (4 / 6) ** 2, np.array([1, 25]))
+print(f"the formulas: {4 / 6:.3f}, at rate {100 / 36 / 25:.3f}, mu {(4 / 6) ** 2:.2f}")
+assert np.allclose(promised, 4 / 6, atol=1e-6)
+assert 4 / 6 - 1e-9 < factors[best] < 0.68 and factors.size == 30_000
+assert abs(rates[best] - 0.111) < 0.003 and abs(mus[best] - 0.444) < 0.02
+
+# %% [markdown]
 # ## Two momentums
 #
 # Momentum can be written with the learning rate outside of the velocity, as in lesson 4, or inside:
@@ -96,6 +194,56 @@ assert np.isclose(*lengths[49]) and lengths[50][1] > 8 * lengths[50][0]
 # </details>
 #
 # Neither is wrong. But a schedule that was tuned with one library does something else in another.
+#
+# ## The tempting wrong way: leave the correction out
+#
+# Adam's two means begin at 0, and Adam corrects them: $\hat m = m / (1 - \beta_1^t)$ and
+# $\hat v = v / (1 - \beta_2^t)$. Without the correction, the first step is $0.1 / \sqrt{0.001} = 3.16$ times too long.
+#
+# *Predict.* How long does this last: some tens of steps, as $m$ remembers, or hundreds?
+
+
+# %% tags=["hide-input"]
+def adam_uncorrected(w, dw, config):
+    m = config["m"] = 0.9 * config.get("m", 0) + 0.1 * dw
+    v = config["v"] = 0.999 * config.get("v", 0) + 0.001 * dw**2
+    return w - config["learning_rate"] * m / (np.sqrt(v) + 1e-8), config
+
+
+rng, config, fair = np.random.default_rng(0), {"learning_rate": 1.0}, {"learning_rate": 1.0}
+for t in range(1, 100):  # with gradients that vary, the ratio is the same
+    g = rng.standard_normal(5)
+    one, config = adam_uncorrected(np.zeros(5), g, config)
+    other, fair = adam(np.zeros(5), g, fair)
+    assert np.allclose(one / other, (1 - 0.9**t) / np.sqrt(1 - 0.999**t), rtol=1e-4)
+
+steps = np.arange(1, 3001)
+uncorrected, corrected = (lengths_of_steps(rule, 3000) for rule in (adam_uncorrected, adam))
+plt.semilogx(steps, uncorrected, color=ORANGE, label="without the correction")
+plt.semilogx(steps, corrected, color=BLUE, label="Adam")
+plt.gca().set(xlabel="step", ylabel="length in learning rates", ylim=(0, 7))
+plt.gca().set_title("Steps with a constant gradient")
+plt.legend()
+plt.show()
+print(f"first step: {uncorrected[0]:.2f} rates instead of 1")
+print(f"longest: {uncorrected.max():.2f} rates, at step {uncorrected.argmax() + 1}")
+print(f"more than 2 rates in the first {np.sum(uncorrected > 2)} steps")
+assert np.allclose(uncorrected, (1 - 0.9**steps) / np.sqrt(1 - 0.999**steps))
+assert np.all(uncorrected[:287] > 2) and np.all(uncorrected[287:] < 2)
+assert np.allclose(corrected, 1) and uncorrected.max() > 6 and uncorrected.argmax() == 11
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Hundreds. At first it even becomes worse: step 12 is the longest, 6.57 times too long.
+# </details>
+#
+# Without the correction, every step is multiplied by
+#
+# $$ \frac{1 - \beta_1^t}{\sqrt{1 - \beta_2^t}} $$
+#
+# whatever the gradients are. The numerator is near 1 after some tens of steps. The denominator takes thousands. So in
+# the first 287 steps the learning rate is in effect more than twice too high.
 #
 # ## Where epsilon goes
 #
