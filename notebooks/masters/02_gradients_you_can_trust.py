@@ -7,10 +7,10 @@
 # You follow a gradient through a small network with a pencil. Then you write a gradient check yourself: numerical
 # derivatives, a random direction, and a measure of "too far off". Last, you see how wrong code gets past a careless check.
 #
-# *Before: [lesson 1](01_the_task_and_the_data.ipynb) for the task; from mathematics, what a derivative is and how to
-# multiply matrices. You write NumPy only. PyTorch has to be installed: one section asks it for a second opinion. About
-# 45 minutes with a pencil; all cells together run in ten seconds. What goes further is in
-# [2b](02b_ten_ways_a_check_lies.ipynb).*
+# *Before: [lesson 1](01_the_task_and_the_data.ipynb) for the task; products of matrices, partial derivatives and the
+# chain rule ([start here](00_start_here.ipynb) refreshes them). You write NumPy only. PyTorch has to be installed: one
+# section asks it for a second opinion. About 50 minutes with a pencil; all cells together run in ten seconds. What goes
+# further is in [2b](02b_ten_ways_a_check_lies.ipynb).*
 
 # %% tags=["setup"]
 import inspect
@@ -76,8 +76,8 @@ print("a =", a, " r =", r, " s =", s, " loss =", loss)
 #   stopped: $da$ is 2, 4, 0.
 # * $a_j = x_1 U_{1j} + x_2 U_{2j}$. The weight $U_{ij}$ is multiplied by $x_i$.
 #
-# **Predict.** Take the last step yourself. What are the six numbers of $dU$? And $x_i$ is read by all three $a_j$, so it
-# collects from all of them: what are the two numbers of $dx$?
+# **Predict.** Take the last step yourself. What are the six numbers of $dU$? And all three $a_j$ *read* $x_i$: each is
+# computed from it. So $dx_i$ is a sum over all three: what are the two numbers of $dx$?
 
 # %%
 ds = s - y  # (1, 1)
@@ -113,10 +113,12 @@ draw_graph(
 # <details><summary>Answer</summary>
 #
 # $dU_{ij} = x_i\, da_j$: 2, 4, 0 in the first row and 4, 8, 0 in the second. $dx_i = \sum_j da_j\, U_{ij}$, so
-# $dx_1 = 2 \cdot 1 + 4 \cdot (-1) + 0 = -2$ and $dx_2 = 2 \cdot 1 + 4 \cdot 1 + 0 = 6$. The picture shows all of it as a
-# **computational graph**.
+# $dx_1 = 2 \cdot 1 + 4 \cdot (-1) + 0 = -2$ and $dx_2 = 2 \cdot 1 + 4 \cdot 1 + 0 = 6$.
 #
 # </details>
+#
+# The picture shows all of it as a **computational graph**: a box for each input and each operation, an arrow for each
+# array.
 #
 # ## Ask the network itself
 #
@@ -136,29 +138,33 @@ for i, j in ((0, 0), (1, 1)):
     assert 0 < growth - dU[i, j] < 0.01
 
 # %% [markdown]
-# That is a **gradient check** already. It is not exact: 2.0005 is not 2. Part of the error can be removed at no cost. Look
-# on both sides. Close to $x$, Taylor's theorem says
+# That is a **gradient check** already. It is not exact: 2.0005 is not 2. Most of the error goes away if you look on both
+# sides. To see why, move $x$ by a small step $\delta$. For $f(x) = x^3$ you can multiply out; for any smooth $f$, Taylor's
+# theorem gives a series of the same form:
 #
-# $$ f(x \pm h) = f(x) \pm h f'(x) + \tfrac{h^2}{2} f''(x) \pm \tfrac{h^3}{6} f'''(x) + \dots $$
+# $$ \begin{aligned} (x \pm \delta)^3 &= x^3 \pm \delta \cdot 3x^2 + \delta^2 \cdot 3x \pm \delta^3 \\
+#    f(x \pm \delta) &= f(x) \pm \delta f'(x) + \tfrac{\delta^2}{2} f''(x) \pm \tfrac{\delta^3}{6} f'''(x) + \dots
+#    \end{aligned} $$
 #
-# The difference $f(x + h) - f(x)$ has an error with $f''$ in it. If you subtract $f(x - h)$ from $f(x + h)$ instead,
-# $f''$ cancels. What is left is the **central difference**:
+# With one side, $(f(x + \delta) - f(x)) / \delta$ is $f'(x)$ plus an error of $\tfrac{\delta}{2} f''(x)$. If you subtract
+# $f(x - \delta)$ instead, $f''$ cancels. What is left is the **central difference**:
 #
-# $$ \frac{f(x + h) - f(x - h)}{2h} = f'(x) + \tfrac{h^2}{6} f'''(x) + \dots $$
+# $$ \frac{f(x + \delta) - f(x - \delta)}{2\delta} = f'(x) + \tfrac{\delta^2}{6} f'''(x) + \dots $$
 #
 # Move the step. The slope of the straight line is the estimate; the grey line has the true slope.
 
 
 # %% tags=["hide-input"]
-def two_slopes(h):
+def two_slopes(step):
     f, x = (lambda x: np.exp(np.sin(x))), -0.5
     true = np.cos(x) * f(x)
-    forward, central = (f(x + h) - f(x)) / h, (f(x + h) - f(x - h)) / (2 * h)
+    up, down = x + step, x - step
+    forward, central = (f(up) - f(x)) / step, (f(up) - f(down)) / (2 * step)
     grid = np.linspace(-1.9, 1, 100)
     _, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True)
     for ax, name, slope, ends, colour in (
-        (axes[0], "one side", forward, (x, x + h), ORANGE),
-        (axes[1], "both sides", central, (x - h, x + h), BLUE),
+        (axes[0], "one side", forward, (x, up), ORANGE),
+        (axes[1], "both sides", central, (down, up), BLUE),
     ):
         ax.plot(grid, f(grid), color="black", linewidth=1)
         ax.plot(grid, f(x) + true * (grid - x), color=GREY, linewidth=1, linestyle="--")
@@ -168,11 +174,11 @@ def two_slopes(h):
     assert abs(central - true) < abs(forward - true)
 
 
-movable(two_slopes, {"h": 0.8}, h=(1.2, 0.8, 0.4, 0.2, 0.1, 0.01))
+movable(two_slopes, {"step": 0.8}, step=(1.2, 0.8, 0.4, 0.2, 0.1, 0.01))
 
 # %% [markdown]
-# **Your turn.** Write the numerical gradient of any $f$ that turns an array into a number. Move one entry of `x` at a
-# time, up and down, and leave `x` as it was. (`for index in np.ndindex(x.shape)` visits all entries.)
+# **Your turn.** Write the numerical gradient of any $f$ that turns an array into a number. Move one entry at a time, up
+# and down, on copies of `x`. The code calls the step `h`. (`for index in np.ndindex(x.shape)` visits all entries.)
 
 
 # %% tags=["task"]
@@ -193,37 +199,35 @@ cubes, given = lambda x: np.sum(x**3 - x[0] * x), np.array([[1.0, -2.0], [0.3, 1
 compare(numerical_gradient, eval_numerical_gradient, cubes, given, tolerance=1e-7)
 
 # %% [markdown]
-# Here is ours, without the lines that refuse bad input. It moves the entry *in place*, so the array may also be a weight
-# somewhere inside a model.
+# Ours is `eval_numerical_gradient`, in `core/gradient_check/differences.py`. It does the same without copies: it moves
+# the entry inside `x` itself, and puts the old value back.
 
 # %% tags=["hide-input"]
-code = inspect.getsource(eval_numerical_gradient).split('"""')[2].strip("\n")
-leave_out = ("check_point", "check_value", "verbose", "print(")
-print("\n".join(line for line in code.split("\n") if not any(w in line for w in leave_out)))
 assert np.allclose(eval_numerical_gradient(loss_of, U), dU, rtol=0, atol=1e-6)
 
 # %% [markdown]
 # ### How small a step?
 #
-# The error shrinks with $h^2$: a tenth of the step gives a hundredth of the error. **Predict**: is $h = 10^{-15}$ then
-# the best choice? The figure shows the error of the central difference for $f(x) = e^{\sin x}$. Draw your curve first.
+# The error shrinks with $\delta^2$: a tenth of the step gives a hundredth of the error. **Predict**: is
+# $\delta = 10^{-14}$ then better than $10^{-5}$? The figure shows the error of the central difference for
+# $f(x) = e^{\sin x}$, for steps from $10^{-14}$ to 1, both axes logarithmic. Draw your curve first.
 
 # %% tags=["picture", "hide-input"]
 points = np.random.default_rng(0).uniform(0.6, 1.2, 200)
 
 
-def central_error(h, dtype):
+def central_error(step, dtype):
     """The median relative error at the points, computed in that precision."""
-    x, h = points.astype(dtype), dtype(h)
+    x, step = points.astype(dtype), dtype(step)
     f = lambda x: np.exp(np.sin(x))  # noqa: E731
     exact = np.cos(points) * np.exp(np.sin(points))
-    return np.median(np.abs((f(x + h) - f(x - h)) / (2 * h) / exact - 1))
+    return np.median(np.abs((f(x + step) - f(x - step)) / (2 * step) / exact - 1))
 
 
 best = {}
 for dtype, smallest, colour in ((np.float32, -6, ORANGE), (np.float64, -14, BLUE)):
     steps = 10.0 ** np.arange(smallest, 0, 0.25)
-    errors = [central_error(h, dtype) for h in steps]
+    errors = [central_error(step, dtype) for step in steps]
     best[dtype] = steps[np.argmin(errors)], min(errors)
     plt.loglog(steps, errors, "o-", markersize=3, color=colour)
 plt.text(4e-6, 0.15, "float32", color=ORANGE, fontsize=12)
@@ -231,7 +235,7 @@ plt.text(3e-12, 1e-3, "float64", color=BLUE, fontsize=12)
 plt.text(3e-2, 1e-7, "step\ntoo large", color=GREY, ha="center", fontsize=11)
 plt.text(3e-11, 1e-10, "rounding", color=GREY, ha="center", fontsize=11)
 plt.gca().set(
-    xlabel="step h", ylabel="relative error", title="The best step is not the smallest"
+    xlabel="step δ", ylabel="relative error", title="The best step is not the smallest"
 )
 plt.show()
 for dtype, (step, error) in best.items():
@@ -239,33 +243,38 @@ for dtype, (step, error) in best.items():
 assert 1e-6 < best[np.float64][0] < 2e-5 and best[np.float64][1] < 1e-10
 assert central_error(1e-5, np.float64) < 2e-10 and best[np.float32][1] > 1e-5
 assert central_error(1e-5, np.float32) > 1e-3
+assert central_error(1e-14, np.float64) > 5e7 * central_error(1e-5, np.float64)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# No. A computer keeps about 16 digits of a number in float64, and about 7 in float32. If $h$ is tiny, $f(x + h)$ and
-# $f(x - h)$ agree in almost all of them, and the subtraction leaves mostly rounding errors. Dividing by $2h$ makes
-# these large. From right to left the error first falls with $h^2$, then rises with $1/h$.
+# No: the error there is a hundred million times larger. A computer keeps about 16 digits of a number in float64, and
+# about 7 in float32. If $\delta$ is tiny, $f(x + \delta)$ and $f(x - \delta)$ agree in almost all of them, and the
+# subtraction leaves mostly rounding errors. Dividing by $2\delta$ makes these large. From right to left the error first
+# falls with $\delta^2$, then rises with $1/\delta$.
 #
 # </details>
 #
-# `core` takes $h = 10^{-5}$ and **float64**, which gives about ten right digits. In float32, four or five digits are the
-# most you can get. So check in float64, even if the layer trains in float32: the code is the same.
+# `core` takes $\delta = 10^{-5}$ and **float64**, which gives about ten right digits. In float32, four or five digits are
+# the most you can get. So check in float64, even if the layer trains in float32: the code is the same.
 # [2b](02b_ten_ways_a_check_lies.ipynb) derives the best step.
 #
 # ## The chain rule on arrays
 #
-# Now take one layer out of a network: $y = f(x)$, with arrays of any shape. It knows neither the loss nor the other
-# layers. All it gets is $dy$, the gradient of the loss with respect to its output, called the **upstream gradient**. It
-# has to return $dx$.
+# Now take one layer out of a network: $y = f(x)$, with arrays of any shape. (From here on, $y$ is the output of a layer.)
+# It knows neither the loss nor the other layers. All it gets is $dy$, the gradient of the loss with respect to its
+# output, called the **upstream gradient**. It has to return $dx$.
 #
-# Let $x$ have $n$ numbers and $y$ have $m$. If $x_i$ moves, every $y_j$ may move a little, and each of them moves the
-# loss. So we sum over all readers of $x_i$:
+# Write all numbers of $x$ in one long row, and count them by $i$; those of $y$ by $j$. If $x_i$ moves, every $y_j$ may
+# move a little, and each of them moves the loss. So we sum over all readers of $x_i$:
 #
-# $$ dx_i = \sum_{j=1}^{m} dy_j\, J_{ji}, \qquad J_{ji} = \frac{\partial y_j}{\partial x_i} $$
+# $$ dx_i = \sum_j dy_j\, J_{ji}, \qquad J_{ji} = \frac{\partial y_j}{\partial x_i} $$
 #
-# The table $J$ of all these derivatives is the **Jacobian**. In matrix form, $dx = dy\,J$. So a backward pass is a
-# **vector-Jacobian product**. But no backward builds $J$. Look at the Jacobian of $y = x\,W$ with three rows $x_n$:
+# The table $J$ of all these derivatives is the **Jacobian**. With the long rows, $dx = dy\,J$. So a backward pass is a
+# **vector-Jacobian product**. But no backward builds $J$, because it is large and often mostly zeros.
+#
+# Take $y = x\,W$, where $x$ has three rows of two numbers and $W$ is $(2, 3)$. Then $y$ has three rows of three numbers,
+# and $J$ is $(9, 6)$:
 
 # %% tags=["hide-input"]
 rng = np.random.default_rng(0)
@@ -290,7 +299,7 @@ assert np.array_equal(J[:3, :2], W.T) and np.all(J[3:, :2] == 0)
 
 # %% [markdown]
 # Each row of $dy$ meets its own copy of $W^T$, so $dy\,J$ is simply $dy\,W^T$. Every backward in these lessons is such a
-# shortcut, written by someone who knew where $J$ is zero. That is why it can be wrong without looking strange.
+# shortcut, found with a pencil. A wrong one does not look strange: its shapes fit, and it runs.
 #
 # To take the shortcut, a backward needs values from the forward pass, such as $x$ or the sign of $a$. Each forward in
 # `core` returns them as a **cache**.
@@ -309,7 +318,8 @@ assert np.array_equal(J[:3, :2], W.T) and np.all(J[3:, :2] == 0)
 # | $y = x \odot z$ | each entry once | $dx = dy \odot z$ |
 # | $x$ goes to $y$ and to $z$ | both | $dx$ from $y$ plus $dx$ from $z$ |
 #
-# ($\odot$ multiplies entry by entry.) Keep this table at hand: most of the backwards to come are made of it.
+# ($\odot$ multiplies entry by entry; $x_n$ is row $n$ of $x$.) Keep this table at hand: most of the backwards to come
+# are made of it.
 
 # %% tags=["hide-input"]
 X, W, Z, b = (rng.standard_normal(shape) for shape in ((4, 3), (3, 5), (4, 3), (3,)))
@@ -332,15 +342,17 @@ print(f"{len(rules)} rules agree with central differences to 1e-8")
 # %% [markdown]
 # ## From an array to a number: the random upstream
 #
-# A layer returns an array, but differences need one number. All good checks use the same trick. Draw an upstream
-# gradient `dout` at random, and take the number
+# A layer returns an array, but differences need one number. Here is a trick. (In code, a layer's output is `out` and its
+# upstream gradient `dout`.) Draw `dout` at random, and *pretend* that the loss is this sum:
 #
-# $$ \varphi(x) = \sum_j \mathrm{out}_j(x)\; \mathrm{dout}_j, \qquad \text{whose gradient is} \qquad
-#    \frac{\partial \varphi}{\partial x_i} = \sum_j \mathrm{dout}_j\, J_{ji} $$
+# $$ \mathcal{L}(x) = \sum_j \mathrm{out}_j(x)\; \mathrm{dout}_j, \qquad \text{so} \qquad
+#    \frac{\partial \mathcal{L}}{\partial x_i} = \sum_j \mathrm{dout}_j\, J_{ji} $$
 #
-# That gradient is the vector-Jacobian product. It is exactly what the backward should return when it gets `dout`.
+# The gradient of this number is the vector-Jacobian product: exactly what the backward should return when it gets
+# `dout`. And differences can measure it.
 #
-# **Your turn.** Write it in one line, with `eval_numerical_gradient`.
+# **Your turn.** Write it in one line, with `eval_numerical_gradient(f, x)`. The cell tries it on **softmax**, the layer
+# that turns scores into positive numbers with the sum 1 ([lesson 3](03_affine_embedding_softmax.ipynb) builds it).
 
 
 # %% tags=["task"]
@@ -355,10 +367,10 @@ dout, x = np.random.default_rng(2).standard_normal((2, 4, 5))
 compare(numerical_backward, eval_numerical_gradient_array, softmax, x, dout, tolerance=1e-7)
 
 # %% [markdown]
-# Why at random? A simpler number would be `out.sum()`, an upstream of ones. Try it on **softmax**, the layer that turns
-# scores into positive numbers with the sum 1 ([lesson 3](03_affine_embedding_softmax.ipynb) builds it).
+# Our version is called `eval_numerical_gradient_array`. But why at random? A simpler number would be `out.sum()`, an
+# upstream of ones.
 #
-# **Predict.** The layer returns a row of five numbers. With `dout` all ones, what is the true gradient? Which wrong
+# **Predict.** A softmax returns a row of five numbers. With `dout` all ones, what is the true gradient? Which wrong
 # backward would pass this check?
 
 # %%
@@ -377,15 +389,16 @@ for dout in (ones, drawn):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Zero. The sum is always 1, so nothing changes it. A backward that returns zeros, whatever the scores are, passes. A
-# wrong backward hides from one direction easily. It hides from a random one with probability zero.
+# Zero. The sum is always 1, so nothing changes it. A backward that always returns zeros passes. A wrong backward may
+# well be right for one special `dout`. The probability that a random `dout` is such a one is zero.
 #
 # </details>
 #
 # ## How wrong is wrong?
 #
-# Two gradients from two sources never agree to the last digit. A check needs a measure of the difference, and a limit.
-# `core` takes the **norm-relative error**: the length of the difference, divided by the length of what is right.
+# Two gradients from two sources rarely agree to the last digit. A check needs a measure of the difference, and a limit.
+# `core` takes the **norm-relative error**: the length of the difference, divided by the length of the right gradient.
+# The length, or **norm** $\lVert \cdot \rVert$, is the root of the sum of all squares.
 #
 # $$ \frac{\lVert \mathrm{got} - \mathrm{expected} \rVert}{\lVert \mathrm{expected} \rVert} $$
 #
@@ -410,7 +423,9 @@ assert np.allclose(got, expected) and relative_error(got, expected) == 1
 #
 # For right code in float64, expect $10^{-7}$ or less. The limit in `core` is $10^{-6}$.
 #
-# **Your turn.** Put the parts together: your first complete check of a layer.
+# **Your turn.** Put the parts together: your first complete check of a layer. You need
+# `eval_numerical_gradient_array(forward, x, dout)` and `relative_error(got, expected)`. Here, `backward` gets `x` itself
+# in place of a cache.
 
 
 # %% tags=["task"]
@@ -437,12 +452,25 @@ confirm(errors_found, lambda e: 0 <= e[0] < 1e-8 and abs(e[1] - 0.5) < 1e-6, sai
 # %% [markdown]
 # ## How a check is deceived
 #
-# Differences, float64, a random upstream and a tight limit: now what can go wrong? The *inputs* of the check. An RNN step
-# ([lesson 5](05_the_vanilla_rnn.ipynb)) is $h_{\text{next}} = \tanh(x\,W_x + h_{\text{prev}}\,W_h + b)$. Here are three
-# backwards of it, each with one mistake. `slip` copies the right one and replaces a piece of its source.
+# Differences, float64, a random upstream and a tight limit: what can still go wrong? The *inputs* of the check. Here is
+# a layer of [lesson 5](05_the_vanilla_rnn.ipynb), one step of a recurrent network (RNN):
+#
+# $$ a = x\,W_x + h_{\text{prev}}\,W_h + b, \qquad h_{\text{next}} = \tanh(a) $$
+#
+# $x$ and $h_{\text{prev}}$ have one row per caption, and $W_h$ is square. We wrote three wrong backwards, each with one
+# mistake:
+#
+# | | right | wrong |
+# | --- | --- | --- |
+# | no transpose | $dh_{\text{prev}} = da\,W_h^T$ | $dh_{\text{prev}} = da\,W_h$ |
+# | no sum | $db$ is the sum of the rows of $da$ | $db$ is the first row of $da$ |
+# | no derivative | $da = dh_{\text{next}} \odot (1 - h_{\text{next}}^2)$ | $da = dh_{\text{next}}$ |
+#
+# **Predict.** Each is checked in three convenient settings: with an identity matrix as $W_h$, with a single row, and with
+# tiny inputs, about $10^{-4}$. Which mistake passes in which setting?
 
 
-# %%
+# %% tags=["hide-input"]
 def slip(function, right, wrong):
     """A copy of a function of core in which one piece of the source is another."""
     source = inspect.getsource(function)
@@ -456,12 +484,7 @@ no_transpose = slip(rnn_step_backward, "da @ Wh.T", "da @ Wh")
 no_sum = slip(rnn_step_backward, "db = da.sum(axis=0)", "db = da[0]")
 no_derivative = slip(rnn_step_backward, "da = dnext_h * (1 - next_h**2)", "da = dnext_h")
 
-# %% [markdown]
-# **Predict.** Each is checked in a convenient setting: an identity matrix as $W_h$, a batch of one row, or tiny numbers
-# everywhere. Which mistake passes in which setting?
 
-
-# %%
 def rnn_error(backward, N=4, identity=False, scale=1.0):
     """The largest error of the five gradients of an RNN step."""
     rng = np.random.default_rng(7)
@@ -475,7 +498,6 @@ def rnn_error(backward, N=4, identity=False, scale=1.0):
     return max(map(relative_error, gradients, expected))
 
 
-# %% tags=["hide-input"]
 settings = {
     "all random": {}, "identity": {"identity": True}, "one row": {"N": 1}, "tiny": {"scale": 1e-4},
 }  # fmt: skip
@@ -499,20 +521,20 @@ assert passes == {
 # <details><summary>Answer</summary>
 #
 # An identity is its own transpose, so the missing transpose passes. With one row, the sum over rows *is* that row. For
-# tiny numbers, tanh is a straight line of slope 1, so its derivative is not missed. With all inputs random, all three
-# fail.
+# tiny numbers, tanh is nearly a straight line of slope 1, so nothing changes without its derivative. With all inputs
+# random and of ordinary size, all three fail.
 #
 # </details>
 #
-# In one sentence: **a check sees only what its inputs make visible.** So make everything random, of different sizes, of
-# ordinary size, with at least two rows. [2b](02b_ten_ways_a_check_lies.ipynb) shows ten such deceptions. It also breaks
-# an LSTM's backward on purpose, in 40 ways: with 19 of them the loss still falls by half.
+# In one sentence: **a check sees only what its inputs make visible.** So make all inputs random and around 1, take at
+# least two rows, and let no two sizes be equal. [2b](02b_ten_ways_a_check_lies.ipynb) shows ten such deceptions. It also
+# breaks the backward of a larger layer on purpose, in 40 ways: with 19 of them the loss still falls by half.
 #
 # ## A second witness: autograd
 #
 # Differences ask whether the backward belongs to *your* forward. If both are wrong in the same way, they agree. So ask
-# someone who did not use your forward. PyTorch derives gradients by itself: it records each operation, and runs its own
-# backwards in reverse (**autograd**).
+# a program that does not use your forward. PyTorch finds gradients by itself: it records each operation, and then calls
+# its own backward of each, the last one first (**autograd**).
 
 # %%
 arrays = np.array([[1.0, 2.0]]), U, v
@@ -528,15 +550,14 @@ assert np.array_equal(tU.grad, dU) and np.array_equal(tx.grad, dx)
 # | | central differences | autograd |
 # | --- | --- | --- |
 # | needs | your forward, nothing else | the layer once more, in PyTorch |
-# | agrees to | about $10^{-10}$ | about $10^{-15}$ |
-# | cost | two forward passes per number | one backward pass |
+# | error for right code | about $10^{-10}$ | about $10^{-15}$ |
+# | cost | two forward passes per entry of the inputs | one backward pass |
 # | a wrong forward | not seen | seen |
 #
 # ## `check`, and its three hints
 #
-# `check(name, function)` asks both witnesses about your function. It draws random inputs of different sizes, with
-# repeated words and gaps in the masks. It also looks whether your function has changed its arguments. Here is the
-# forgotten transpose:
+# `check(name, function)` asks both witnesses about your function. It draws random inputs, no two sizes equal. It also
+# tests whether your function has changed its arguments. Here is the forgotten transpose:
 
 # %%
 report = check("rnn_step_backward", no_transpose)
@@ -545,13 +566,13 @@ report
 
 # %% [markdown]
 # It names the first wrong gradient, the likely mistake and the worst entry. `check(..., hint=2)` quotes the line of the
-# forward, and `hint=3` shows our line of the backward. *First* matters: a mistake spoils all that is computed after it.
+# forward, and `hint=3` shows our whole backward. *First* matters: a mistake spoils all that is computed after it.
 # Mend one, then look again. For a file of your own, `python -m core.gradient_check --impl my_layers.py` does the same.
 #
 # ## What you have now
 #
-# * A backward pass is a vector-Jacobian product. What is read twice collects twice.
-# * A check of your own: central differences, float64, $h = 10^{-5}$, a random upstream, the norm-relative error.
+# * A backward pass is a vector-Jacobian product: for each entry, a sum over all its readers.
+# * A check of your own: central differences, float64, $\delta = 10^{-5}$, a random upstream, the norm-relative error.
 # * A check sees only what its inputs make visible. A loss that falls proves nothing.
 #
 # ## Exercises
@@ -562,8 +583,9 @@ report
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 · Two steps are better than one (one line)
 #
-# The central difference with step $h$ is $D(h) = f' + c\,h^2 + O(h^4)$. So $D(2h) = f' + 4\,c\,h^2 + O(h^4)$.
-# Combine the two so that $c\,h^2$ cancels and $f'$ stays (Richardson 1911). The error then falls with $h^4$.
+# The central difference with step $\delta$ (`h` in the code) is $D(\delta) = f' + c\,\delta^2$ plus terms with $\delta^4$
+# and higher. So $D(2\delta) = f' + 4\,c\,\delta^2 + \dots$ Combine the two so that $c\,\delta^2$ cancels and $f'$ stays
+# (Richardson 1911). The error then falls with $\delta^4$.
 
 
 # %% tags=["exercise"]

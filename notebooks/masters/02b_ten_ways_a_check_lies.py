@@ -48,18 +48,19 @@ lessons.style()
 #
 # A computer keeps numbers to a relative precision $u$: $1.1 \cdot 10^{-16}$ in float64, $6 \cdot 10^{-8}$ in float32. Each
 # of the two values of $f$ is off by up to $u\,\lvert f \rvert$, so their difference by up to $2\,u\,\lvert f \rvert$.
-# Divided by $2h$, and added to the error from Taylor's theorem, the central difference is off by about
+# Divided by $2\delta$, twice the step, and added to the error from Taylor's theorem, the central difference is off by about
 #
-# $$ E(h) = \underbrace{\tfrac{h^2}{6} \lvert f''' \rvert}_{\text{truncation}} +
-#    \underbrace{\frac{u\,\lvert f \rvert}{h}}_{\text{rounding}} $$
+# $$ E(\delta) = \underbrace{\tfrac{\delta^2}{6} \lvert f''' \rvert}_{\text{truncation}} +
+#    \underbrace{\frac{u\,\lvert f \rvert}{\delta}}_{\text{rounding}} $$
 #
-# As $h$ shrinks, one term falls and the other rises. The best step is where the derivative of $E$ is zero:
+# As $\delta$ shrinks, one term falls and the other rises. The best step is where the derivative of $E$ is zero:
 #
-# $$ \frac{h}{3} \lvert f''' \rvert = \frac{u\,\lvert f \rvert}{h^2} \;\Rightarrow\;
-#    h^* = \left( \frac{3\,u\,\lvert f \rvert}{\lvert f''' \rvert} \right)^{1/3} $$
+# $$ \frac{\delta}{3} \lvert f''' \rvert = \frac{u\,\lvert f \rvert}{\delta^2} \;\Rightarrow\;
+#    \delta^* = \left( \frac{3\,u\,\lvert f \rvert}{\lvert f''' \rvert} \right)^{1/3} $$
 #
-# The forward difference $(f(x + h) - f(x)) / h$ has the error $\frac{h}{2} \lvert f'' \rvert + 2 u \lvert f \rvert / h$. The
-# same step gives $h^* = 2 \sqrt{u \lvert f \rvert / \lvert f'' \rvert}$.
+# The forward difference $(f(x + \delta) - f(x)) / \delta$ has the error
+# $\frac{\delta}{2} \lvert f'' \rvert + 2 u \lvert f \rvert / \delta$. In the same way, its best step is
+# $\delta^* = 2 \sqrt{u \lvert f \rvert / \lvert f'' \rvert}$.
 #
 # **Predict.** Let $f$ and its derivatives be about 1. What are the two best steps in float64? How large is the error
 # there?
@@ -113,7 +114,7 @@ for ax, dtype, smallest in zip(axes, (np.float64, np.float32), (-14, -6), strict
         ax.loglog(steps, expected, color=colour, label=f"{name}, theory")
         ax.axvline(best_step(name, u), color=colour, linestyle=":")
         curves[dtype.__name__, name] = steps, errors, best_step(name, u)
-    ax.set(xlabel="step h", title=dtype.__name__)
+    ax.set(xlabel="step δ", title=dtype.__name__)
 axes[0].set(ylabel="relative error", ylim=(1e-12, 10))
 axes[1].legend(loc="lower left")
 plt.show()
@@ -134,7 +135,7 @@ assert curves["float32", "central"][1].min() > 1e-6
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# $h^* = (3 \cdot 1.1 \cdot 10^{-16})^{1/3} = 7 \cdot 10^{-6}$ for the central difference, with an error near $10^{-11}$.
+# $\delta^* = (3 \cdot 1.1 \cdot 10^{-16})^{1/3} = 7 \cdot 10^{-6}$ for the central difference, with an error near $10^{-11}$.
 # For the forward difference, $2 \cdot 10^{-8}$ with an error near $10^{-8}$. It is never as good, at any step.
 #
 # </details>
@@ -145,15 +146,15 @@ assert curves["float32", "central"][1].min() > 1e-6
 # ### A step without rounding
 #
 # Rounding hurts because two nearly equal numbers are subtracted. There is a way without subtraction: step in the
-# *imaginary* direction (Squire and Trapp 1998). With $(ih)^2 = -h^2$, Taylor's series gives
+# *imaginary* direction (Squire and Trapp 1998). With $(i\delta)^2 = -\delta^2$, Taylor's series gives
 #
-# $$ f(x + ih) = f(x) + ih f'(x) - \tfrac{h^2}{2} f''(x) - \dots \;\Rightarrow\;
-#    \frac{\mathrm{Im}\, f(x + ih)}{h} = f'(x) - \tfrac{h^2}{6} f'''(x) + \dots $$
+# $$ f(x + i\delta) = f(x) + i\delta f'(x) - \tfrac{\delta^2}{2} f''(x) - \dots \;\Rightarrow\;
+#    \frac{\mathrm{Im}\, f(x + i\delta)}{\delta} = f'(x) - \tfrac{\delta^2}{6} f'''(x) + \dots $$
 
 # %%
 for h in (1e-2, 1e-5, 1e-8, 1e-20):
     error = np.max(np.abs(f(points + 1j * h).imag / h / derivatives(points)[0] - 1))
-    print(f"h = {h:.0e}: error {'less than 1e-14' if error < 1e-14 else f'{error:.0e}'}")
+    print(f"step {h:.0e}: error {'less than 1e-14' if error < 1e-14 else f'{error:.0e}'}")
 slope = np.abs(2 + 1e-20j).imag / 1e-20
 print(f"the slope of the absolute value at 2, in the same way: {slope:.0f}")
 assert error < 1e-14 and slope == 0
@@ -242,7 +243,7 @@ assert np.median(off) < 1.1e-16 * loss / 1e-6
 # <details><summary>Answer</summary>
 #
 # The element-wise error is two thousand times larger. Every entry is off by about the same *absolute* amount, the rounding
-# of the loss: at most $u\,\lvert f \rvert / h = 2.5 \cdot 10^{-9}$ for most entries. A small entry next to that looks
+# of the loss: at most $u\,\lvert f \rvert / \delta = 2.5 \cdot 10^{-9}$ for most entries. A small entry next to that looks
 # terrible. So the element-wise error says how small the smallest entry is, and nothing about the code.
 #
 # </details>
@@ -290,7 +291,7 @@ assert of_wrong_code[0] < of_right_code[0] and of_right_code[1] < 1e-6 < of_wron
 #
 # Right code can fail, too, in three ways.
 #
-# **A kink.** $\max(0, x)$ has no derivative at 0. Closer to it than $h = 10^{-5}$, differences see both sides.
+# **A kink.** $\max(0, x)$ has no derivative at 0. Closer to it than $\delta = 10^{-5}$, differences see both sides.
 # **Predict** what they say at $x = 3 \cdot 10^{-6}$.
 
 # %%
@@ -303,7 +304,7 @@ assert abs(slope - (3e-6 + 1e-5) / 2e-5) < 1e-6
 # (By hand: $(1.3 \cdot 10^{-5} - 0) / (2 \cdot 10^{-5}) = 0.65$.)
 #
 # **Dice.** Dropout sets each number to 0 with probability 1/2, and doubles the others. It draws anew at each call, so
-# $f(x + h) - f(x - h)$ is not small. Let it draw the same each time.
+# $f(x + \delta) - f(x - \delta)$ is not small. Let it draw the same each time.
 
 # %%
 X = np.random.default_rng(1).standard_normal((4, 3))
