@@ -318,7 +318,7 @@ assert rates["rnn"][0] > 0.9 and ends["rnn"][0] < 0.6 and ends["rnn"][1] < 0.4
 # of the captions. So a share of right *words* sounds better than the share of right *captions* is.
 #
 # Alone it does worse than the product, and that *before* any mistake of its own: only beginnings that are right so far
-# count. So the beginnings differ. With help the model continues what people wrote. Alone it chooses them itself.
+# count. So the beginnings differ. With help the model continues what a reference begins. Alone it chooses them itself.
 #
 # ## After a mistake
 #
