@@ -57,7 +57,8 @@ lessons.style()
 # can look at it again before each word.
 #
 # **Predict.** Three trained models describe pictures with one, two and three shapes: the RNN, the LSTM, and the
-# model with attention. For what share of the pictures with *three* shapes is each caption true?
+# model with attention. A caption is *true* if it is a whole sentence and all that it says holds; shapes that it
+# leaves out do not count. What share of each model's captions is true when there are *three* shapes?
 
 
 # %% tags=["hide-input"]
@@ -122,7 +123,7 @@ assert 0.45 < true["lstm"][2] < 0.55 and size["attention"] < size["lstm"]
 #
 # Before each word the model asks a question, and every place gets a **score**: how well does it fit the
 # question? A softmax turns the scores into **weights** $\alpha_l$, which are positive and sum to 1. The LSTM then
-# reads the mean of the features under these weights, the **context**. The weights in the drawing are a trained
+# reads the weighted mean of the features, the **context**. The weights in the drawing are a trained
 # model's, when it says "circle" after "a red".
 
 # %% tags=["hide-input"]
@@ -205,8 +206,8 @@ compare(your_mean, lambda a, f: np.stack([a[n] @ f[n] for n in range(3)]), *give
 # %% [markdown]
 # ## By hand, with three places
 #
-# Take three places and two channels, "how red" and "how blue": a red shape on the left, nothing in the middle, a
-# blue shape on the right. The score of place $l$ comes from a very small network:
+# Take three places and two features (also called *channels*), "how red" and "how blue": a red shape on the left,
+# nothing in the middle, a blue shape on the right. The score of place $l$ comes from a very small network:
 #
 # $$ s_l = v \cdot \tanh(\varphi_l W_f + h W_h + b), \qquad \alpha = \mathrm{softmax}(s), \qquad
 #    \bar\varphi = \sum_l \alpha_l \varphi_l $$
@@ -215,8 +216,9 @@ compare(your_mean, lambda a, f: np.stack([a[n] @ f[n] for n in range(3)]), *give
 # $h W_h$ is the **query**: what the state $h$ looks for. Both have $K$ numbers, here two. They are added, hence the name
 # **additive score** (Bahdanau and others 2015).
 #
-# Here $W_f$ is the identity and $b$ is 0, so keys are features. A state that wants red, $h = (1, 0)$, has the query
-# $(0, -2)$: it pushes the blue channel of every place down. One that wants blue, $h = (0, 1)$, has $(-2, 0)$.
+# Here $W_f$ is the identity and $b$ is 0, so the keys are the features; $v = (3, 3)$. A state that wants red,
+# $h = (1, 0)$, has the query $(0, -2)$: it pushes the blue channel of every place down. One that wants blue,
+# $h = (0, 1)$, has $(-2, 0)$.
 
 # %%
 toy = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])  # (L=3, C=2): left, middle, right
@@ -369,7 +371,7 @@ compare(gradient_of_query, by_places, np.random.default_rng(2).standard_normal((
 # </details>
 #
 # In words: compare the $d\alpha$ of a place with the average of all $d\alpha$, taken under the weights. If it is
-# below the average, more weight for this place lowers the loss. The entries of $ds$ sum to 0.
+# below the average, more weight for this place lowers the loss. The entries of $ds$ sum to 0, as the weights sum to 1.
 #
 # **Predict.** In the example, with the state that wants red, let the loss want a redder context: $d\bar\varphi = (-1, 0)$, so
 # $d\alpha = (-1, 0, 0)$. Descent goes against $ds$. Which scores rise, and which fall?
@@ -420,10 +422,14 @@ draw_graph(
 # %% [markdown]
 # ## In front of an LSTM
 #
-# One step of the captioner. The question comes from the state *and* the word before: `asking` is $[h, \text{word}]$,
-# and `W_query` does what $W_h$ did. A gate, $\sigma(h W_g + b_g)$, can turn each channel of the context down; what it
-# lets through is $z$ (`gated` in the code; more in [8b](08b_more_about_looking.ipynb#The-gate-on-the-context)). The LSTM of
-# [lesson 6](06_the_lstm.ipynb), with its own `Wx`, `Wh` and `b`, reads the word and $z$.
+# One step of the captioner. The question comes from the state *and* the word before: `asking` is
+# $[h_{\text{prev}}, \text{word}]$, `W_query` does what $W_h$ did, and `v_attend` is $v$. A gate can turn each channel of
+# the context down ([8b](08b_more_about_looking.ipynb#The-gate-on-the-context) says why). What it lets through is $z$,
+# `gated` in the code:
+#
+# $$ z = \sigma(h_{\text{prev}} W_g + b_g) \odot \bar\varphi $$
+#
+# The LSTM of [lesson 6](06_the_lstm.ipynb), with its own `Wx`, `Wh` and `b`, reads the word and $z$.
 
 # %%
 show_source(attention_lstm_step_forward, docstring=False)
@@ -468,8 +474,8 @@ movable(draw_word, {"word": steps[5]}, word=steps)
 # Each map has a scale of its own. So look at the number as well: an even map has $1/64 = 0.016$ everywhere, and a
 # map with a largest weight of 0.04 is nearly even.
 #
-# **Predict.** Two more captions. Words for kinds and colours have sharp maps, nearly all of them on the shape that is
-# meant. One is not. Which?
+# **Predict.** Two more pictures. The second has a red square on the left and a red circle in the middle, and the model
+# says "the picture shows a red circle and a red square". Where will it look at the first "red", and where at "circle"?
 
 
 # %% tags=["picture", "hide-input"]
@@ -492,17 +498,21 @@ def show_maps(numbers, width=0.95):
 show_maps((45, 55))
 wrong, right = pointing([words[i] for i in ids[55]], maps[55], scenes[55])
 assert not wrong.on_shape and right.on_shape and scenes[55][0].kind == "circle"
+assert caption_is_true(decode_captions(ids[55:56], words)[0], scenes[55])
+first_red, of_wrong = maps[55, 4].reshape(8, 8), maps[55, 5].reshape(8, 8)
+assert words[ids[55, 4]] == "red" and first_red[3, 3] > 0.3 and first_red[2, 1] > 0.3
+assert of_wrong[2, 1] > 0.5 and 0.2 < of_wrong[3, 3] < 0.3
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# "circle" in the second caption: the square has the largest weight, 0.54. The caption is true all the same. At
-# "red" the map is on both red shapes.
+# At "red" it looks at both red shapes, with about equal weights. At "circle" it should look at the circle, but the
+# largest weight, 0.54, is on the *square*. The caption is true all the same.
 #
 # </details>
 #
 # How often does that happen? `core.grounding` calls it **pointing**: for each kind that is said with its colour ("red
-# circle"), is the place with the largest weight on that shape, or at most one cell from it?
+# circle") and is in the picture, is the place with the largest weight on that shape, or at most one cell from it?
 #
 # **Task 4.** A map is 64 numbers, the grid row by row. Return `(row, column)` of its largest weight.
 
@@ -555,8 +565,8 @@ assert 0.965 < are_true(ids, scenes).mean() < 0.975 and 0.045 < equal < 0.055
 # </details>
 #
 # **Does each look matter?** Give the model the same words again, and show it a blank picture in one step only: its eyes
-# are shut for one word. How much log-probability does this word lose? If it loses nothing, its map played no part in
-# it, however good the map looks.
+# are shut for one word. How much log-probability does this word lose? If it loses nothing, what the model saw in this
+# step did not matter for the word, however good the map looks.
 #
 # **Predict.** Which words lose most, and which nothing: kinds ("circle"), colours, sizes, place words ("top", "left"),
 # function words ("the", "and")?
@@ -586,6 +596,7 @@ for name in (*groups, "function word"):
     print(f"{name:<16}{maps.max(axis=2)[of].mean():14.2f}{nats[name]:27.2f}")
 assert nats["kind"] > nats["colour"] > 0.3 and nats["kind"] > nats["size"] > 0.05
 assert abs(nats["place"]) < 0.05 and abs(nats["function word"]) < 0.05
+assert np.abs(lost[is_word & (of_word == "place")]).max() < 0.02  # not one loses anything
 
 # %% [markdown]
 # <details><summary>Answer</summary>
