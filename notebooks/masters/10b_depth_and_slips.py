@@ -4,10 +4,10 @@
 # **The question.** [Lesson 10](10_the_transformer_block.ipynb) put the layer norm in front of each sublayer, and checked
 # every gradient. Does it matter where the norm is? And would you notice a wrong gradient without a check?
 #
-# You stack 24 blocks with the norm in both places, train with wrong gradients, and look closer at three parts: GELU,
-# dropout and positions.
+# You stack 24 blocks with the norm in both places, train with wrong gradients, and look closer at four parts: layer norm,
+# GELU, dropout and positions.
 #
-# *This goes deeper than lesson 10, and no lesson needs it. About 40 minutes; all cells together run in half a minute.*
+# *This goes deeper than lesson 10, and no lesson needs it. About 45 minutes; all cells together run in half a minute.*
 
 # %% tags=["setup"]
 from contextlib import ExitStack
@@ -37,6 +37,7 @@ from core.transformer_layers import (
     layer_norm_backward,
     layer_norm_forward,
     leave_backward,
+    leave_forward,
     positional_encoding,
 )
 
@@ -70,6 +71,13 @@ for left, title in ((0.4, "pre-norm"), (4.9, "post-norm")):
     drawing.arrow((left, 0.5), plus)
     drawing.text(left + 0.5, 0.2, title, BLUE)
 drawing.show()
+
+# %% [markdown]
+# In `core` each sublayer ends with `leave_forward`: dropout, the sum and, in post-norm, the norm. Its backward takes the
+# three in the opposite order. In pre-norm (`norm_first`), `enter_forward` normalises what the sublayer reads.
+
+# %%
+show_source(leave_forward, leave_backward, docstring=False)
 
 # %% [markdown]
 # *Predict.* Stack 24 new blocks. After how many does the stream still resemble the word that went in: with post-norm,
@@ -373,6 +381,47 @@ assert np.all(np.abs(errors / expected - 1) < 0.25)
 # %% [markdown]
 # Real gradients do have favourite directions. That is why the naive curve above ends so high.
 #
+# ## Layer norm over another axis
+#
+# Layer norm takes its means over the $E$ channels of one word. Take them over the words of a caption (time) or over the
+# captions (batch) instead, and every shape still fits. *Predict:* the first word of caption 0 is normalised. With which
+# of the three axes does it change when a *later word* changes, and with which when *another caption* does?
+
+
+# %%
+def norm_over(axis, x):
+    centred = x - x.mean(axis=axis, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(axis=axis, keepdims=True) + 1e-5)
+
+
+rng = np.random.default_rng(0)
+N, T, E = 3, 5, 8
+x = 2 + 3 * rng.standard_normal((N, T, E))
+later, elsewhere = x.copy(), x.copy()
+later[0, -1] += rng.standard_normal(E)  # another last word in caption 0
+elsewhere[2] += rng.standard_normal((T, E))  # another caption 2
+
+# %% tags=["hide-input"]
+print("mean over      change by a later word      change by another caption")
+for name, axis in (("channels", 2), ("time", 1), ("batch", 0)):
+    here = norm_over(axis, x)[0, 0]
+    by = [np.abs(norm_over(axis, other)[0, 0] - here).max() for other in (later, elsewhere)]
+    print(f"{name:<10}{by[0]:27.2f}{by[1]:31.2f}")
+    assert (by[0] > 0.01) == (name == "time") and (by[1] > 0.01) == (name == "batch")
+assert not norm_over(1, x[:, :1]).any()
+moved, _ = layer_norm_forward(100 * x - 7, np.ones(E), np.zeros(E))
+assert np.abs(moved - norm_over(2, x)).max() < 1e-5
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Over time, the mean contains words that are yet to come. Over the batch, it contains other captions. Only the channels
+# leave each word by itself.
+# </details>
+#
+# A model that is normalised over time peeks at the words it should predict. When it later writes a caption, the first
+# word comes alone. One word minus its own mean is 0, so the model reads only zeros.
+#
 # ## GELU
 #
 # ReLU, $\max(a, 0)$, has a kink. **GELU** is smooth: $f(a) = a\,\Phi(a)$, where $\Phi(a)$ is the probability that a
@@ -492,6 +541,22 @@ print("P[t + k] and P[t] R_k: off by less than 1e-12")
 frequencies = 10000 ** (-np.arange(0, 64, 2) / 64)
 distance = np.arange(60)[:, None] - np.arange(60)
 assert np.abs(P @ P.T - np.cos(distance[..., None] * frequencies).sum(axis=2)).max() < 1e-12
+
+# %% [markdown]
+# On the left all positions; on the right the product with three of them, three curves of one shape:
+
+# %% tags=["hide-input"]
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), gridspec_kw={"width_ratios": [1.1, 1]})
+image = axes[0].imshow(P, aspect="auto", cmap="RdBu", vmin=-1, vmax=1)
+axes[0].set(xlabel="channel", ylabel="position $t$", title="sines and cosines, width 64")
+axes[0].grid(False)
+figure.colorbar(image, ax=axes[0])
+for u, colour in ((10, BLUE), (30, ORANGE), (50, GREY)):
+    axes[1].plot(P @ P[u], color=colour, label=f"$u = {u}$")
+axes[1].set(xlabel="position $t$", ylabel="$P_t \\cdot P_u$", title="one shape, shifted")
+axes[1].set_ylim(13, 37)
+axes[1].legend(loc="upper center", ncols=3)
+plt.show()
 
 # %% [markdown]
 # ### Learned positions, and the factor √E
