@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from core import lessons
-from core.gradient_check import relative_error
+from core.gradient_check import check, relative_error
 from core.layers import (
     log_softmax,
     softmax,
@@ -145,6 +145,8 @@ print("means over own words: ", own, "-> mean", own.mean())
 # %% tags=["hide-input"]
 loss, dscores = temporal_softmax_loss(spoilt, targets, mask)
 print("core:", loss)
+assert loss == temporal_softmax_loss(scores, targets, mask)[0]
+assert check("temporal_softmax_loss", temporal_softmax_loss)
 assert np.isnan((of_places(spoilt) * mask).sum()) and np.isnan(own.mean())
 assert np.isfinite(loss) and np.all(dscores[~mask] == 0)
 
@@ -461,11 +463,18 @@ assert abs(both["sum over all places"][-50:].mean() - 1.28) < 0.02
 # <details><summary>Answer</summary>
 #
 # 4 % is left, and what is left has a cosine of 0.38 with the true gradient. The curve still falls, and ends at a
-# plausible 1.48 nats. Without the blue curve next to it, nobody would suspect anything. A gradient check finds the
-# slip at once.
+# plausible 1.48 nats. Without the blue curve next to it, nobody would suspect anything.
 #
 # </details>
 #
+# A gradient check finds the slip at once, but only if a word occurs twice in its inputs. Ours repeats words on purpose:
+
+# %%
+report = check("word_embedding_backward", lossy_backward)
+assert not report and check("word_embedding_backward", word_embedding_backward)
+report
+
+# %% [markdown]
 # ## What you have now
 #
 # * The patch that avoids NaN can be worse than NaN: it hides where learning stops.
