@@ -5,15 +5,16 @@
 # before. How can a layer with a fixed number of weights read a sequence of any length, and how does the error
 # in the last word reach the weights through all the steps in between?
 #
-# You build one step of a recurrent network, forward and backward, chain the steps into *back-propagation
-# through time*, measure how the gradient fades or explodes on the way, and make the layer learn 50 captions by
-# heart.
+# You build one step of a recurrent neural network (RNN), forward and backward, and chain the steps into
+# *back-propagation through time*. You measure how the gradient fades or explodes on the way, and let a model learn
+# 50 captions by heart.
 #
 # *Before: [lesson 2](02_gradients_you_can_trust.ipynb) (gradient checks) and
-# [lesson 3](03_affine_embedding_softmax.ipynb) (affine, embedding, softmax). About 45 minutes; all cells together
+# [lesson 3](03_affine_embedding_softmax.ipynb) (affine, embedding, softmax). About 50 minutes; all cells together
 # run in half a minute.*
 
 # %% tags=["setup"]
+from itertools import pairwise
 from unittest.mock import patch
 
 import matplotlib.pyplot as plt
@@ -22,6 +23,7 @@ import numpy as np
 from core import lessons
 from core.captioning_solver import CaptioningSolver
 from core.coco_utils import decode_captions
+from core.decoding import beam_search
 from core.gradient_check import check, eval_numerical_gradient_array, relative_error
 from core.lessons import compare, confirm, draw_graph, show_source
 from core.models import CaptioningRNN
@@ -31,6 +33,7 @@ from core.rnn_layers import (
     rnn_step_backward,
     rnn_step_forward,
 )
+from core.shapes import caption_is_true, load_scenes
 
 lessons.style()
 
@@ -43,25 +46,25 @@ lessons.style()
 # $$ a = x\,W_x + h_{\text{prev}}\,W_h + b, \qquad h_{\text{next}} = \tanh(a) $$
 #
 # The same $W_x$, $W_h$ and $b$ serve every step: that is why the length does not matter. Let us follow three
-# steps with one-hot inputs ("a", "red", "a") and two hidden units: "a" pushes unit 0, and "red" pushes unit 1. Each unit
-# keeps half of itself, and unit 0 passes 0.3 of itself to unit 1:
+# steps with one-hot inputs ("red", "blue", "red") and two hidden units, the two entries of $h$: "red" pushes unit 0, and
+# "blue" pushes unit 1. Each unit keeps half of itself, and unit 0 passes 0.3 of itself to unit 1:
 #
 # $$ W_x = \begin{pmatrix} 1 & 0 \\ 0 & 1 \end{pmatrix}, \qquad
 #    W_h = \begin{pmatrix} 0.5 & 0.3 \\ 0 & 0.5 \end{pmatrix}, \qquad b = 0 $$
 #
-# *Predict.* The word "a" is read twice, at the first step and at the last. Is the state after it the same? Which of the
-# two units is larger at the end?
+# *Predict.* Nothing has been read at first: $h = (0, 0)$. What is $a$ at the second step? ($\tanh 1 = 0.762$.) "red" is
+# read at the first step and at the last: is the state the same after both?
 
 # %% tags=["hide-input"]
-Wx = np.eye(2)  # (D=2, H=2): "a" pushes unit 0, "red" pushes unit 1
+Wx = np.eye(2)  # (D=2, H=2): "red" pushes unit 0, "blue" pushes unit 1
 # (H, H): each unit keeps half of itself, and unit 0 passes 0.3 of itself to unit 1
 Wh = np.array([[0.5, 0.3], [0.0, 0.5]])
 b = np.zeros(2)
-words = {"a": np.array([[1.0, 0.0]]), "red": np.array([[0.0, 1.0]])}
+words = {"red": np.array([[1.0, 0.0]]), "blue": np.array([[0.0, 1.0]])}
 
 h = np.zeros((1, 2))  # nothing has been read
 print(f"{'':>4}  {'x Wx':^16}  {'h_prev Wh':^16}  {'a':^16}  {'h_next':^16}")
-for word in ("a", "red", "a"):
+for word in ("red", "blue", "red"):
     from_input, from_memory = words[word] @ Wx, h @ Wh
     a = from_input + from_memory + b
     h = np.tanh(a)
@@ -71,17 +74,22 @@ for word in ("a", "red", "a"):
     )
 assert np.allclose(h, [[0.828, 0.485]], rtol=0, atol=5e-4)
 
+without = np.zeros((1, 2))
+for x in (words["red"], np.zeros((1, 2)), words["red"]):
+    without = np.tanh(x @ Wx + without @ Wh + b)
+print(f"zeros in place of blue: unit 1 ends at {without[0, 1]:.3f}")
+assert np.isclose(without[0, 1], 0.218, rtol=0, atol=5e-4)
+
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# It is not the same: (0.762, 0) after the first step, and (0.828, 0.485) at the end. Unit 0 is larger.
+# $a = (0.5 \cdot 0.762,\; 1 + 0.3 \cdot 0.762) \approx (0.381, 1.228)$. The state is not the same: (0.762, 0) after the first
+# "red", (0.828, 0.485) after the second.
 # </details>
 #
-# Unit 1 gets nothing from the input in the last step, and still has $a = 0.3 \cdot 0.363 + 0.5 \cdot 0.842 = 0.530$: the second part is what "red" left
-# there, the first what unit 0 passes on. Without "red" the unit would end at 0.218 instead of 0.485. That
-# difference is the memory.
-#
-# In code $h_{\text{prev}}$ is `prev_h`, and a gradient $dh_{\text{next}}$ is `dnext_h`.
+# In the last step unit 1 gets nothing from the input, and still has
+# $a = 0.3 \cdot 0.363 + 0.5 \cdot 0.842 = 0.530$: a part of unit 0, and half of its own state. If the second step reads
+# zeros in place of "blue", unit 1 ends at 0.218 instead of 0.485. The state remembers "blue".
 #
 # ## One step forward
 #
@@ -94,6 +102,8 @@ assert np.allclose(h, [[0.828, 0.485]], rtol=0, atol=5e-4)
 # | $W_x$, $W_h$, $b$ | $(D, H)$, $(H, H)$, $(H,)$ | shared by all steps |
 # | $h_{\text{next}}$ | $(N, H)$ | the new state, and the layer's output |
 #
+# In code $h_{\text{prev}}$ is `prev_h`, and its gradient $dh_{\text{prev}}$ is `dprev_h`.
+#
 # *Your turn.* Write the step, in one or two lines.
 
 
@@ -105,15 +115,17 @@ def step(x, prev_h, Wx, Wh, b):
     ### END SOLUTION
 
 
+# (check expects a cache, too: None will do here)
 check("rnn_step_forward", lambda *given: (step(*given), None))
 
 # %% [markdown]
-# The code, in `core/rnn_layers.py`, is the equation, and a `cache` of what the way back will need:
+# The code, in `core/rnn_layers.py`, is the equation, and a `cache` of what the backward pass will need. (`floats` makes
+# arrays of floats of whatever it is given.) Folded after it: the same sums, written out entry by entry.
 
 # %%
 show_source(rnn_step_forward)
 
-# %%
+# %% tags=["hide-input"]
 rng = np.random.default_rng(0)
 N, D, H = 4, 3, 5  # all different, so that a wrong axis cannot hide
 x, prev_h = rng.standard_normal((N, D)), rng.standard_normal((N, H))
@@ -134,8 +146,8 @@ assert np.allclose(next_h, by_hand, rtol=0, atol=1e-14)
 # ## One step backward
 #
 # From above we get $dh_{\text{next}} = \partial \mathcal{L} / \partial h_{\text{next}}$, of shape $(N, H)$: by how
-# much the loss grows with each entry of the state. We owe the five arguments of `rnn_step_forward` the same. The graph
-# of the step; values flow along the arrows (blue), gradients against them (orange):
+# much the loss grows with each entry of the state. We need the same for the five arguments of `rnn_step_forward`. Here
+# is the graph of the step: values flow along the arrows (blue), gradients against them (orange).
 
 # %% tags=["hide-input"]
 draw_graph(
@@ -156,7 +168,7 @@ draw_graph(
 )  # fmt: skip
 
 # %% [markdown]
-# Walk back through the forward, from its last line to its first.
+# Go back through the step, from the right end of the graph to the left.
 #
 # **The nonlinearity.** $h = \tanh(a)$ acts on each entry by itself, and $\tanh'(a) = 1 - \tanh^2(a)$. As
 # $\tanh(a)$ is $h_{\text{next}}$, which we have already, the derivative costs one square:
@@ -167,19 +179,19 @@ draw_graph(
 #
 # **The products.** Write one entry out: $a_{nj} = \sum_d x_{nd} (W_x)_{dj} + \dots$, so
 # $\partial a_{nj} / \partial x_{nd} = (W_x)_{dj}$ and $\partial a_{nj} / \partial (W_x)_{dj} = x_{nd}$. The entry
-# $x_{nd}$ is read by all the $a_{n1} \dots a_{nH}$ of its row, and collects from all of them; the weight
-# $(W_x)_{dj}$ is read by every row $n$ of the batch, and collects from all of those:
+# $x_{nd}$ goes into all the $a_{n1} \dots a_{nH}$ of its row, so its gradient is a sum over $j$. The weight
+# $(W_x)_{dj}$ goes into every row of the batch, so its gradient is a sum over $n$:
 #
 # $$ dx_{nd} = \sum_j da_{nj} (W_x)_{dj} \;\Rightarrow\; dx = da\, W_x^T, \qquad
 #    (dW_x)_{dj} = \sum_n x_{nd}\, da_{nj} \;\Rightarrow\; dW_x = x^T da $$
 #
-# and likewise $dh_{\text{prev}} = da\,W_h^T$ and $dW_h = h_{\text{prev}}^T\,da$. The shapes, $(D, N)(N, H) = (D, H)$,
-# are a good way to remember these products, and a bad way to check them. $W_h$ is square: $da\,W_h$ has the
-# right shape too, and is wrong. With $D = H$ the same holds for $W_x$.
+# and likewise $dh_{\text{prev}} = da\,W_h^T$ and $dW_h = h_{\text{prev}}^T\,da$. The shapes, such as
+# $(D, N)(N, H) = (D, H)$ for $dW_x$, help to remember these products. They do not prove them: $W_h$ is square, so
+# $da\,W_h$ has the right shape too, and is wrong.
 #
 # **The bias** is added to every row: $db = \sum_n da_n$, of shape $(H,)$.
 #
-# *Your turn.* From $da$ to the five gradients, without a look at the code that follows.
+# *Your turn.* Write the five gradients, given $da$, before you look at the code that follows.
 
 
 # %% tags=["task"]
@@ -213,21 +225,21 @@ report
 # %% [markdown]
 # ## Through time
 #
-# A sequence is the same step $T$ times, each reading the state that the one before left. The state $h_t$ has
-# two readers: the loss, through the scores of word $t$, and the next step. What has two readers receives two
-# gradients, and they **add**:
+# A sequence is the same step $T$ times; each step reads the state of the step before. The state $h_t$ is read twice: by
+# the loss, through the scores of word $t$, and by the next step. What is read twice receives two gradients, and they
+# **add**:
 #
 # $$ dh_t^{\text{total}} = \underbrace{dh_t}_{\text{from above}} +
 #    \underbrace{\left(dh_{t+1}^{\text{total}} \odot (1 - h_{t+1}^2)\right) W_h^T}_{\text{from the next step}} $$
 #
-# The second term is the `dprev_h` that step $t+1$ returns. After the last step there is none,
-# $dh_T^{\text{total}} = dh_T$, and what step 1 returns is $dh_0$. With
-# $da_t = dh_t^{\text{total}} \odot (1 - h_t^2)$ the weights, read by every step, collect
+# The second term is the `dprev_h` that step $t+1$ returns. The last step has no next one, so
+# $dh_T^{\text{total}} = dh_T$. The `dprev_h` of step 1 is $dh_0$. Every step reads the weights, so their gradients sum
+# over the steps, with $da_t = dh_t^{\text{total}} \odot (1 - h_t^2)$:
 #
 # $$ dW_x = \sum_t x_t^T\, da_t, \qquad dW_h = \sum_t h_{t-1}^T\, da_t, \qquad db = \sum_t \sum_n da_{t,n} $$
 #
-# This is **back-propagation through time** (Werbos 1990): run the steps forward, then walk back from the last to
-# the first.
+# This is **back-propagation through time** (Werbos 1990): run the steps forward, then go back from the last to the
+# first. In code the steps count from 0: `h[:, 0]` is $h_1$, and `dh[:, 0]` is the $dh_1$ from above.
 
 # %% tags=["hide-input"]
 draw_graph(
@@ -237,7 +249,7 @@ draw_graph(
         "L1": (1.5, 1.2, "loss, word 1"), "L2": (3, 1.2, "loss, word 2"), "L3": (4.5, 1.2, "loss, word 3"),
     },
     [
-        ("h0", "1", "", "from step 1"), ("1", "2", "$h_1$", "from step 2"),
+        ("h0", "1", "", "$dh_0$"), ("1", "2", "$h_1$", "from step 2"),
         ("2", "3", "$h_2$", "from step 3"), ("x1", "1", "", "$dx_1$"), ("x2", "2", "", "$dx_2$"),
         ("x3", "3", "", "$dx_3$"), ("1", "L1", "$h_1$", "$dh_1$"),
         ("2", "L2", "$h_2$", "$dh_2$"), ("3", "L3", "$h_3$", "$dh_3$"),
@@ -267,19 +279,23 @@ report
 #
 # ## What happens to a gradient on a long way
 #
-# Let the loss read the last state alone, and follow its gradient, a row, back to step $t$. Each step multiplies it
-# by $1 - h^2$, entries between 0 and 1, and then by $W_h^T$, the last step first:
+# Let the loss read the last state alone, for one caption, and follow its gradient, a row, back to step $t$. Each step
+# multiplies it by $1 - h^2$, entry by entry, and then by $W_h^T$. Together that is the Jacobian $J_s$ of step $s$:
 #
-# $$ \frac{\partial \mathcal{L}}{\partial h_t} = \frac{\partial \mathcal{L}}{\partial h_T}\; D_T W_h^T\; D_{T-1} W_h^T \cdots
-#    D_{t+1} W_h^T, \qquad D_s = \mathrm{diag}(1 - h_s^2) $$
+# $$ \frac{\partial \mathcal{L}}{\partial h_t} = \frac{\partial \mathcal{L}}{\partial h_T}\; J_T\; J_{T-1} \cdots
+#    J_{t+1}, \qquad J_s = \mathrm{diag}(1 - h_s^2)\; W_h^T $$
 #
-# A product of many matrices shrinks or grows like a power. Let $\rho$ be the largest absolute eigenvalue of
-# $W_h$, its *spectral radius*. If all $D_s$ were 1, a row $v$ with $v W_h^T = \lambda v$ would become
-# $\lambda^{T-t} v$. Any gradient is a mixture of such rows, and after some steps that of the largest
-# $\lvert \lambda \rvert$ is all that counts: the length goes like $\rho^{\,T-t}$.
+# Suppose that all states are tiny, so that $1 - h^2$ is 1: every step multiplies by the same $W_h^T$. A row $v$ that
+# is only stretched by it, $v W_h^T = \lambda v$, is an **eigenvector** with the **eigenvalue** $\lambda$, and after
+# $T - t$ steps it is $\lambda^{T-t} v$.
 #
-# We measure it: 60 steps, a gradient at the last one only, $W_h$ scaled to different $\rho$. *Predict:* with $\rho = 0.9$
-# and $1 - h^2 = 1$, about what share of the gradient is left 50 steps back? And with $\rho = 1.1$?
+# Any gradient is a mixture of such rows. After some steps those with the largest $\lvert \lambda \rvert$ outweigh all
+# others. This largest $\lvert \lambda \rvert$ is the **spectral radius** $\rho$ of $W_h$: the gradient's length goes
+# like $\rho^{\,T-t}$. (If $\lambda$ is complex, the row also turns.)
+#
+# Now measure it: 60 steps, a gradient at the last one only, a random $W_h$ scaled to different $\rho$. *Predict.* With
+# $\rho = 0.9$ and tiny states, about what share of the gradient's length is left 50 steps back? And with $\rho = 1.1$?
+# What changes when the states are larger?
 
 
 # %% tags=["hide-input", "picture"]
@@ -319,34 +335,44 @@ print(
 assert half[50] < 1e-12 and over[50] > 1e6
 for radius in (0.9, 1.1):
     left = gradient_by_step(radius, TINY)[50]
-    print(f"rho {radius}: {left:.2g}, and rho^50 is {radius**50:.2g}")
+    print(f"rho {radius}: {left:.3g}, and rho^50 is {radius**50:.3g}")
     assert 0.43 < left / radius**50 < 0.45
 assert gradient_by_step(1.5, 0.5)[50] < 1  # what 1 - h^2 takes
 assert gradient_by_step(3.0, 0.5)[50] > 1e3
 
+captions = lessons.embedded_data("rnn")["train_captions"]
+said = (captions > 2).sum(axis=1)  # without <NULL>, <START> and <END>, the ids 0 to 2
+left = gradient_by_step(1.0, 0.5)[16]
+print(f"words per caption: {said.mean():.1f} on average, {said.max()} at most")
+print(f"16 steps back, larger states, rho 1: {left:.2f} is left")
+assert 8.9 < said.mean() < 9.1 and said.max() == 15 and 0.005 < left < 0.015
+
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# About $0.9^{50} = 0.005$ and $1.1^{50} = 117$; measured, 0.44 of that. The first steps lose the part of the random
-# gradient that belongs to smaller eigenvalues.
+# About $0.9^{50} = 0.005$ and $1.1^{50} = 117$; measured, 0.44 of both. The first steps lose the part of the random
+# gradient that belongs to smaller eigenvalues; with another $W_h$ the factor is another. Larger states make all
+# gradients shorter.
 # </details>
 #
-# On the left the curves are straight on the logarithmic axis after a few steps, as a power should be: **vanishing**
-# below $\rho = 1$, **exploding** above (Bengio and others 1994; Pascanu and others 2013). On the right every curve is
-# lower, since $1 - h^2$ takes its part at every step: $\rho = 1.5$ explodes no more. But it does not tame every matrix:
-# at $\rho = 3$ the gradient still grows. Nothing holds that balance in place.
+# On the left the curves are nearly straight on the logarithmic axis, as a power should be: gradients **vanish**
+# below $\rho = 1$ and **explode** above (Bengio and others 1994; Pascanu and others 2013).
 #
-# Against the explosion there is a simple cure, clipping
-# ([4b](04b_clipping_decay_schedules.ipynb)). Against the fading there is another architecture
-# ([lesson 6](06_the_lstm.ipynb)).
+# On the right every curve is lower. A unit near 1 or -1 is **saturated**: its $1 - h^2$ is near 0, and its gradient
+# nearly stops there. So $\rho = 1.5$ explodes no more, but $\rho = 3$ still does. Training changes $W_h$, and nothing in
+# the layer keeps the two effects in balance.
 #
-# How far does our task need it to reach? Captions here have nine words on average and 15 at most. The picture
-# enters at $h_0$, so from the score of the last `<END>` it is 16 steps at most.
+# How far back must the gradient reach in our task? Captions have nine words on average and 15 at most. The picture
+# enters at $h_0$, so the way from the score of `<END>` to the picture has at most 16 steps. On the right, with
+# $\rho = 1$, a hundredth of the gradient is left by then.
+#
+# Clipping shortens gradients that explode ([4b](04b_clipping_decay_schedules.ipynb)). Against the fading another
+# layer helps, the LSTM of [lesson 6](06_the_lstm.ipynb).
 #
 # ## The tempting wrong way: forgetting the second reader
 #
-# The commonest slip in `rnn_backward` is to leave out the gradient from the next step. It is tempting because
-# it *works*: shapes fit, the loss goes down. How wrong is it?
+# An easy slip in `rnn_backward` is to leave out the gradient from the next step. All shapes fit, and nothing raises an
+# error. How wrong is it?
 
 
 # %%
@@ -362,22 +388,28 @@ report = check("rnn_backward", forgetful_backward)
 assert not report
 report
 
-# %%
+# %% [markdown]
+# The two gradients are arrows in a space of many dimensions. The cosine of the angle between them says how much they
+# agree: 1 is the same direction, 0 a right angle.
+
+# %% tags=["hide-input"]
 wrong = forgetful_backward(dh, cache)
-for name, a, b_ in zip(("dx", "dh0", "dWx", "dWh", "db"), wrong, gradients, strict=True):
-    cosine = np.vdot(a, b_) / np.linalg.norm(a) / np.linalg.norm(b_)
+for name, got, true in zip(
+    ("dx", "dh0", "dWx", "dWh", "db"), wrong, gradients, strict=True
+):
+    cosine = np.vdot(got, true) / np.linalg.norm(got) / np.linalg.norm(true)
+    error = relative_error(got, true)
     print(
-        f"{name:<4} relative error {relative_error(a, b_):.2f}, cosine with the true gradient {cosine:.2f}"
+        f"{name:<4} relative error {error:.2f}, cosine with the true gradient {cosine:.2f}"
     )
+    assert 0.5 < cosine < 0.75
 assert relative_error(wrong[2], gradients[2]) > 0.1
 
 # %% [markdown]
-# A gradient at less than a right angle to the true one still lowers the loss. You see it in a moment.
-#
 # ## Let it speak
 #
-# `CaptioningRNN` puts the layer to work: the features of the picture become $h_0$, word vectors are read, the
-# states are scored against the vocabulary:
+# `CaptioningRNN` puts the layer to work. The features of the picture become $h_0$, the layer reads word vectors, and
+# an affine layer makes a score for each word of the vocabulary from each state:
 #
 # $$ h_0 = \text{features}\,W_{\text{proj}} + b_{\text{proj}}, \quad h = \text{rnn}(\text{words}, h_0), \quad
 #    \text{scores} = h\,W_{\text{vocab}} + b_{\text{vocab}} $$
@@ -386,8 +418,9 @@ assert relative_error(wrong[2], gradients[2]) > 0.1
 # scores `<END>`. Let it learn fifty captions by heart. A model that cannot do this has a bug, however well its parts were
 # checked.
 #
-# *Predict.* How do the two losses look: with the true gradient, and with the forgetful one? Each begins near 37 nats per
-# caption.
+# *Predict.* The vocabulary has 41 words, and a caption has 10 tokens with its `<END>`. At how many nats per caption does
+# the loss begin, before anything is learned ([lesson 3](03_affine_embedding_softmax.ipynb))? How will it go on with the
+# true gradient, and how with the forgetful one?
 
 # %%
 data = lessons.embedded_data("rnn", num_samples=50)
@@ -409,6 +442,7 @@ def learn_by_heart():
 
 # %% tags=["hide-input"]
 model, losses = learn_by_heart()
+# The same model, with the slip in it:
 with patch("core.models.captioning_rnn.rnn_backward", forgetful_backward):
     forgetful_model, forgetful_losses = learn_by_heart()
 
@@ -446,19 +480,19 @@ assert 2 < forgetful < 12 and 8 < forgetful_losses[-1] / losses[-1] < 16
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Both fall. The true one ends at 0.5 nats per caption, the forgetful one at about twelve times that, and it repeats one
-# caption in seven.
+# Near $10 \log 41 = 37$ nats. Both fall: a step against a gradient at less than a right angle to the true one still
+# lowers the loss, if it is small. The true one ends at 0.5 nats per caption. The forgetful one ends at about twelve
+# times that, and the model repeats only 7 of the 50 captions.
 # </details>
 #
-# (37 is 10 tokens of $\log 41 = 3.7$ nats each.) Without the blue curve beside it, who would look for a bug in a loss that
-# falls? A check finds it at once.
+# The orange curve falls steadily. Seen alone, it gives no reason to look for a bug; a gradient check finds it at once.
 #
-# Learning by heart is not the aim. Trained on all 40,000 captions, for 10 epochs and with dropout, the same model
-# speaks of pictures that it has never seen. The run below came with the lessons; from the folder of the project
+# Learning by heart is not the aim. Next, the same model is trained on all 40,000 captions, 10 times each (10 *epochs*),
+# and captions pictures that it has never seen. This trained model came with the lessons. In the folder of the project,
 #
 #     python training.py --model rnn --hidden_dim 128 --wordvec_dim 64 --out runs/rnn
 #
-# makes it in about a minute on one core.
+# makes it anew, in about a minute on one core. (It uses dropout, [lesson 10](10_the_transformer_block.ipynb).)
 
 # %%
 trained, history = lessons.load_trained("rnn")
@@ -467,14 +501,40 @@ losses = [f"{row['val_loss']:.2f}" for row in history]
 print("validation loss after each epoch:", ", ".join(losses), "nats per token")
 lessons.show_captions(trained, data, "val", range(6))
 
+# %% tags=["hide-input"]
+scenes = load_scenes(data["source"]["folder"], "val")
+ids = beam_search(trained, data["val_features"])[0][:, 0]
+captions = decode_captions(ids, data["idx_to_word"])
+colours = {shape.colour for scene in scenes for shape in scene}
+kinds = {shape.kind for scene in scenes for shape in scene}
+true, in_picture, swapped = [], [], []
+for caption, scene in zip(captions, scenes, strict=True):
+    true.append(caption_is_true(caption, scene))
+    said, there = caption.split(), {(shape.colour, shape.kind) for shape in scene}
+    in_picture += [any(w in pair for pair in there) for w in said if w in colours | kinds]
+    pairs = {(w, v) for w, v in pairwise(said) if w in colours and v in kinds}
+    swapped.append(not pairs <= there)
+true, many = np.array(true), np.array([len(scene) for scene in scenes])
+print(f"true: {true.mean():.0%} of {len(true)} captions")
+print(*(f"{n} in the picture: {true[many == n].mean():.0%}" for n in (1, 2, 3)), sep="; ")
+print(f"colours and kinds said that are in the picture: {np.mean(in_picture):.1%}")
+print(
+    f"false: {(~true).sum()}, {sum(swapped)} of them with a pair that is not in the picture"
+)
+assert np.allclose(
+    [true[many == n].mean() for n in (1, 2, 3)], [0.97, 0.55, 0.16], atol=0.01
+)
+assert 0.56 < true.mean() < 0.59 and np.mean(in_picture) > 0.99
+assert not true[swapped].any() and 95 < sum(swapped) < 105
+
 # %% [markdown]
 # Above each picture is what the model says (found by beam search, [lesson 11](11_decoding.ipynb)), and below it, in
 # grey, a caption of the data. The sentences are fluent, and 57 of 100 are true: 97 of 100 where the
-# picture holds one shape, 55 with two, 16 with three
-# (`python -m core.grounding --checkpoint notebooks/trained/rnn`). Colours and kinds are nearly always those of the
-# picture, but the colour of one shape goes with the kind of another. The whole picture had to pass through one
-# vector $h_0$, and that is overwritten with every word. Two lessons mend that: the memory in
-# [lesson 6](06_the_lstm.ipynb), the single look in [lesson 8](08_soft_attention.ipynb).
+# picture has one shape, 55 with two, 16 with three. The colours and kinds are nearly always in the picture. But in three
+# of four false captions, a colour goes with the wrong kind, as in the last picture.
+#
+# The model sees the picture once, as the vector $h_0$, and each word overwrites the state. [Lesson 6](06_the_lstm.ipynb)
+# gives it a better memory, and [lesson 8](08_soft_attention.ipynb) lets it look at the picture again before each word.
 #
 # ## Exercises
 #
@@ -538,7 +598,7 @@ check("rnn_backward", steps_backward)
 # $h = \max(0, a)$ instead of tanh, and $W_h$ that starts as the identity. Write the step's forward and backward.
 # Then measure: with a loss that reads the last state alone, what share of the gradient's length arrives at $h_0$, 60
 # steps back? Use $W_x = I$ (so $D = H$), $W_h = c I$ with $c$ = 0.9, 1 and 1.1, $b = 0$, $h_0 = 0$ and positive
-# inputs, so that every unit stays alive.
+# inputs, so that every $a$ is above 0.
 
 
 # %% tags=["exercise"]
@@ -624,10 +684,9 @@ confirm(
 # ## What to keep
 #
 # * A recurrent layer is one step, repeated with the same weights; the state is all it remembers.
-# * What is read twice receives two gradients, and they add; what is shared by all steps sums over them.
-# * The gradient is multiplied once per step: it fades or explodes like a power. Eigenvalues of $W_h$ and
-#   saturated units decide which.
-# * A wrong gradient may still lower the loss. Check it.
+# * What is read twice receives two gradients, and they add. So the gradients of the shared weights sum over the steps.
+# * Every step multiplies the gradient by a matrix: it fades or explodes like a power. Eigenvalues of $W_h$ and
+#   saturated units decide which. A wrong gradient may still lower the loss: check it.
 #
 # **Sources.** J. Elman, *Finding structure in time*, Cognitive Science 14 (1990). P. Werbos, *Backpropagation
 # through time: what it does and how to do it*, Proceedings of the IEEE 78 (1990). Y. Bengio, P. Simard and P.
