@@ -298,6 +298,19 @@ def test_a_lesson_fits_into_a_sitting(build, master):
         assert "task" in asked, "nothing for the reader to write"
 
 
+@pytest.mark.parametrize("master", LESSONS[1:], ids=lambda path: path.stem)
+def test_the_minutes_of_a_lesson_are_the_same_on_every_page(master):
+    first = master.read_text(encoding="utf-8").partition("\n# %%")[0].partition("\n# %%")[0]
+    minutes = re.search(r"[Aa]bout (\d+) minutes", " ".join(first.split("\n# ")))[1]
+    for page in (ROOT / "README.md", LESSONS[0]):
+        [row] = re.findall(
+            rf"^.*\({'notebooks/' * (page.suffix == '.md')}{master.stem}\.ipynb\) \|.*$",
+            page.read_text(encoding="utf-8"),
+            re.M,
+        )
+        assert row.removeprefix("# ").split(" | ")[3] == minutes, f"{page.name}: {row}"
+
+
 MASTER = """\
 # %% [markdown]
 # # 99 · A lesson

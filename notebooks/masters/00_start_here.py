@@ -174,18 +174,18 @@ sketch.show()
 # %% [markdown]
 # | | lesson | what you build | minutes | deeper |
 # | --- | --- | --- | --- | --- |
-# | 1 | [The task and the data](01_the_task_and_the_data.ipynb) | a captioner that needs no learning: the score to beat | 45 | [1b](01b_pca_epochs_and_leakage.ipynb) |
-# | 2 | [Gradients you can trust](02_gradients_you_can_trust.ipynb) | a check that tells whether a gradient is right | 45 | [2b](02b_ten_ways_a_check_lies.ipynb) |
-# | 3 | [Affine, embedding, softmax](03_affine_embedding_softmax.ipynb) | the layers around every model, and the loss | 45 | [3b](03b_losses_that_lie.ipynb) |
-# | 4 | [Update rules](04_update_rules.ipynb) | gradient descent, momentum, RMSProp, Adam | 55 | [4b](04b_clipping_decay_schedules.ipynb) |
-# | 5 | [The vanilla RNN](05_the_vanilla_rnn.ipynb) | a layer that reads one word after the other | 45 |  |
-# | 6 | [The LSTM](06_the_lstm.ipynb) | gates, and a memory that the gradient survives | 45 | [6b](06b_the_lstm_further.ipynb) |
+# | 1 | [The task and the data](01_the_task_and_the_data.ipynb) | a captioner that needs no learning: the score to beat | 50 | [1b](01b_pca_epochs_and_leakage.ipynb) |
+# | 2 | [Gradients you can trust](02_gradients_you_can_trust.ipynb) | a check that tells whether a gradient is right | 50 | [2b](02b_ten_ways_a_check_lies.ipynb) |
+# | 3 | [Affine, embedding, softmax](03_affine_embedding_softmax.ipynb) | the layers around every model, and the loss | 50 | [3b](03b_losses_that_lie.ipynb) |
+# | 4 | [Update rules](04_update_rules.ipynb) | gradient descent, momentum, RMSProp, Adam | 50 | [4b](04b_clipping_decay_schedules.ipynb) |
+# | 5 | [The vanilla RNN](05_the_vanilla_rnn.ipynb) | a layer that reads one word after the other | 50 |  |
+# | 6 | [The LSTM](06_the_lstm.ipynb) | gates, and a memory that the gradient survives | 50 | [6b](06b_the_lstm_further.ipynb) |
 # | 7 | [From loops to GEMMs](07_from_loops_to_gemms.ipynb) | an aside: the same layers, faster | 35 | [7b](07b_how_near_to_the_limit.ipynb) |
 # | 8 | [Soft attention](08_soft_attention.ipynb) | a decoder that looks at places of the picture | 45 | [8b](08b_more_about_looking.ipynb) |
-# | 9 | [Multi-head attention](09_multi_head_attention.ipynb) | heads, masks and their gradients | 45 | [9b](09b_more_about_heads.ipynb) |
-# | 10 | [The Transformer block](10_the_transformer_block.ipynb) | layer norm, positions, the whole block | 45 | [10b](10b_depth_and_slips.ipynb) |
+# | 9 | [Multi-head attention](09_multi_head_attention.ipynb) | heads, masks and their gradients | 50 | [9b](09b_more_about_heads.ipynb) |
+# | 10 | [The Transformer block](10_the_transformer_block.ipynb) | layer norm, positions, the whole block | 50 | [10b](10b_depth_and_slips.ipynb) |
 # | 11 | [Decoding](11_decoding.ipynb) | greedy, sampling, beam search | 45 | [11b](11b_deeper_into_decoding.ipynb) |
-# | 12 | [The encoder](12_the_encoder.ipynb) | a convolution by hand: where features come from | 45 | [12b](12b_larger_encoders.ipynb) |
+# | 12 | [The encoder](12_the_encoder.ipynb) | a convolution by hand: where features come from | 50 | [12b](12b_larger_encoders.ipynb) |
 # | 13 | [Is it any good?](13_is_it_any_good.ipynb) | BLEU and CIDEr-D, and what they do not see | 45 | [13b](13b_scores_in_detail.ipynb) |
 # | 14 | [Your own photo](14_your_own_photo.ipynb) | from a folder of photos to a caption for yours | 45 | [14b](14b_the_same_caption_for_every_photo.ipynb) |
 #
@@ -239,7 +239,7 @@ sketch.show()
 #   `training.py --engine plain --impl my_layers.py` trains a captioner whose layers are all yours
 #   ([more](../docs/workbook.md)).
 #
-# A lesson takes about 45 minutes with a pencil. The exercises come on top; the third of each is a small project.
+# A lesson takes 45 to 50 minutes with a pencil. The exercises come on top; the third of each is a small project.
 #
 # ## What you need
 #
