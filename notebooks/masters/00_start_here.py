@@ -180,7 +180,7 @@ sketch.show()
 # | 4 | [Update rules](04_update_rules.ipynb) | gradient descent, momentum, RMSProp, Adam | 50 | [4b](04b_clipping_decay_schedules.ipynb) |
 # | 5 | [The vanilla RNN](05_the_vanilla_rnn.ipynb) | a layer that reads one word after the other | 50 |  |
 # | 6 | [The LSTM](06_the_lstm.ipynb) | gates, and a memory that the gradient survives | 50 | [6b](06b_the_lstm_further.ipynb) |
-# | 7 | [From loops to GEMMs](07_from_loops_to_gemms.ipynb) | an aside: the same layers, faster | 35 | [7b](07b_how_near_to_the_limit.ipynb) |
+# | 7 | [From loops to GEMMs](07_from_loops_to_gemms.ipynb) | an aside: the same layers, faster | 45 | [7b](07b_how_near_to_the_limit.ipynb) |
 # | 8 | [Soft attention](08_soft_attention.ipynb) | a decoder that looks at places of the picture | 45 | [8b](08b_more_about_looking.ipynb) |
 # | 9 | [Multi-head attention](09_multi_head_attention.ipynb) | heads, masks and their gradients | 50 | [9b](09b_more_about_heads.ipynb) |
 # | 10 | [The Transformer block](10_the_transformer_block.ipynb) | layer norm, positions, the whole block | 50 | [10b](10b_depth_and_slips.ipynb) |
