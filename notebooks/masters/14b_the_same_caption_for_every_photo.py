@@ -264,7 +264,7 @@ workshop.cleanup()  # the temporary folder goes
 # | right in training, wrong later | preprocessing, BatchNorm that drifted | features now against those stored |
 # | spread fine, no gain over blind | captions and photos do not belong together | look at ten pairs |
 # | gain early, then the same caption | learning rate too high, no clipping | `loss.png`: does it jump? |
-# | knows 50 captions by heart, fails on new photos | few photos, or poor features | linear probe ([lesson 12](12_the_encoder.ipynb)) |
+# | knows 50 captions by heart, fails on new photos | few photos, or poor features | linear probe ([12b](12b_larger_encoders.ipynb)) |
 # | cannot learn 50 captions by heart | a bug in the model | gradient check ([lesson 2](02_gradients_you_can_trust.ipynb)) |
 # | different captions, all short and safe | no length penalty | `--length_penalty 1`, sampling ([lesson 11](11_decoding.ipynb)) |
 # | different captions, half of them false | turned, mirrored or squeezed photos | look at what the encoder sees |
