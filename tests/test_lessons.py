@@ -14,7 +14,7 @@ import pytest
 
 from core import lessons, rnn_layers
 from core.gradient_check import check
-from core.lessons import compare, confirm
+from core.lessons import compare, confirm, watched, with_slips
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -478,6 +478,26 @@ def test_links_to_sections_of_lessons_lead_there(build, master):
         there = (build.MASTERS / f"{name}.py").read_text(encoding="utf-8")
         headings = re.findall(r"^# ##+ (.+)$", there, re.M)
         assert section in [heading.replace(" ", "-") for heading in headings], section
+
+
+def test_a_slip_that_is_known_is_named_and_nothing_else_is_in_the_way():
+    def doubled(x):
+        return 2 * x
+
+    slips = {"that is the square": lambda x: x**2, "these are both": lambda x: [x, 2 * x]}
+    for answer, sentence in (
+        (doubled, "holds"),
+        (lambda x: x**2, "that is the square"),
+        (lambda x: [x, 2 * x], "these are both"),
+        (lambda x: 7 * x, "too large, by 250 %"),
+        (lambda x: None, "None"),
+    ):
+        assert sentence in compare(with_slips(answer, slips), doubled, 3.0).text
+    looked = []
+    kept = watched(lambda found, *given: looked.append((found, *given)))(doubled)
+    assert kept(3.0) == 6.0
+    assert kept.__name__ == "doubled"
+    assert looked == [(6.0, 3.0)]
 
 
 def test_an_answer_never_shows_two_equal_numbers():

@@ -13,6 +13,7 @@ from core.lessons.showing import (
     show_source,
     style,
 )
+from core.lessons.tasks import watched, with_slips
 from core.show.plots import BLUE, GREY, ORANGE
 
 __all__ = [
@@ -32,4 +33,6 @@ __all__ = [
     "show_captions",
     "show_source",
     "style",
+    "watched",
+    "with_slips",
 ]

@@ -13,7 +13,6 @@
 
 # %% tags=["setup"]
 from collections import Counter
-from functools import wraps
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -30,7 +29,7 @@ from core.coco_utils import (
 from core.decoding import beam_search
 from core.encoders import fixed_cnn
 from core.image_utils import load_image
-from core.lessons import BLUE, GREY, ORANGE, Sketch, compare, confirm, movable
+from core.lessons import BLUE, GREY, ORANGE, Sketch, compare, confirm, movable, watched
 from core.models import CaptioningRNN
 from core.shapes import caption_is_true, load_scenes
 
@@ -38,22 +37,6 @@ lessons.style()
 
 # %% tags=["setup", "hide-input"]
 # What answers your tasks: for each what is right, and the usual slips with a sentence each.
-
-
-def watched(look):
-    """A checker of what a function of yours returns -> the function, with that check added."""
-
-    def around(function):
-        @wraps(function)
-        def called(*arguments):
-            found = function(*arguments)
-            if found is not None and found is not Ellipsis:
-                look(found, *arguments)
-            return found
-
-        return called
-
-    return around
 
 
 @watched

@@ -12,7 +12,6 @@
 # quarter of a minute. [11b](11b_deeper_into_decoding.ipynb) goes deeper; no lesson needs it.*
 
 # %% tags=["setup"]
-import functools
 import textwrap
 
 import matplotlib.pyplot as plt
@@ -23,7 +22,7 @@ from core.coco_utils import decode_captions, image_path
 from core.decoding import beam_search, greedy, sample, word_log_probabilities
 from core.image_utils import load_image
 from core.layers import log_softmax
-from core.lessons import BLUE, GREY, ORANGE, Sketch, compare, confirm, movable
+from core.lessons import BLUE, GREY, ORANGE, Sketch, compare, confirm, movable, with_slips
 from core.metrics import CIDErD
 from core.shapes import DEFAULT_FOLDER, PLACES, caption_is_true, load_scenes
 
@@ -116,21 +115,6 @@ def random_table(rng, words=("dog", "cat", "runs"), deepest=4):
         if len(beginning) + 2 < deepest:
             open_ += [(*beginning, word) for word in words]
     return table
-
-
-def with_slips(function, slips):
-    """The function; where it returns what a well-known slip gives, it says which slip."""
-
-    @functools.wraps(function)
-    def asked(*given):
-        got = function(*given)
-        for text, slip in slips.items():
-            made = slip(*given)
-            same = np.shape(got) == np.shape(made) and got is not None and got is not ...
-            assert not (same and np.allclose(got, made)), text
-        return got
-
-    return asked
 
 
 # The slips that are told by name.

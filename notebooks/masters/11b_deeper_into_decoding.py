@@ -12,7 +12,6 @@
 
 # %% tags=["setup"]
 import copy
-import functools
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +20,7 @@ from core import lessons
 from core.coco_utils import decode_captions
 from core.decoding import beam_search, greedy, sample, word_log_probabilities
 from core.layers import affine_forward, log_softmax
-from core.lessons import BLUE, GREY, ORANGE, Sketch, compare, show_source
+from core.lessons import BLUE, GREY, ORANGE, Sketch, compare, show_source, with_slips
 from core.shapes import DEFAULT_FOLDER, caption_is_true, load_scenes
 from core.transformer_layers import decoder_block_step
 
@@ -44,21 +43,6 @@ HEAD = {
     ),
     "the rest must add to 1 again": lambda p, share: by_sorting_out(p, share, scaled=False),
 }
-
-
-def with_slips(function, slips):
-    """The function; where it returns what a well-known slip gives, it says which slip."""
-
-    @functools.wraps(function)
-    def asked(*given):
-        got = function(*given)
-        for text, slip in slips.items():
-            made = slip(*given)
-            same = np.shape(got) == np.shape(made) and got is not None and got is not ...
-            assert not (same and np.allclose(got, made)), text
-        return got
-
-    return asked
 
 
 # %% tags=["hide-input"]

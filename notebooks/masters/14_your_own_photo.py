@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from functools import wraps
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -32,7 +31,7 @@ from core.coco_utils import decode_captions, image_path, load_coco_data
 from core.decoding import beam_search, word_log_probabilities
 from core.encoders import Extractor, fixed_cnn
 from core.image_utils import load_image, resize_and_crop
-from core.lessons import BLUE, GREY, ORANGE, Sketch, compare
+from core.lessons import BLUE, GREY, ORANGE, Sketch, compare, watched
 from core.models import CaptioningRNN, build_model
 from core.runs.data import extractor_of
 from core.runs.settings import find_checkpoint
@@ -42,22 +41,6 @@ lessons.style()
 
 # %% tags=["setup", "hide-input"]
 # What answers your tasks: for each what is right, and the usual slips with a sentence each.
-
-
-def watched(look):
-    """A checker of what a function of yours returns -> the function, with that check added."""
-
-    def around(function):
-        @wraps(function)
-        def called(*arguments):
-            found = function(*arguments)
-            if found is not None and found is not Ellipsis:
-                look(found, *arguments)
-            return found
-
-        return called
-
-    return around
 
 
 @watched
