@@ -2,7 +2,7 @@
 
 Read ``CaptioningSolver.train`` first, then ``_train_epoch`` and ``_step``. The small classes before
 it say how to step (the engine), how fast (``Schedule``), on what (``ShuffledCaptions``) and until
-when (``BestEpoch``). The solver writes no files: whoever wants some is called after each epoch, as
+when (``BestEpoch``). The solver writes no files: what wants some is called after each epoch, as
 ``core/runs/saving.py`` is.
 """
 

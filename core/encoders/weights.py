@@ -189,7 +189,7 @@ def _read(weights: str, encoder: str) -> dict:
 
             state = load_file(weights)
         else:
-            with warnings.catch_warnings():  # torch's advice is not for whoever reads a file
+            with warnings.catch_warnings():  # torch's advice is not for a reader of files
                 warnings.simplefilter("ignore")
                 state = torch.load(weights, map_location="cpu", weights_only=True)
     except MemoryError:

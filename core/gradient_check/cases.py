@@ -136,7 +136,7 @@ class _FrozenGenerator:
         self.seed = seed
 
     def random(self, size=None, dtype=np.float64):
-        """The same numbers in every precision, so that whoever draws in another drops the same."""
+        """The same numbers in every precision, so that a draw in another drops the same."""
         return np.random.default_rng(self.seed).random(size).astype(dtype)
 
     def __getattr__(self, name: str):

@@ -65,7 +65,7 @@ def check_case(
     - case: from ``core.gradient_check.cases``
     - rng: draws the inputs and the upstream gradients
     - functions: hand-written functions by name; those missing are ours
-    - differences: (f, x, gradient to be checked or None) -> numerical gradient; whoever checks many
+    - differences: (f, x, gradient to be checked or None) -> numerical gradient; a test of many
       backwards of one forward may remember it
     - run: what calls the functions, as ``case.run``, when they run elsewhere
     - sizes: fixes some dimension letters (``N=1, T=1``); the rest are drawn, all different

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-# Whoever uses these may reach any name of the file by its text.
+# A caller may reach any name of the file by its text.
 _REACHES_ALL = {"globals", "vars", "eval", "exec", "sys", "importlib"}
 _COMPOUND = ast.If | ast.Try | ast.With | ast.For | ast.While
 
@@ -58,7 +58,7 @@ def read_source(path: str | Path) -> Source:
     return parse_source(path, Path(path).read_bytes())
 
 
-@lru_cache(2)  # whoever loads a file asks twice
+@lru_cache(2)  # loading a file asks twice
 def parse_source(path: str | Path, text: bytes) -> Source:
     """As ``read_source``, of text that was read from ``path``."""
     if b"\0" in text:

@@ -39,7 +39,7 @@ class CaptionScores:
                 "by its loss, or hold more images out"
             )
         which = f"the {count:,}" if count == len(texts) else f"{count:,} of the {len(texts):,}"
-        self.scored = f"{which} images of {split}"  # in words, for whoever shows the scores
+        self.scored = f"{which} images of {split}"  # in words, for those who show the scores
         self.images = np.array(sorted(texts))[np.arange(count) * len(texts) // count]
         self.references = {
             i: [metrics.ptb_tokenize(t) for t in texts[i]] for i in self.images.tolist()

@@ -231,7 +231,7 @@ def _data(checkpoint, licence: str | None) -> str:
         )
     train = checkpoint.data.get("train", {}).get("shape", [])
     count = f", {train[0]:,} photos to train on" if train else ""
-    unknown = "not known. Ask whoever passed this on before you use it"
+    unknown = "not known. Ask those who passed this on before you use it"
     return f"`{name}`{count}. Licence: {licence or unknown}."
 
 
@@ -370,7 +370,7 @@ def main() -> None:
     digest = hash_of_file(out)
     write_text(beside, checkpoint.card + f"\nSHA-256 of the file: `{digest}`\n")
     print(f"{out}: {out.stat().st_size / 1e6:,.1f} MB; its card: {beside}")
-    print(f"whoever takes it from an address adds #sha256={digest}")
+    print(f"from an address, take it with its hash: ADDRESS#sha256={digest}")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def fetched(option: str, url: str) -> Path:
     kept.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(kept) as temporary:
         _download(shown, url, temporary)
-        _require_hash(shown, hash_of_file(temporary), wanted, "ask whoever gave the address, or")
+        _require_hash(shown, hash_of_file(temporary), wanted, "ask who gave the address, or")
         try:
             load_checkpoint(temporary)  # what is no model is not kept
         except ValueError as error:

@@ -160,7 +160,7 @@ class _Calls:
         return lambda *arguments, **options: self._compared(name, ours, arguments, options)
 
     def _forward(self, name: str, ours: Callable) -> Callable:
-        """Whoever's it is: with the cache goes what the gradients must look like."""
+        """Ours or the learner's: with the cache goes what the gradients must look like."""
 
         def forward(*arguments, **options):
             given = _signature(ours).bind(*arguments, **options).arguments

@@ -103,7 +103,7 @@ class _Outlet(io.FileIO):
 
 
 def _unbreakable(stream):
-    """An output stream to which a print never fails, whatever it prints and whoever reads it.
+    """An output stream to which a print never fails, whatever it prints, read or not.
 
     What the encoding of the stream cannot express is escaped. A stream that is not there (None: it
     was closed from the start, as by ``>&-``) goes nowhere.

@@ -1,6 +1,6 @@
 """The road: what a learner writes, chapter by chapter, in the order in which it builds up.
 
-Names alone, nothing heavy: whoever needs the list can have it.
+Names alone, nothing heavy: any module can have the list.
 """
 
 from __future__ import annotations
