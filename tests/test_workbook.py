@@ -8,6 +8,7 @@ import io
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -374,6 +375,8 @@ class Watched:
         env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
         env |= {"PYTHONPATH": str(ROOT), "TERM": "xterm", "OMP_NUM_THREADS": "1"}
         options = {"cwd": path.parent, "env": env, "start_new_session": True}
+        if os.name != "nt":  # a shell's background jobs ignore Ctrl-C, and so do their children
+            options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
         command = [sys.executable, "-m", "core.workbook", "watch", self.path.name]
         if columns is None:
             self.process = subprocess.Popen(
