@@ -30,8 +30,7 @@ from core.gradient_check.telling import Found, wrong_gradients, wrong_outputs
 Array = np.ndarray
 
 # Autograd works in float64 too and differs by rounding alone: about 1e-15 a product, 1e-13 after a
-# whole model. Central differences lose digits to cancellation: with h = 1e-5 their error is near
-# h^2 + 1e-16 / h, that is 1e-10, times the curvature.
+# whole model.
 TORCH_TOLERANCE = 1e-10
 
 

@@ -92,6 +92,7 @@ def diagnose(
                 f"{'those gates' if several else 'that gate'}{chr(39)}{'' if several else 's'} "
                 "derivative"
             )
+    has_time = sizes is None or "T" in sizes
     timed = sizes is None or sizes.get("T") == expected.shape[1 % expected.ndim]
     if (
         timed
@@ -114,12 +115,10 @@ def diagnose(
         rank, full = (np.linalg.matrix_rank(a, rtol=1e-9) for a in (got, expected))
         lost = np.linalg.matrix_rank(expected - got, rtol=1e-9)
         if rank < full and rank <= lost:
-            over = (
-                "over time or over the batch" if sizes is None or "T" in sizes else "over the batch"
-            )
+            over = "over time or over the batch" if has_time else "over the batch"
             return f"holds only some of its terms, or all alike: a missing sum {over}?"
         if lost < full:
-            which = "a time step or a sample" if sizes is None or "T" in sizes else "a sample"
+            which = "a time step or a sample" if has_time else "a sample"
             return f"misses some of its terms: {which} left out of the sum?"
     if place:
         return f"is wrong at {place} and right in all other entries: what sets these apart?"

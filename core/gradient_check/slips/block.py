@@ -59,12 +59,10 @@ def _forward(
         normed = layer_norm_forward(x, *norm)[0]
         y = normed if first and slip not in (f"no norm {number}", "no norms") else x
         added = 0 if slip in (f"no residual {number}", "no residual") else x
-        if slip == "residual of the norm":
+        if slip in ("residual of the norm", f"residual of the norm {number}"):
             added = normed
         if slip == f"two residuals {number}":
             added = 2 * x
-        if slip == f"residual of the norm {number}":
-            added = normed
         y = sublayer(y, number)
         if slip in ("norm of the sublayer", f"norm of the sublayer {number}"):
             y = layer_norm_forward(y, *norm)[0]
