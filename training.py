@@ -152,8 +152,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--flip",
         action="store_true",
-        help="pictures are mirrored as well: half of those that an encoder that learns sees, else "
-        "each once more; not where captions say left and right",
+        help="pictures are mirrored as well: half of those that an encoder that learns sees (not "
+        "where captions say left and right), else each once more",
     )
     parser.add_argument(
         "--bucketed", action="store_true", help="captions of much the same length in one batch"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core.coco_utils.folder import MIRRORED
 from core.coco_utils.words import (
     MANY_UNKNOWN,
     SPECIAL_WORDS,
@@ -146,6 +147,7 @@ def prepare_photos(
     device: str = "cpu",
     say: Callable[[str], None] = lambda line: None,
     given: str | Path | None = None,
+    flip: bool = False,
 ) -> dict | None:
     """Writes a data folder from a photo folder, whole or not at all.
 
@@ -169,6 +171,7 @@ def prepare_photos(
     - say: takes the lines that say what was read and left out, before the photos are looked at
     - given: a file of features that another program made, instead of an encoder's
       (``core.encoders.given``)
+    - flip: also store the features of every training photo in a mirror, for ``training.py --flip``
 
     Returns what was done: for each split the number of images and captions, the size of the
     vocabulary, the components of each kind's PCA and the variance that they keep, the shape of the
@@ -204,7 +207,8 @@ def prepare_photos(
     _, unknown, _ = vocabulary_of(captions_in_words(source, splits), min_count)
     total = sum(map(len, splits.values()))
     taken = [f"--fraction {share}: {total:,} photos are taken"] if share < 1 else []
-    account = [*source.account, *taken, unknown, *too_few]
+    mirrors = [f"--flip: {photos:,} training photos are looked at in a mirror, too"] if flip else []
+    account = [*source.account, *taken, unknown, *too_few, *mirrors]
     extractors = theirs.extractors() if theirs else _extractors(encoder, weights, grid, device)
     if theirs:
         account += theirs.account(name for names in splits.values() for name in names)
@@ -212,7 +216,7 @@ def prepare_photos(
         for line in account:
             say(line)
     out.parent.mkdir(parents=True, exist_ok=True)
-    require_space(out.parent, extractors, _DTYPES, total)
+    require_space(out.parent, extractors, _DTYPES, total + (photos if flip else 0))
     paths = {s: [source.image_folder / name for name in names] for s, names in splits.items()}
     require_names_in_utf8(name for names in splits.values() for name in names)
     if theirs:
@@ -223,6 +227,10 @@ def prepare_photos(
         for split, of_split in paths.items():
             description = f"features of {split} by {encoder}"
             found[split] = extract(of_split, extractors, parts / split, _DTYPES, description)
+        if flip:
+            turned = {kind: each.mirrored() for kind, each in extractors.items()}
+            description = f"features of train in a mirror by {encoder}"
+            mirrored = extract(paths["train"], turned, parts / MIRRORED, _DTYPES, description)
     if processes.rank() > 0:
         return None
     reasons = {split: of_split.skipped for split, of_split in found.items()}
@@ -234,6 +242,14 @@ def prepare_photos(
         kind: {split: of_split.features[kind] for split, of_split in found.items()}
         for kind in extractors
     }
+    if flip:
+        if mirrored.photos != found["train"].photos:
+            raise ValueError(
+                f"{root}: photos have changed while they were looked at; start the same command "
+                "again"
+            )
+        for kind, tables in features.items():
+            tables[MIRRORED] = mirrored.features[kind]
     components = {"pooled": of_pooled, "grid": pca or 0}
     for kind, tables in features.items():
         samples = tables["train"] if kind == "pooled" else tables["train"].cells()
@@ -302,13 +318,18 @@ def main() -> None:
         "are more training photos, else none; and no fewer channels of a grid)",
     )
     parser.add_argument("--min_count", type=positive_int, default=5, help="rarer words are <UNK>")
+    parser.add_argument(
+        "--flip",
+        action="store_true",
+        help="look at every training photo in a mirror, too, for training.py --flip",
+    )
     parser.add_argument("--fraction", type=fraction, default=1.0, help="part of the images to take")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of a random split")
     options = parser.parse_args()
     if options.features is None:
         require_torch(f"--encoder {options.encoder}")
     else:
-        for name in ("encoder", "weights", "grid", "device"):
+        for name in ("encoder", "weights", "grid", "device", "flip"):
             if getattr(options, name) != parser.get_default(name):
                 raise ValueError(f"--{name}: nobody looks at photos with --features; leave it out")
         options.encoder, options.device = None, "cpu"
@@ -326,6 +347,7 @@ def main() -> None:
             device,
             print,
             options.features,
+            options.flip,
         )
     if done is None:
         return
@@ -343,7 +365,8 @@ def main() -> None:
             print(f"PCA: none of the grid's channels, which are no more than {options.pca}")
         print(f"grid: {done['grid'][0]} cells of {done['grid'][1]} features")
     model = "lstm" if done["grid"] is None else "attention"
-    print(f"next: python training.py --model {model} --data {quoted(options.out)}")
+    flip = " --flip" if options.flip else ""
+    print(f"next: python training.py --model {model} --data {quoted(options.out)}{flip}")
 
 
 if __name__ == "__main__":

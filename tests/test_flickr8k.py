@@ -14,7 +14,10 @@ from conftest import REAL_DATA, two_processes
 from PIL import Image
 
 from core.coco_utils import decode_captions, feature_kinds, load_coco_data, picture_paths
+from core.coco_utils.folder import MIRRORED
+from core.coco_utils.tables import write_features
 from core.encoders import Extractor
+from core.encoders.extract import extract
 from core.encoders.pca import fit_pca
 from core.flickr8k import (
     load_photo_data,
@@ -24,6 +27,7 @@ from core.flickr8k import (
     take_fraction,
 )
 from core.image_utils import load_image
+from core.runs.data import load_data
 
 REAL = REAL_DATA / "flickr8k"
 
@@ -389,6 +393,91 @@ def test_a_pca_of_the_grids_channels(root, tmp_path):
     extractor = Extractor.rebuild(data["source"]["extractor"], data["source"]["arrays"])
     features = extractor([load_image(root / "Images" / "010.jpg")])[0]
     np.testing.assert_allclose(features, data["val_features"][1], rtol=1e-2, atol=1e-2)
+
+
+def test_training_photos_in_a_mirror(root, tmp_path, command):
+    """Beside the others, by the same PCA; ``--flip`` trains on both, and inference on neither."""
+    prepare_photos(root, tmp_path / "plain", "tiny_cnn", "random", pca=4, grid=3)
+    out = tmp_path / "data"
+    arguments = (*ARGUMENTS, "--encoder", "tiny_cnn", "--root", root, "--out", out, "--grid", 3)
+    code, text, error = command(*arguments, "--flip")
+    assert code == 0, error
+    assert "--flip: 9 training photos are looked at in a mirror, too" in text
+    assert text.rstrip().endswith("--flip")
+    for file in (tmp_path / "plain").glob("*2014_tiny_cnn*.h5"):
+        assert (out / file.name).read_bytes() == file.read_bytes(), "--flip changes the others"
+    for kind in ("pooled", "grid"):
+        plain = load_coco_data(out, features=kind)
+        assert f"{MIRRORED}_features" not in plain
+        data = load_coco_data(out, features=kind, mirrored=True)
+        source = data["source"]
+        look = Extractor.rebuild(source["extractor"], source["arrays"]).mirrored()
+        photos = [load_image(root / "Images" / url) for url in data["train_urls"]]
+        found = np.asarray(data[f"{MIRRORED}_features"], np.float32)
+        np.testing.assert_allclose(found, look(photos), rtol=2e-3, atol=4e-3)
+        assert np.abs(found - plain["train_features"]).max() > 0.1
+
+    settings = {"data": str(out), "model": "attention", "flip": True, "num_samples": None}
+    data = load_data(settings)
+    assert data["train_features"].shape == (18, 9, 4)
+    assert data["train_image_idxs"].tolist() == [i for i in range(18) for _ in range(2)]
+    np.testing.assert_array_equal(*np.split(data["train_captions"], 2))
+    for rows, table in ((np.r_[:9], plain["train_features"]), (np.r_[9:18], found)):
+        np.testing.assert_array_equal(data["train_features"][rows], table)
+    assert load_data(settings, training=False)["train_features"].shape == (9, 9, 4)
+    few = load_data(settings | {"num_samples": 4, "seed": 0})
+    assert few["train_features"].shape == (9, 9, 4)
+
+    run = tmp_path / "run"
+    options = ("--model", "lstm", "--num_epochs", 1, "--out", run, "--flip")
+    code, text, error = command("training.py", *options, "--data", out)
+    assert code == 0, error
+    assert "36 captions of data" in text
+    code, text, error = command("inference.py", "--checkpoint", run, "--split", "train")
+    assert code == 0, error
+
+
+def test_captions_that_say_left_or_right_stay_with_their_photo(root, tmp_path):
+    text = (root / "captions.txt").read_text()
+    text = text.replace("The dog isn't sitting 4.", "A dog left of a cat")
+    (root / "captions.txt").write_text(text.replace("sitting 7.", "right here"))
+    prepare_small(root, tmp_path / "data", flip=True, min_count=1)
+    settings = {"data": str(tmp_path / "data"), "model": "lstm", "flip": True}
+    with pytest.warns(UserWarning, match="--flip: 2 of 18 training captions say left or right"):
+        data = load_data(settings | {"num_samples": None})
+    said = decode_captions(data["train_captions"], data["idx_to_word"])
+    of_mirrored = data["train_image_idxs"] >= 9
+    assert len(said) == 18 + 16
+    assert of_mirrored.sum() == 16
+    for caption, mirrored in zip(said, of_mirrored, strict=True):
+        assert not (mirrored and {"left", "right"} & set(caption.split()))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("core.runs.data._SIDES", ())
+        assert len(load_data(settings | {"num_samples": None})["train_captions"]) == 36
+
+
+def test_what_is_wrong_with_mirrored_features_is_named(root, tmp_path, refuses):
+    prepare_small(root, tmp_path / "plain")
+    prepare_small(root, tmp_path / "data", flip=True)
+    train = ("training.py", "--model", "lstm", "--num_epochs", 1, "--flip", "--out", tmp_path / "r")
+    refuses(*train, "--data", tmp_path / "plain", says=("--flip", "core.flickr8k --flip"))
+    name = f"{MIRRORED}2014_squeezenet1_1_pooled_pca.h5"
+    whole = load_coco_data(tmp_path / "data")["train_features"][:]
+    for table, says in ((whole[:8], ("8 images", "train has 9")), (whole[:, :3], ("(3,)", "(4,)"))):
+        write_features(tmp_path / "data" / name, table)
+        refuses(*train, "--data", tmp_path / "data", says=(name, *says))
+
+
+def test_photos_that_change_between_two_looks_are_noticed(root, tmp_path, monkeypatch):
+    def changing(paths, extractors, folder, dtypes, description):
+        if "mirror" in description:
+            Image.new("RGB", (40, 32), "red").save(paths[2])
+        return extract(paths, extractors, folder, dtypes, description)
+
+    monkeypatch.setattr("core.flickr8k.extract", changing)
+    with pytest.raises(ValueError, match="have changed while"):
+        prepare_small(root, tmp_path / "data", flip=True)
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_disk_that_is_too_small_is_noticed_first(root, tmp_path, monkeypatch, refuses):

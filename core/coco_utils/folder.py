@@ -44,6 +44,7 @@ from core.support.schema import Each, Entries, ListOf, Optional, Text, Whole, sh
 Array = np.ndarray
 
 SPLITS = ("train", "val", "test")
+MIRRORED = "train_mirrored"  # the training images in a mirror, as the name of their features
 CAPTIONS_FILE = "coco2014_captions.h5"
 VOCABULARY_FILE = "coco2014_vocab.json"
 DATASET_FILE = "dataset.json"
@@ -92,6 +93,7 @@ def load_coco_data(
     pca_features: bool = True,
     features: str | None = "pooled",
     rng: np.random.Generator | None = None,
+    mirrored: bool = False,
 ) -> dict:
     """Loads a data folder, and checks it: nothing wrong in it surfaces in mid-training.
 
@@ -107,6 +109,7 @@ def load_coco_data(
     - features: 'pooled' (n_images, D) or 'grid' (n_images, L, C), where ``dataset.json`` names
       both; None loads none
     - rng: draws ``max_train``; ``default_rng(0)`` when None
+    - mirrored: also load ``train_mirrored_features``, of the training images in a mirror
 
     Returns a dict with, for each split,
 
@@ -137,27 +140,15 @@ def load_coco_data(
             urls = data[f"{split}_urls"] = _read_urls(folder / f"{split}2014_urls.txt")
             _check_image_idxs(folder / f"{split}2014_urls.txt", data, split, urls)
             continue
-        name = info["features"][features].get(split)
-        if name is None:
-            raise ValueError(
-                f"{folder / DATASET_FILE}: names no {features} features of {split}; {_HOW_TO_MEND}"
-            )
-        table = open_features(folder / name)
-        _check_image_idxs(folder / name, data, split, table)
-        _check_features(folder / name, table)
-        expected = data.get("train_features", table).shape[1:]
-        if table.shape[1:] != expected:
-            raise ValueError(
-                f"{folder / name}: features of shape {table.shape[1:]}, "
-                f"but those of train are {expected}; do the two files belong together?"
-            )
-        data[f"{split}_features"] = table
+        table = data[f"{split}_features"] = _table_of(folder, info, features, split, data)
         data[f"{split}_urls"] = _read_urls(folder / f"{split}2014_urls.txt")
         if len(data[f"{split}_urls"]) != len(table):
             raise ValueError(
                 f"{folder / f'{split}2014_urls.txt'}: has {len(data[f'{split}_urls'])} lines for "
                 f"{len(table)} images; {_HOW_TO_MEND}"
             )
+    if mirrored:
+        data[f"{MIRRORED}_features"] = _table_of(folder, info, features, MIRRORED, data)
 
     if max_train is not None:
         total = len(data["train_captions"])
@@ -189,6 +180,11 @@ def feature_kinds(base_dir: str | Path) -> list[str]:
     return list(_read_info(Path(base_dir), pca_features=True)["features"])
 
 
+def holds_mirrored(base_dir: str | Path, kind: str) -> bool:
+    """Whether a data folder has features of that kind of the training images in a mirror, too."""
+    return MIRRORED in _read_info(Path(base_dir), pca_features=True)["features"].get(kind, {})
+
+
 def _read_info(folder: Path, pca_features: bool) -> dict:
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -208,6 +204,30 @@ def _read_info(folder: Path, pca_features: bool) -> dict:
     ending = "_pca.h5" if pca_features else ".h5"
     names = {split: f"{split}2014_vgg16_fc7{ending}" for split in SPLITS}
     return {"features": {"pooled": names}}
+
+
+def _table_of(folder: Path, info: Mapping, kind: str, split: str, data: Mapping) -> Array:
+    """A table of features, checked; after that of train, whose shape the others have."""
+    name = info["features"][kind].get(split)
+    if name is None:
+        raise ValueError(
+            f"{folder / DATASET_FILE}: names no {kind} features of {split}; {_HOW_TO_MEND}"
+        )
+    table = open_features(folder / name)
+    if split in SPLITS:
+        _check_image_idxs(folder / name, data, split, table)
+    _check_features(folder / name, table)
+    train = data.get("train_features", table)
+    if table.shape[1:] != train.shape[1:]:
+        raise ValueError(
+            f"{folder / name}: features of shape {table.shape[1:]}, "
+            f"but those of train are {train.shape[1:]}; do the two files belong together?"
+        )
+    if split == MIRRORED and len(table) != len(train):
+        raise ValueError(
+            f"{folder / name}: has {len(table)} images, but train has {len(train)}; {_HOW_TO_MEND}"
+        )
+    return table
 
 
 def _pictures_of(folder: Path, root: str | None, data: Mapping) -> dict:

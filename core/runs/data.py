@@ -17,6 +17,8 @@ from core.runs.settings import DEFAULTS, MIN_COUNT, TRAINED_ON, find_checkpoint
 from core.support.choices import GIVEN
 from core.support.schema import shown
 
+_SIDES = ("left", "right")
+
 
 def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
     """The data of a run: the embedded data (made when absent) or a folder; samples taken.
@@ -39,9 +41,7 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
     settings = DEFAULTS | settings
     folder = _folder_of(settings["data"])
     if extractor is None:
-        data = _with_features(settings, folder)
-        if training:
-            data = _fit_to_train_on(data, settings["max_words"])
+        data = _with_features(settings, folder, training)
     else:
         data = _with_pictures(settings, folder, extractor, training)
     if settings["num_samples"] is not None:
@@ -102,8 +102,9 @@ def _folder_of(name: str) -> Path:
     return shapes.DEFAULT_FOLDER
 
 
-def _with_features(settings: dict, folder: Path) -> dict:
+def _with_features(settings: dict, folder: Path, training: bool) -> dict:
     from core.coco_utils import SPLITS, feature_kinds, load_coco_data
+    from core.coco_utils.folder import MIRRORED, holds_mirrored
     from core.encoders.photos import say_changed
     from core.models import MODELS
     from core.photos import holds_photos
@@ -115,14 +116,24 @@ def _with_features(settings: dict, folder: Path) -> dict:
         )
     model_class, _ = MODELS[settings["model"]]
     kind = "grid" if model_class.grid and "grid" in feature_kinds(folder) else "pooled"
-    data = load_coco_data(folder, pca_features=not settings["no_pca"], features=kind)
+    flip = settings["flip"] and training and settings["num_samples"] is None
+    if flip and not holds_mirrored(folder, kind):
+        raise ValueError(
+            f"--flip: {folder} has no {kind} features of photos in a mirror; prepare it again "
+            "with core.flickr8k --flip, or leave the option out"
+        )
+    pca = not settings["no_pca"]
+    data = load_coco_data(folder, pca_features=pca, features=kind, mirrored=flip)
     urls = {split: data[f"{split}_urls"] for split in SPLITS if f"{split}_urls" in data}
     say_changed(folder, data["source"]["image_root"], urls)
-    return data
+    if training:
+        data = _fit_to_train_on(data, settings["max_words"])
+    return _with_mirrored(data, data.pop(f"{MIRRORED}_features")) if flip else data
 
 
 def _with_pictures(settings: dict, folder: Path, extractor, training: bool) -> dict:
     from core.coco_utils import SPLITS, load_coco_data
+    from core.coco_utils.folder import MIRRORED
     from core.encoders.photos import open_all
     from core.encoders.pictures import LookedAt, Pictures, kept_features
     from core.flickr8k import load_photo_data
@@ -160,7 +171,9 @@ def _with_pictures(settings: dict, folder: Path, extractor, training: bool) -> d
     reasons = [reason for of in unreadable.values() for reason in of.values()]
     say_left_out(reasons, sum(len(paths[split]) for split in unreadable))
     if settings["flip"] and training and not (learns or few):
-        _add_mirrored(data, extractor, paths["train"])
+        of_train = {MIRRORED: paths["train"]}
+        tables, _ = kept_features(of_train, extractor.mirrored(), data["source"]["folder"])
+        data = _with_mirrored(data, tables[MIRRORED])
     return data
 
 
@@ -262,21 +275,34 @@ def _samples(settings: dict, data: dict, extractor, training: bool) -> dict:
             data = _without(data, split, lost[split])
 
 
-def _add_mirrored(data: dict, extractor, paths: list[Path]) -> None:
-    """Every training picture in a mirror as one more picture, with the same captions."""
+def _with_mirrored(data: dict, mirrored) -> dict:
+    """A copy of the data with every training image in a mirror as one more, with its captions.
+
+    Captions that say left or right would be false there; they stay with the image as it is, and a
+    warning counts them.
+
+    Inputs:
+    - mirrored: a table of the features of the training images in a mirror
+    """
     import numpy as np
 
     from core.coco_utils.tables import Stacked
-    from core.encoders.pictures import kept_features
 
-    folder = data["source"]["folder"]
-    tables, _ = kept_features({"train_mirrored": paths}, extractor.mirrored(), folder)
-    mirrored = tables["train_mirrored"]
-    idxs, count = data["train_image_idxs"], len(mirrored)
-    data["train_features"] = Stacked([data["train_features"], mirrored])
-    data["train_image_idxs"] = np.concatenate([idxs, idxs + count])
-    data["train_captions"] = np.tile(data["train_captions"], (2, 1))
-    data["train_urls"] = np.tile(data["train_urls"], 2)
+    captions, idxs = data["train_captions"], data["train_image_idxs"]
+    sides = [data["word_to_idx"][word] for word in _SIDES if word in data["word_to_idx"]]
+    true = ~np.isin(captions, sides).any(axis=1)
+    if not true.all():
+        warnings.warn(
+            f"--flip: {np.count_nonzero(~true):,} of {len(true):,} training captions say "
+            f"{' or '.join(_SIDES)}; they are learned of the photo, not of its mirror image",
+            stacklevel=2,
+        )
+    return data | {
+        "train_features": Stacked([data["train_features"], mirrored]),
+        "train_image_idxs": np.concatenate([idxs, idxs[true] + len(mirrored)]),
+        "train_captions": np.concatenate([captions, captions[true]]),
+        "train_urls": np.tile(data["train_urls"], 2),
+    }
 
 
 def extractor_of_settings(settings: dict, device: str = "cpu"):

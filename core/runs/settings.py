@@ -85,7 +85,7 @@ ENCODER_DEFAULTS = {
     },
 }
 TORCH_OPTIONS = ("device", "precision")
-ENCODER_OPTIONS = ("weights", "grid", "finetune_encoder", "encoder_learning_rate", "flip", "crop")
+ENCODER_OPTIONS = ("weights", "grid", "finetune_encoder", "encoder_learning_rate", "crop")
 _MODELS_WITH_ENCODER = ("attention", "transformer")
 # Options that only one model has.
 MODEL_OPTIONS = {
