@@ -44,7 +44,7 @@ _ATTENTION = "--model attention --hidden_dim 512 --attention_dim 256"
 _TRANSFORMER = "--model transformer --hidden_dim 1024"
 _SCST = (
     "--engine torch --objective scst --schedule cosine --select cider --wordvec_dim 256 "
-    "--dropout 0 --batch_size 160 --learning_rate 1e-4 --num_epochs 5"
+    "--flip --dropout 0 --batch_size 160 --learning_rate 1e-4 --num_epochs 4"
 )
 
 
