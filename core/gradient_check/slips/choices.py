@@ -10,11 +10,6 @@ import numpy as np
 from core import decoding
 from core.gradient_check.slips.formulas import Array, Formulas, slips_from
 
-
-def _config(config: dict | None, **defaults) -> dict:
-    return {**defaults, **(config or {})}
-
-
 # The rules as lines. What a step keeps comes before the new weights; ``old`` is what it found.
 _ADAM_LINES = {
     "m": "beta1 * old_m + (1 - beta1) * dw",
@@ -57,6 +52,101 @@ _RULES = {
 }
 
 
+_M, _V = _ADAM_LINES["m"], _ADAM_LINES["v"]
+_KEPT_M = {"m": f"({_M}) / (1 - beta1**t)", "m_hat": "m"}
+_KEPT_V = {"v": f"({_V}) / (1 - beta2**t)", "v_hat": "v"}
+_ADAM = (
+    ("misses the bias correction: m / (1 - beta1^t), v / (1 - beta2^t)",
+     {"m_hat": "m", "v_hat": "v"}),
+    ("misses the bias correction of m: m / (1 - beta1^t)", {"m_hat": "m"}),
+    ("misses the bias correction of v: v / (1 - beta2^t)", {"v_hat": "v"}),
+    ("has epsilon inside the root: sqrt(v_hat) + epsilon",
+     {"next_w": "w + -learning_rate * m_hat / np.sqrt(v_hat + epsilon)"}),
+    ("adds epsilon before the bias correction: sqrt(v_hat) + epsilon",
+     {"next_w": "w + -learning_rate * m_hat * np.sqrt(1 - beta2**t) / (np.sqrt(v) + epsilon)"}),
+    ("misses epsilon", {"next_w": "w + -learning_rate * m_hat / np.sqrt(v_hat)"}),
+    ("misses the root: divide by sqrt(v_hat)",
+     {"next_w": "w + -learning_rate * m_hat / (v_hat + epsilon)"}),
+    ("counts t late: the first step is t = 1",
+     {"m_hat": "m / (1 - beta1 ** (t - 1) if t > 1 else 1)",
+      "v_hat": "v / (1 - beta2 ** (t - 1) if t > 1 else 1)"}),
+    ("corrects with beta, not with beta^t: does t count up?",
+     {"m_hat": "m / (1 - beta1)", "v_hat": "v / (1 - beta2)"}),
+    ("takes the gradient where its mean m belongs",
+     {"next_w": "w + -learning_rate * dw / (np.sqrt(v_hat) + epsilon)"}),
+    ("has beta1 and beta2 exchanged",
+     {"m": "beta2 * old_m + (1 - beta2) * dw", "v": "beta1 * old_v + (1 - beta1) * dw**2",
+      "m_hat": "m / (1 - beta2**t)", "v_hat": "v / (1 - beta1**t)"}),
+    ("misses the square of the gradient in v", {"v": "beta2 * old_v + (1 - beta2) * dw"}),
+    ("has |dw| where dw^2 belongs in v", {"v": "beta2 * old_v + (1 - beta2) * np.abs(dw)"}),
+    ("has beta1 where beta2 belongs, in v",
+     {"v": "beta1 * old_v + (1 - beta1) * dw**2", "v_hat": "v / (1 - beta1**t)"}),
+    ("keeps m and v with their bias correction: keep them as they are, correct copies",
+     _KEPT_M | _KEPT_V),
+    ("keeps m with its bias correction: keep it as it is, correct a copy", _KEPT_M),
+    ("keeps v with its bias correction: keep it as it is, correct a copy", _KEPT_V),
+    ("has the wrong sign: the step goes downhill",
+     {"next_w": "w + learning_rate * m_hat / (np.sqrt(v_hat) + epsilon)"}),
+    ("keeps the largest v so far, as AMSGrad: Adam's v may fall",
+     {"v": f"np.maximum({_V}, old_v)"}),
+)  # fmt: skip
+_OF_GRADIENT_AND_DECAY = {
+    line: formula.replace("dw", "(dw + weight_decay * w)")
+    for line, formula in _ADAM_LINES.items() if line in "mv"
+}  # fmt: skip
+_NAMED = {
+    "sgd": (
+        ("has the wrong sign: the step goes downhill", {"next_w": "w + learning_rate * dw"}),
+        ("misses the learning rate", {"next_w": "w + -dw"}),
+        ("divides by the learning rate: multiply", {"next_w": "w + -dw / learning_rate"}),
+        ("does not use the learning rate of config", {"next_w": "w + -1e-2 * dw"}),
+    ),
+    "sgd_momentum": (
+        ("has the learning rate inside of the velocity, as CS231n: here it is outside",
+         {"velocity": "momentum * old_velocity - learning_rate * dw", "next_w": "w + velocity"}),
+        ("multiplies dw by 1 - momentum: velocity = momentum velocity + dw",
+         {"velocity": "momentum * old_velocity + (1 - momentum) * dw"}),
+        ("is Nesterov's: w - learning_rate velocity",
+         {"next_w": "w + -learning_rate * (dw + momentum * velocity)"}),
+        ("uses the velocity of the step before", {"next_w": "w + -learning_rate * old_velocity"}),
+        ("forgets the velocity of the step before: is it kept in config?", {"velocity": "dw"}),
+        ("has the wrong sign: the step goes downhill", {"next_w": "w + learning_rate * velocity"}),
+    ),
+    "rmsprop": (
+        ("has epsilon inside the root: sqrt(cache) + epsilon",
+         {"next_w": "w + -learning_rate * dw / np.sqrt(cache + epsilon)"}),
+        ("has decay_rate and 1 - decay_rate exchanged",
+         {"cache": "(1 - decay_rate) * old_cache + decay_rate * dw**2"}),
+        ("adds up all squares, as AdaGrad: the cache decays", {"cache": "old_cache + dw**2"}),
+        ("misses the square of the gradient",
+         {"cache": "decay_rate * old_cache + (1 - decay_rate) * np.abs(dw)"}),
+        ("misses the root: divide by sqrt(cache)",
+         {"next_w": "w + -learning_rate * dw / (cache + epsilon)"}),
+        ("uses the cache of the step before",
+         {"next_w": "w + -learning_rate * dw / (np.sqrt(old_cache) + epsilon)"}),
+        ("misses epsilon", {"next_w": "w + -learning_rate * dw / np.sqrt(cache)"}),
+    ),
+    "adam": _ADAM,
+    "adamw": (
+        ("decays after the step: w shrinks first",
+         {"smaller": "w",
+          "next_w": f"({_RULES['adamw']['next_w']}) * (1 - learning_rate * weight_decay)"}),
+        ("adds the decay to the gradient, as Adam with L2: here it does not pass through m and v",
+         {"smaller": "w", **_OF_GRADIENT_AND_DECAY}),
+        ("decays twice: the weights, and by the gradient too", _OF_GRADIENT_AND_DECAY),
+        ("misses the weight decay", {"smaller": "w"}),
+        ("has the wrong sign of the weight decay: w shrinks",
+         {"smaller": "w + learning_rate * weight_decay * w"}),
+        ("decays without the learning rate: 1 - learning_rate weight_decay",
+         {"smaller": "w + -weight_decay * w"}),
+        *(
+            (hint, {k: line.replace("w + ", "smaller + ", 1) for k, line in lines.items()})
+            for hint, lines in _ADAM
+        ),
+    ),
+}  # fmt: skip
+
+
 def _rule(lines: Callable, name: str, start: Callable = np.zeros_like) -> Callable:
     """The update rule of that name, of its lines; ``start``: dw -> what it remembers at first."""
     kept, numbers = _KEPT.get(name, ()), _NUMBERS[name]
@@ -81,9 +171,9 @@ RIGHT = {
 LOOPS = {name: (right, partial(_rule, name=name)) for name, right in RIGHT.items()}
 
 
-def _of_lines(name: str) -> list[tuple[str, Callable]]:
-    """The slips that any line may have, of a rule."""
-    found = [(hint, _rule(lines, name)) for hint, lines in slips_from(RIGHT[name])]
+def _of_rule(name: str) -> list[tuple[str, Callable]]:
+    """The slips of an update rule."""
+    found = [(hint, _rule(lines, name)) for hint, lines in slips_from(RIGHT[name], _NAMED[name])]
     kept = " and ".join(_KEPT.get(name, ()))
     for words, start in (
         ("the gradient", np.copy), ("its square", np.square), ("1", np.ones_like),
@@ -91,126 +181,6 @@ def _of_lines(name: str) -> list[tuple[str, Callable]]:
         hint = f"starts {kept} as {words}: at the first step there is 0 to remember"
         found.append((hint, _rule(RIGHT[name], name, start)))
     return found
-
-
-def _sgd(w, dw, config=None, sign=-1, rate=None, upside_down=False):
-    config = _config(config, learning_rate=1e-2)
-    rate = config["learning_rate"] if rate is None else rate
-    return w + sign * (1 / rate if upside_down else rate) * dw, config
-
-
-def _momentum(w, dw, config=None, kind=""):
-    config = _config(config, learning_rate=1e-2, momentum=0.9)
-    v, mu, rate = (
-        config.get("velocity", np.zeros_like(w)),
-        config["momentum"],
-        config["learning_rate"],
-    )
-    steps = {
-        "cs231n": (mu * v - rate * dw, lambda v: v),
-        "averaged": (mu * v + (1 - mu) * dw, lambda v: -rate * v),
-        "nesterov": (mu * v + dw, lambda v: -rate * (dw + mu * v)),
-        "old": (mu * v + dw, lambda _: -rate * v),
-        "none": (dw, lambda v: -rate * v),
-        "plus": (mu * v + dw, lambda v: rate * v),
-    }  # fmt: skip
-    config["velocity"], step = steps[kind]
-    return w + step(config["velocity"]), config
-
-
-def _rmsprop(w, dw, config=None, kind=""):
-    config = _config(config, learning_rate=1e-2, decay_rate=0.99, epsilon=1e-8)
-    rate, decay, eps = config["learning_rate"], config["decay_rate"], config["epsilon"]
-    old = config.get("cache", np.zeros_like(w))
-    new = decay * old + (1 - decay) * dw**2
-    if kind == "swapped":
-        new = (1 - decay) * old + decay * dw**2
-    if kind == "adagrad":
-        new = old + dw**2
-    if kind == "no square":
-        new = decay * old + (1 - decay) * np.abs(dw)
-    config["cache"] = new
-    below = {
-        "inside": np.sqrt(new + eps), "no root": new + eps, "old": np.sqrt(old) + eps,
-        "no eps": np.sqrt(new),
-    }.get(kind, np.sqrt(new) + eps)  # fmt: skip
-    return w - rate * dw / below, config
-
-
-def _adam(w, dw, config=None, kind="", decay="none"):
-    config = _config(
-        config, learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=1e-2
-    )
-    rate, b1, b2, eps = (config[name] for name in ("learning_rate", "beta1", "beta2", "epsilon"))
-    if kind == "betas swapped":
-        b1, b2 = b2, b1
-    shrink = config["weight_decay"]
-    t = config.get("t", 0) + (kind != "t late")
-    if decay in ("coupled", "both"):
-        dw = dw + shrink * w
-    if decay == "grows":
-        w = w * (1 + rate * shrink)
-    if decay in ("before", "both"):
-        w = w * (1 - rate * shrink)
-    if decay == "no rate":
-        w = w * (1 - shrink)
-    config["m"] = m = b1 * config.get("m", 0 * w) + (1 - b1) * dw
-    square = {"no square": dw, "absolute": np.abs(dw)}.get(kind, dw**2)
-    b2 = b1 if kind == "beta1 twice" else b2
-    config["v"] = v = b2 * config.get("v", 0 * w) + (1 - b2) * square
-    if kind == "largest":
-        config["v"] = v = np.maximum(v, config.get("largest", v))
-        config["largest"] = v
-    one, two = 1 - b1 ** max(t, 0), 1 - b2 ** max(t, 0)
-    if kind == "t late" and t == 0:
-        one = two = 1.0
-    config["t"] = config.get("t", 0) + 1
-    if kind == "t alone":
-        one, two = 1 - b1, 1 - b2
-    if kind in ("no correction", "no correction of m"):
-        one = 1.0
-    if kind in ("no correction", "no correction of v"):
-        two = 1.0
-    root = np.sqrt(v / two)
-    below = {
-        "inside": np.sqrt(v / two + eps), "no root": v / two + eps,
-        "early": (np.sqrt(v) + eps) / np.sqrt(two), "no eps": root,
-    }.get(kind, root + eps)  # fmt: skip
-    new = w - rate * m / one / below
-    if kind in ("kept", "m kept"):
-        config["m"] = m / one
-    if kind in ("kept", "v kept"):
-        config["v"] = v / two
-    if kind == "dw":
-        new = w - rate * dw / below
-    if kind == "plus":
-        new = w + rate * m / one / below
-    if decay == "after":
-        new = new * (1 - rate * shrink)
-    return new, config
-
-
-_ADAM = (
-    ("misses the bias correction: m / (1 - beta1^t), v / (1 - beta2^t)", "no correction"),
-    ("misses the bias correction of m: m / (1 - beta1^t)", "no correction of m"),
-    ("misses the bias correction of v: v / (1 - beta2^t)", "no correction of v"),
-    ("has epsilon inside the root: sqrt(v_hat) + epsilon", "inside"),
-    ("adds epsilon before the bias correction: sqrt(v_hat) + epsilon", "early"),
-    ("misses epsilon", "no eps"),
-    ("misses the root: divide by sqrt(v_hat)", "no root"),
-    ("counts t late: the first step is t = 1", "t late"),
-    ("corrects with beta, not with beta^t: does t count up?", "t alone"),
-    ("takes the gradient where its mean m belongs", "dw"),
-    ("has beta1 and beta2 exchanged", "betas swapped"),
-    ("misses the square of the gradient in v", "no square"),
-    ("has |dw| where dw^2 belongs in v", "absolute"),
-    ("has beta1 where beta2 belongs, in v", "beta1 twice"),
-    ("keeps m and v with their bias correction: keep them as they are, correct copies", "kept"),
-    ("keeps m with its bias correction: keep it as it is, correct a copy", "m kept"),
-    ("keeps v with its bias correction: keep it as it is, correct a copy", "v kept"),
-    ("has the wrong sign: the step goes downhill", "plus"),
-    ("keeps the largest v so far, as AMSGrad: Adam's v may fall", "largest"),
-)
 
 
 def _clip(grads: dict[str, Array], max_norm: float, kind: str):
@@ -383,56 +353,7 @@ def _beam(
 
 
 TABLE = {
-    "sgd": lambda: [
-        ("has the wrong sign: the step goes downhill", partial(_sgd, sign=1)),
-        ("misses the learning rate", partial(_sgd, rate=1.0)),
-        ("divides by the learning rate: multiply", partial(_sgd, upside_down=True)),
-        ("does not use the learning rate of config", partial(_sgd, rate=1e-2)),
-        *_of_lines("sgd"),
-    ],
-    "sgd_momentum": lambda: [
-        ("has the learning rate inside of the velocity, as CS231n: here it is outside",
-         partial(_momentum, kind="cs231n")),
-        ("multiplies dw by 1 - momentum: velocity = momentum velocity + dw",
-         partial(_momentum, kind="averaged")),
-        ("is Nesterov's: w - learning_rate velocity", partial(_momentum, kind="nesterov")),
-        ("uses the velocity of the step before", partial(_momentum, kind="old")),
-        ("forgets the velocity of the step before: is it kept in config?",
-         partial(_momentum, kind="none")),
-        ("has the wrong sign: the step goes downhill", partial(_momentum, kind="plus")),
-        *_of_lines("sgd_momentum"),
-    ],
-    "rmsprop": lambda: [
-        *(
-            (hint, partial(_rmsprop, kind=kind))
-            for hint, kind in (
-                ("has epsilon inside the root: sqrt(cache) + epsilon", "inside"),
-                ("has decay_rate and 1 - decay_rate exchanged", "swapped"),
-                ("adds up all squares, as AdaGrad: the cache decays", "adagrad"),
-                ("misses the square of the gradient", "no square"),
-                ("misses the root: divide by sqrt(cache)", "no root"),
-                ("uses the cache of the step before", "old"),
-                ("misses epsilon", "no eps"),
-            )
-        ),
-        *_of_lines("rmsprop"),
-    ],
-    "adam": lambda: [
-        *((hint, partial(_adam, kind=kind)) for hint, kind in _ADAM),
-        *_of_lines("adam"),
-    ],
-    "adamw": lambda: [
-        ("decays after the step: w shrinks first", partial(_adam, decay="after")),
-        ("adds the decay to the gradient, as Adam with L2: here it does not pass through m and v",
-         partial(_adam, decay="coupled")),
-        ("decays twice: the weights, and by the gradient too", partial(_adam, decay="both")),
-        ("misses the weight decay", partial(_adam, decay="none")),
-        ("has the wrong sign of the weight decay: w shrinks", partial(_adam, decay="grows")),
-        ("decays without the learning rate: 1 - learning_rate weight_decay",
-         partial(_adam, decay="no rate")),
-        *((hint, partial(_adam, kind=kind, decay="before")) for hint, kind in _ADAM),
-        *_of_lines("adamw"),
-    ],
+    **{name: partial(_of_rule, name) for name in _RULES},
     "clip_gradient_norm": lambda: [
         (hint, partial(_clip, kind=kind))
         for hint, kind in (
