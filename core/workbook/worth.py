@@ -182,7 +182,7 @@ WORTH = {
         "steps can only be asked for.",
     ),
     "scaled_dot_product_attention_forward": (
-        "Why divide by the root of $d$",
+        "Why divide by the root of the width",
         "A product of two vectors of d independent numbers of variance 1 has variance d; divided "
         "by sqrt(d) the softmax does not saturate.",
     ),

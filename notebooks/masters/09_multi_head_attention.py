@@ -166,7 +166,7 @@ sketch.text(8.25, 2.5, "looks at words", BLUE, 11)
 sketch.show()
 
 # %% [markdown]
-# ## Why divide by the root of $d$
+# ## Why divide by the root of the width
 #
 # Let the entries of $q$ and $k$ be independent, with mean 0 and variance 1, as they roughly are when training
 # starts. Then each product $q_i k_i$ has mean 0, and its variance is the mean of $q_i^2$ times the mean of $k_i^2$,
