@@ -6,6 +6,7 @@ python inference.py --model lstm --image photo.jpg     a photo of your own
 python inference.py --model transformer --decode greedy --out captions.json --figure captions.png
 python inference.py --model attention --num_samples 4 --attention attention.png
 python inference.py --checkpoint runs/a --ensemble runs/b runs/c      three models as one
+python inference.py --checkpoint runs/a --flip                        each photo in a mirror, too
 python inference.py --model lstm --split val --beam_size 20 --neighbours 16 --out captions.json
 python inference.py --model attention --num_samples 12 --report report.html
 """
@@ -28,7 +29,7 @@ from core.runs.data import (
     with_readable,
 )
 from core.runs.settings import check_engine_options, checkpoint_of_model, find_checkpoint
-from core.support.choices import DEVICES, ENGINES, MODEL_NAMES, SPLITS
+from core.support.choices import DEVICES, ENGINES, GIVEN, MODEL_NAMES, SPLITS
 from core.support.command_line import (
     ArgumentParser,
     advice_on_memory,
@@ -94,6 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--ensemble", nargs="+", metavar="RUN", default=[], help="further runs, that vote as well"
+    )
+    parser.add_argument(
+        "--flip", action="store_true", help="look at each photo in a mirror, too: both looks vote"
     )
     images = parser.add_mutually_exclusive_group()
     images.add_argument("--split", choices=SPLITS, help="images of the data set")
@@ -524,22 +528,53 @@ def draw_attention(options, model, checkpoint, items: list[Item], features, ids)
     plot_attention(pictures, words, maps, labels, options.attention)
 
 
-def features_of_all(options, checkpoints: list, items: list[Item], features, device: str):
-    """The features of the same images as each of an ensemble reads them, the first's given."""
-    from core.recipes.ensemble import FeaturesOfEach
+def looks_alike(first, other) -> bool:
+    """Whether two checkpoints read the same of a photo."""
+    same = same_extractor(first, other.extractor, other.extractor_arrays)
+    return same and first.extractor and not (first.encoder_state or other.encoder_state)
 
+
+def features_of_all(options, checkpoints: list, items: list[Item], features, device: str) -> list:
+    """The features of the same images as each of an ensemble reads them, the first's given."""
     first, *more = checkpoints
     tables = [features]
     for run, other in zip(options.ensemble, more, strict=True):
-        same = same_extractor(first, other.extractor, other.extractor_arrays)
-        if same and first.extractor and not (first.encoder_state or other.encoder_state):
+        if looks_alike(first, other):
             tables.append(features)
             continue
         theirs, table, _ = look_at(options, other, device)
         if [item.file_name for item in theirs] != [item.file_name for item in items]:
             raise ValueError(f"--ensemble {run}: knows other images; take runs of one data set")
         tables.append(table)
-    return FeaturesOfEach(tables)
+    return tables
+
+
+def features_in_a_mirror(options, checkpoints: list, items: list[Item], device: str) -> list:
+    """The features of the same images in a mirror, as each checkpoint's model reads them.
+
+    Raises ValueError for a model that cannot look at photos, FileNotFoundError without a photo.
+    """
+    from core.encoders.pictures import LookedAt
+
+    for item in items:
+        if item.path is None:
+            raise FileNotFoundError(
+                f"--flip: looks at the photos again, and {item.file_name} is not on this machine; "
+                "leave the option out"
+            )
+    tables = []
+    for n, checkpoint in enumerate(checkpoints):
+        if n and looks_alike(checkpoints[0], checkpoint):
+            tables.append(tables[0])
+            continue
+        if checkpoint.extractor is None or checkpoint.extractor["encoder"] == GIVEN:
+            raise ValueError(
+                f"--flip: {checkpoint.model} reads features that were made elsewhere, and cannot "
+                "look at photos; leave the option out"
+            )
+        extractor = extractor_of(checkpoint, options.weights, device).mirrored()
+        tables.append(LookedAt([item.path for item in items], extractor))
+    return tables
 
 
 def ensemble_checkpoints(options, checkpoint) -> list:
@@ -558,6 +593,8 @@ def ensemble_checkpoints(options, checkpoint) -> list:
     for option in ("report", "attention"):
         if found and getattr(options, option):
             raise ValueError(f"--{option}: is about one model; leave it out, or --ensemble")
+        if options.flip and getattr(options, option):
+            raise ValueError(f"--{option}: shows one look at a photo; leave it out, or --flip")
     return found
 
 
@@ -694,7 +731,7 @@ def caption(options, path: Path, checkpoints: list, device: str, own=None) -> No
     - device: where the torch engine computes
     - own: the learner's functions that are in the place of ours, or None
     """
-    from core.recipes.ensemble import Ensemble
+    from core.recipes.ensemble import Ensemble, FeaturesOfEach
     from core.support.files import write_json
 
     checkpoint, build = checkpoints[0], model_builder(options.engine, device)
@@ -717,10 +754,12 @@ def caption(options, path: Path, checkpoints: list, device: str, own=None) -> No
             "--split val, or photos of your own"
         )
     items, features, data = look_at(options, checkpoint, device)
-    voting = model
-    if options.ensemble:
-        voting = Ensemble(models)
-        features = features_of_all(options, checkpoints, items, features, device)
+    voting, tables = model, features_of_all(options, checkpoints, items, features, device)
+    if options.flip:
+        models += models
+        tables += features_in_a_mirror(options, checkpoints, items, device)
+    if len(models) > 1:
+        voting, features = Ensemble(models), FeaturesOfEach(tables)
     neighbours = None
     if count := decoders["beam"]["neighbours"]:
         from core.recipes.neighbours import Neighbours

@@ -34,7 +34,8 @@ COMPONENTS = 512  # of the PCA of pooled features
 # (docs/why-your-bleu-differs.md), and the number of neighbours.
 DECODERS = {
     "beam": "--beam_size 5 --length_penalty 0.8",
-    "neighbours": "--beam_size 20 --length_penalty 0.8 --neighbours 16",
+    "mirror": "--beam_size 5 --length_penalty 0.8 --flip",
+    "neighbours": "--beam_size 20 --length_penalty 0.8 --flip --neighbours 16",
 }
 
 _TRAIN = "--update_rule adamw --label_smoothing 0.1 --select cider --wordvec_dim 256"

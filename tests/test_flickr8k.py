@@ -13,9 +13,11 @@ import pytest
 from conftest import REAL_DATA, two_processes
 from PIL import Image
 
+from core.checkpoint import load_checkpoint
 from core.coco_utils import decode_captions, feature_kinds, load_coco_data, picture_paths
 from core.coco_utils.folder import MIRRORED
 from core.coco_utils.tables import write_features
+from core.decoding import beam_search
 from core.encoders import Extractor
 from core.encoders.extract import extract
 from core.encoders.pca import fit_pca
@@ -27,6 +29,8 @@ from core.flickr8k import (
     take_fraction,
 )
 from core.image_utils import load_image
+from core.recipes.ensemble import Ensemble, FeaturesOfEach
+from core.runs.building import model_builder
 from core.runs.data import load_data
 
 REAL = REAL_DATA / "flickr8k"
@@ -435,6 +439,55 @@ def test_training_photos_in_a_mirror(root, tmp_path, command):
     assert "36 captions of data" in text
     code, text, error = command("inference.py", "--checkpoint", run, "--split", "train")
     assert code == 0, error
+
+
+def test_a_photo_and_its_mirror_image_vote(root, tmp_path, command, refuses):
+    out, run, mirrored = tmp_path / "data", tmp_path / "run", tmp_path / "mirrored"
+    prepare_photos(root, out, "tiny_cnn", "random", pca=4, grid=3, min_count=1)
+    options = ("--num_epochs", 1, "--learning_rate", 0.05, "--out", run)
+    code, _, error = command("training.py", "--model", "attention", "--data", out, *options)
+    assert code == 0, error
+    mirrored.mkdir()
+    for name in SPLITS["val"]:  # the size that the network sees: nothing is resized
+        picture = Image.open(root / "Images" / name).resize((64, 64))
+        picture.save(tmp_path / f"{name}.png")
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirrored / f"{name}.png")
+
+    def said(*options) -> list[list[dict]]:
+        where = tmp_path / "said.json"
+        decode = ("--n_best", 3, "--beam_size", 3, "--out", where)
+        code, _, error = command("inference.py", "--checkpoint", run, *decode, *options)
+        assert code == 0, error
+        return [row["n_best"] for row in json.loads(where.read_text())]
+
+    def scores(found) -> np.ndarray:
+        return np.array([[each["score"] for each in of_photo] for of_photo in found])
+
+    photos = [tmp_path / f"{name}.png" for name in SPLITS["val"]]
+    images = [mirrored / path.name for path in photos]
+    both = said("--flip", "--image", *photos)
+    np.testing.assert_allclose(scores(both), scores(said("--flip", "--image", *images)), atol=1e-5)
+    alone, of_mirrored = said("--image", *photos), said("--image", *images)
+    for one_look in (alone, of_mirrored):
+        assert np.abs(scores(both) - scores(one_look)).max() > 1e-3
+
+    checkpoint = load_checkpoint(run / "best.npz")
+    numbers = (checkpoint.model, checkpoint.config, checkpoint.idx_to_word, checkpoint.params)
+    model = model_builder("numpy", "cpu")(*numbers)
+    look = Extractor.rebuild(checkpoint.extractor, checkpoint.extractor_arrays)
+    seen = [load_image(path) for path in photos]
+    tables = FeaturesOfEach([look(seen), look.mirrored()(seen)])
+    _, expected = beam_search(Ensemble([model, model]), tables, 3, 30, 1.0, 3)
+    np.testing.assert_allclose(scores(both), expected, atol=1e-5)
+    # With others that vote; photos of the data set, too, as long as they are here.
+    four = said("--flip", "--ensemble", run, "--image", *photos)
+    np.testing.assert_allclose(scores(four), scores(both), atol=1e-5)
+    assert len(said("--flip", "--split", "val")) == 3
+    base = ("inference.py", "--checkpoint", run, "--flip")
+    for option, name in (("--report", "r.html"), ("--attention", "a.png")):
+        refuses(*base, option, tmp_path / name, says=(option, "--flip"))
+    (root / "Images" / "010.jpg").unlink()
+    refuses(*base, "--split", "val", says=("--flip", "010.jpg", "not on this machine"))
 
 
 def test_captions_that_say_left_or_right_stay_with_their_photo(root, tmp_path):

@@ -114,6 +114,8 @@ def test_trained_on_and_captioned_with(root, tmp_path, command, refuses):
     assert code == 0, error
     photo = root / "Images" / "010.jpg"
     ask = ("inference.py", "--checkpoint", run, "--image", photo)
+    in_a_mirror = ("inference.py", "--checkpoint", run, "--split", "val", "--flip")
+    refuses(*in_a_mirror, says=("--flip", "cannot look at photos"))
     refuses(*ask, says=("--image", "clip.py tiny", "same script", "--features FILE.h5"))
     code, text, error = command(*ask, "--features", file)
     assert code == 0, error
