@@ -45,7 +45,7 @@ _ATTENTION = "--model attention --hidden_dim 512 --attention_dim 256"
 _TRANSFORMER = "--model transformer --hidden_dim 1024"
 _SCST = (
     "--engine torch --objective scst --schedule cosine --select cider --wordvec_dim 256 "
-    "--flip --dropout 0 --batch_size 160 --learning_rate 1e-4 --num_epochs 4"
+    "--flip --dropout 0 --batch_size 160 --learning_rate 1e-4 --num_epochs 2"
 )
 
 
@@ -220,8 +220,9 @@ def scores_of(name: str, decoder: str, options, split: str) -> Path:
 
 
 def decoders_of(name: str) -> list[str]:
-    """What a part is captioned with; one decoder is enough to see an effect."""
-    return list(DECODERS)[:1] if PARTS[name].effect else list(DECODERS)
+    """What a part is captioned with: an ensemble with all, to see an effect one is enough."""
+    part, names = PARTS[name], list(DECODERS)
+    return names[:1] if part.effect else names if part.votes else names[:2]
 
 
 def machine() -> str:
