@@ -31,7 +31,8 @@ DOCS = ROOT / "docs"
 COMPONENTS = 512  # of the PCA of pooled features
 
 # decoder -> options of inference.py. The penalty was chosen on 'val'
-# (docs/why-your-bleu-differs.md), and the number of neighbours.
+# (docs/why-your-bleu-differs.md), and the number of neighbours. "mirror": also one model, which
+# looks twice.
 DECODERS = {
     "beam": "--beam_size 5 --length_penalty 0.8",
     "mirror": "--beam_size 5 --length_penalty 0.8 --flip",
