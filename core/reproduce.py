@@ -81,8 +81,8 @@ PARTS = {
     ),
     "attention-tuned": Part(
         f"{_ATTENTION} {_TRAIN} --schedule cosine --engine torch --flip --crop 0.6 "
-        "--finetune_encoder 3 --encoder_learning_rate 2e-4 --feature_dropout 0.4 --dropout 0.5 "
-        "--learning_rate 5e-4 --batch_size 128 --num_epochs 6",
+        "--finetune_encoder 2 --encoder_learning_rate 1e-4 --feature_dropout 0.4 --dropout 0.5 "
+        "--learning_rate 5e-4 --batch_size 128 --num_epochs 4",
         grid=True,
         start="attention",
     ),
