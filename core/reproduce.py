@@ -103,14 +103,14 @@ PARTS = {
 
 # What one option gives: the LSTM, smaller and shorter, with one thing changed at a time.
 EFFECTS_OF = "small-lstm"
-_SMALL = f"--model lstm {_POOLED} --hidden_dim 256 --learning_rate 1e-3 --num_epochs 3"
+_SMALL = f"--model lstm {_POOLED} --hidden_dim 256 --learning_rate 2e-3 --num_epochs 2"
 # name -> what it is, what goes from the options, what comes to them
 _CHANGES = {
     "small-reseeded": ("another `--seed`: what chance does", (), "--seed 1"),
     "small-unmirrored": (
         "no `--flip`, and twice the epochs",
-        ("--flip", "--num_epochs 3"),
-        "--num_epochs 6",
+        ("--flip", "--num_epochs 2"),
+        "--num_epochs 4",
     ),
     "small-constant": (
         "a constant learning rate: `--schedule decay --lr_decay 1`",
