@@ -45,7 +45,7 @@ _GRID = f"{_TRAIN} --bucketed --engine torch --flip"
 _ATTENTION = "--model attention --hidden_dim 512 --attention_dim 256"
 _TRANSFORMER = "--model transformer --hidden_dim 1024"
 _SCST = (
-    "--engine torch --objective scst --schedule cosine --select cider --wordvec_dim 256 "
+    "--objective scst --schedule cosine --select cider --wordvec_dim 256 "
     "--flip --dropout 0 --batch_size 160 --learning_rate 1e-4 --num_epochs 2"
 )
 
@@ -73,6 +73,7 @@ class Part:
 PARTS = {
     "rnn": Part(f"--model rnn {_POOLED} --hidden_dim 512 --learning_rate 1e-3 --num_epochs 4"),
     "lstm": Part(f"--model lstm {_POOLED} --hidden_dim 512 --learning_rate 1e-3 --num_epochs 4"),
+    "lstm-scst": Part(f"--model lstm --engine numpy --hidden_dim 512 {_SCST}", start="lstm"),
     # Stopped before it knows its photos by heart: what follows gains more from here.
     "attention": Part(
         f"{_ATTENTION} {_GRID} --schedule decay --lr_decay 0.85 --warmup 500 --feature_dropout 0.4 "
@@ -87,7 +88,7 @@ PARTS = {
         start="attention",
     ),
     "attention-scst": Part(
-        f"{_ATTENTION} {_SCST}",
+        f"{_ATTENTION} --engine torch {_SCST}",
         grid=True,
         start="attention-tuned",
         eyes="attention-tuned",
@@ -97,7 +98,9 @@ PARTS = {
         "--dropout 0.2 --learning_rate 5e-4 --num_epochs 5",
         grid=True,
     ),
-    "transformer-scst": Part(f"{_TRANSFORMER} {_SCST}", grid=True, start="transformer"),
+    "transformer-scst": Part(
+        f"{_TRANSFORMER} --engine torch {_SCST}", grid=True, start="transformer"
+    ),
     "ensemble": Part(votes=("attention-scst", "transformer-scst")),
 }
 
