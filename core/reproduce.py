@@ -101,7 +101,7 @@ PARTS = {
     "transformer-scst": Part(
         f"{_TRANSFORMER} --engine torch {_SCST}", grid=True, start="transformer"
     ),
-    "ensemble": Part(votes=("attention-scst", "transformer-scst")),
+    "ensemble": Part(votes=("attention-scst", "attention-tuned", "transformer-scst", "lstm-scst")),
 }
 
 # What one option gives: the LSTM, smaller and shorter, with one thing changed at a time.
