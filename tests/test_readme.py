@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+_MEASURED = ("results.md", "results-squeezenet.md")  # pages that a command writes
 PAGES = [
     ROOT / "README.md",
     ROOT / "datasets" / "README.md",
     ROOT / "notebooks" / "README.md",
-    *(p for p in sorted((ROOT / "docs").glob("*.md")) if p.name != "results.md"),
+    *(p for p in sorted((ROOT / "docs").glob("*.md")) if p.name not in _MEASURED),
 ]
 
 
