@@ -177,9 +177,10 @@ def prepare_photos(
     vocabulary, the components of each kind's PCA and the variance that they keep, the shape of the
     grid, the photos skipped. In all processes but the first it returns None.
 
-    Raises ValueError when more than 1 % of the photos cannot be read or have no features, or when
-    there are fewer training photos than components; FileExistsError when ``out`` is taken; OSError
-    when the disk is too small; and as ``read_photo_folder`` and ``vocabulary_of`` do.
+    Raises ValueError when more than 1 % of the photos cannot be read or have no features, when
+    there are fewer training photos than components, or for ``flip`` with ``given``; FileExistsError
+    when ``out`` is taken; OSError when the disk is too small; and as ``read_photo_folder`` and
+    ``vocabulary_of`` do.
     """
     from core.coco_utils import save_coco_data
     from core.encoders.pca import fit_pca
@@ -187,6 +188,8 @@ def prepare_photos(
     out = Path(os.path.abspath(out))  # with a name, also where it is the current folder
     parts = out.with_name(f".{out.name}.parts")
     require_free_of_parts(out, parts)
+    if given is not None and flip:
+        raise ValueError("flip: nobody looks at photos with features that are given")
     source = read_photo_folder(root, seed)
     splits = take_fraction(source.splits, share)
     theirs = None if given is None else GivenFeatures.read(given)

@@ -225,8 +225,9 @@ def scores_of(name: str, decoder: str, options, split: str) -> Path:
 
 def decoders_of(name: str) -> list[str]:
     """What a part is captioned with: an ensemble with all, to see an effect one is enough."""
-    part, names = PARTS[name], list(DECODERS)
-    return names[:1] if part.effect else names if part.votes else names[:2]
+    if PARTS[name].effect:
+        return ["beam"]
+    return list(DECODERS) if PARTS[name].votes else ["beam", "mirror"]
 
 
 def machine() -> str:

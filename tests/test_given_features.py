@@ -14,6 +14,7 @@ from core.coco_utils import feature_kinds, load_coco_data
 from core.encoders import scale_grid
 from core.encoders.given import GivenExtractor, GivenFeatures, features_of_own_photos, write_given
 from core.encoders.pca import fit_pca
+from core.flickr8k import prepare_photos
 
 MADE_BY = {"script": "clip.py", "model": "tiny", "preprocessing": {"size": 32}}
 NAMES = [*CAPTIONS, "other.jpg"]  # one of no photo here
@@ -255,3 +256,10 @@ def test_writing_such_a_file(tmp_path):
         with pytest.raises(ValueError, match="rows, expected one for each name"):
             write_given(tmp_path / "g.h5", ["n"] * count, iter([features]), MADE_BY)
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
+
+
+def test_nobody_looks_at_given_photos_in_a_mirror(root, tmp_path):
+    file = write(tmp_path / "f.h5", rows(4, 6))
+    with pytest.raises(ValueError, match="flip"):
+        prepare_photos(root, tmp_path / "data", None, None, given=file, flip=True)
+    assert not (tmp_path / "data").exists()
