@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -178,13 +179,23 @@ def test_a_caption_prints_whatever_the_console_can_express(encoding, monkeypatch
 def test_progress_without_a_terminal_is_a_line_every_few_seconds(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # other tests may load it
     monkeypatch.setattr(command_line, "_SECONDS_A_LINE", 0.02)
-    import time
-
     for _ in progress(range(20), "drawing pictures"):
         time.sleep(0.01)
     lines = capsys.readouterr().err.splitlines()
     assert 2 <= len(lines) <= 20
     assert all(re.match(r"drawing pictures: \d+ of 20, \d\d:\d\d left$", each) for each in lines)
+
+
+def test_progress_within_progress_is_lines_as_well(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.setattr(command_line, "_SECONDS_A_LINE", 0.01)
+    for _ in progress(range(2), "captioning"):
+        for _ in progress(range(3), "looking at pictures"):
+            time.sleep(0.02)
+    printed = capsys.readouterr().err
+    assert "captioning: 1 of 2" in printed
+    assert "looking at pictures: 2 of 3" in printed
+    assert "\x1b" not in printed, repr(printed)
 
 
 def test_progress_of_a_moment_prints_nothing_without_a_terminal(capsys, monkeypatch):

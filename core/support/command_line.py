@@ -236,7 +236,8 @@ def progress(items: Iterable | None, description: str, total: int | None = None,
         options |= {"disable": None}
     else:
         options |= {"file": _LineByLine(), "mininterval": _SECONDS_A_LINE, "miniters": 1}
-        options |= {"delay": _SECONDS_A_LINE, "bar_format": _LINE}
+        # Of the first row, also within another: to get to a row of its own it would move a cursor.
+        options |= {"delay": _SECONDS_A_LINE, "bar_format": _LINE, "position": 0}
     return tqdm(items, desc=description, total=total, leave=False, **options)
 
 

@@ -76,14 +76,17 @@ class TorchCaptioningAttention(TorchCaptioner):
         return tuple(torch.stack(x, dim=1)[back] for x in zip(*found, strict=True))
 
     def _look_and_read(self, word: Tensor, features: Tensor, keys: Tensor, h: Tensor, c: Tensor):
-        """One step: looks at the locations, reads the word (N, W) and what was seen."""
-        query = self.query(torch.cat([h, word], dim=1))
-        scores = (keys + query[:, None]).tanh() @ self.v_attend
-        weights = scores.softmax(dim=1)
-        context = (weights[:, None] @ features)[:, 0]
+        """One step: looks at the locations, reads the word (N, W) and what was seen.
+
+        Features and keys are of G images, N / G neighbouring rows are about each.
+        """
+        query = self.query(torch.cat([h, word], dim=1)).unflatten(0, (len(keys), -1))
+        scores = (keys[:, None] + query[:, :, None]).tanh() @ self.v_attend  # (G, N / G, L)
+        weights = scores.softmax(dim=2)
+        context = (weights @ features).flatten(0, 1)
         z = self.gate(h).sigmoid() * context
         h, c = self.cell(torch.cat([word, z], dim=1), (h, c))
-        return h, c, z, weights
+        return h, c, z, weights.flatten(0, 1)
 
     def _deep(self, vectors: Tensor, h: Tensor, z: Tensor) -> Tensor:
         return self.deep(torch.cat([vectors, h, z], dim=-1)).tanh()
@@ -104,9 +107,7 @@ class TorchCaptioningAttention(TorchCaptioner):
 
     @torch.no_grad()
     def step(self, state: _State, tokens: Array) -> tuple[Array, _State]:
-        (features, keys), size = state.images.grouped()
-        if size > 1:
-            features, keys = (x.repeat_interleave(size, dim=0) for x in (features, keys))
+        (features, keys), _ = state.images.grouped()
         word = self.embed(self._ids(tokens))
         h, c, z, _ = self._look_and_read(word, features, keys, state.h, state.c)
         scores = self.vocab(self._deep(word, h, z))
