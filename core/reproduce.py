@@ -266,7 +266,7 @@ with the tables, which are of all.
 _EFFECTS = f"""## What each option gives
 
 `{EFFECTS_OF}` with one thing changed, on 'val'. One run each: what is within the reach of another
-seed is no effect. A seed moves the scores far more than the loss.
+seed is no effect.
 """
 
 

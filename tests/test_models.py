@@ -282,8 +282,8 @@ def test_selected_rows_go_on_as_if_they_had_been_read_from_the_start(builder, ca
 def test_rows_share_the_arrays_of_their_image(rows, size, entries, shared):
     kept = [np.arange(6.0).reshape(3, 2), np.arange(3.0)]
     images = SharedImages(kept).select(np.array(rows))
-    arrays, found = images.grouped()
-    assert found == size
+    arrays = images.grouped()
+    assert len(rows) / len(arrays[0]) == size
     assert len(images.arrays[0]) == len(set(rows))  # the others are dropped
     for array, original in zip(arrays, kept, strict=True):
         np.testing.assert_array_equal(array, original[entries])

@@ -176,8 +176,13 @@ def test_a_caption_prints_whatever_the_console_can_express(encoding, monkeypatch
     assert "a cat \\u732b" in out.buffer.getvalue().decode(encoding)
 
 
-def test_progress_without_a_terminal_is_a_line_every_few_seconds(monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # other tests may load it
+@pytest.fixture
+def no_notebook(monkeypatch):
+    """Other tests may have loaded what tells a notebook."""
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+
+
+def test_progress_without_a_terminal_is_a_line_every_few_seconds(no_notebook, monkeypatch, capsys):
     monkeypatch.setattr(command_line, "_SECONDS_A_LINE", 0.02)
     for _ in progress(range(20), "drawing pictures"):
         time.sleep(0.01)
@@ -186,8 +191,7 @@ def test_progress_without_a_terminal_is_a_line_every_few_seconds(monkeypatch, ca
     assert all(re.match(r"drawing pictures: \d+ of 20, \d\d:\d\d left$", each) for each in lines)
 
 
-def test_progress_within_progress_is_lines_as_well(monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+def test_progress_within_progress_is_lines_as_well(no_notebook, monkeypatch, capsys):
     monkeypatch.setattr(command_line, "_SECONDS_A_LINE", 0.01)
     for _ in progress(range(2), "captioning"):
         for _ in progress(range(3), "looking at pictures"):
@@ -198,8 +202,7 @@ def test_progress_within_progress_is_lines_as_well(monkeypatch, capsys):
     assert "\x1b" not in printed, repr(printed)
 
 
-def test_progress_of_a_moment_prints_nothing_without_a_terminal(capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+def test_progress_of_a_moment_prints_nothing_without_a_terminal(no_notebook, capsys):
     assert list(progress(range(1000), "drawing pictures")) == list(range(1000))
     with progress(None, "features", total=3) as bar:
         bar.update()

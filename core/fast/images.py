@@ -36,17 +36,17 @@ class SharedImages:
             arrays = [array[kept] for array in arrays]
         return SharedImages(arrays, of_row)
 
-    def grouped(self) -> tuple[tuple[Array, ...], int]:
-        """The arrays with one entry for every ``size`` rows in a row, and that size.
+    def grouped(self) -> tuple[Array, ...]:
+        """The arrays with G entries, each for the same number of neighbouring rows.
 
-        Rows (G * size, ...) reshaped to (G, size, ...) stand beside arrays of G entries. With the
-        same number of neighbouring rows for each image nothing is copied.
+        Rows (N, ...) reshaped to (G, N / G, ...) stand beside them. Where each image has as many
+        neighbouring rows, nothing is copied; else G is N.
         """
         starts = np.flatnonzero(np.diff(self.of_row, prepend=-1))
         size = len(self.of_row) // max(1, len(starts))
         images = self.of_row[::size] if size else self.of_row
         if not np.array_equal(self.of_row, np.repeat(images, size)):
-            images, size = self.of_row, 1
+            images = self.of_row
         if np.array_equal(images, np.arange(len(self.arrays[0]))):
-            return self.arrays, size
-        return tuple(array[images] for array in self.arrays), size
+            return self.arrays
+        return tuple(array[images] for array in self.arrays)

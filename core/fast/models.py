@@ -121,7 +121,7 @@ class FastCaptioningAttention(FastCaptioner, CaptioningAttention):
     def step(self, state: tuple, tokens: Array) -> tuple[Array, tuple]:
         p = self.params
         h, c, images = state
-        (features, keys), _ = images.grouped()
+        features, keys = images.grouped()
         vectors, _ = word_embedding_forward(tokens, p["W_embed"])
         recurrent = (p[name] for name in RECURRENT if name not in ("W_features", "b_attend"))
         query, gates, loop_weights = words_apart(vectors, *recurrent)
@@ -161,7 +161,7 @@ class FastCaptioningTransformer(FastCaptioner, CaptioningTransformer):
     def step(self, state: tuple, tokens: Array) -> tuple[Array, tuple]:
         words, images = state
         x = self._new_word(tokens, position=words[0][0].shape[2] if words[0] else 0)
-        arrays, _ = images.grouped()
+        arrays = images.grouped()
         grown = []
         for layer in range(self.num_layers):
             x, kept = fast_block_step(

@@ -107,7 +107,7 @@ class TorchCaptioningAttention(TorchCaptioner):
 
     @torch.no_grad()
     def step(self, state: _State, tokens: Array) -> tuple[Array, _State]:
-        (features, keys), _ = state.images.grouped()
+        features, keys = state.images.grouped()
         word = self.embed(self._ids(tokens))
         h, c, z, _ = self._look_and_read(word, features, keys, state.h, state.c)
         scores = self.vocab(self._deep(word, h, z))

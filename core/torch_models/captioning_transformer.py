@@ -191,7 +191,7 @@ class TorchCaptioningTransformer(TorchCaptioner):
         if t == self.max_length:
             raise ValueError(f"the model has {t} positions, and all are taken; build it with more")
         x = self._vectors(self._ids(tokens)[:, None], first=t)
-        (images, _), words, drop = state.images.grouped(), (), self._dropout(False)
+        images, words, drop = state.images.grouped(), (), self._dropout(False)
         for layer, block in enumerate(self.blocks):
             pair = slice(2 * layer, 2 * layer + 2)
             x, grown = block(x, state.words[pair], images[pair], drop)
