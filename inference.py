@@ -113,6 +113,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--decode", choices=_DECODERS, default="beam", help="how words are chosen")
     parser.add_argument("--allow_unknown", action="store_true", help="let captions hold <UNK>")
+    parser.add_argument(
+        "--no_repeat", type=positive_int, metavar="N", help="no N words in a row twice in a caption"
+    )
 
     def decoder_option(owner: str, name: str, kind, text: str, metavar: str) -> None:
         default = _DECODERS[owner][name]
@@ -396,7 +399,8 @@ def decoders_of(options) -> dict[str, dict]:
         )
     if decoders["beam"]["neighbours"] and decoders["beam"]["beam_size"] == 1:
         raise ValueError("--neighbours: chooses among several beams; take a --beam_size above 1")
-    common = {"max_length": options.max_length, "allow_unknown": options.allow_unknown}
+    names = ("max_length", "allow_unknown", "no_repeat")
+    common = {name: getattr(options, name) for name in names}
     return {owner: of_owner | common for owner, of_owner in decoders.items()}
 
 
@@ -412,18 +416,24 @@ def decoder(name: str, numbers: dict, engine: str, neighbours=None):
 
     from core import decoding
     from core.fast.threads import searched_in_parts
+    from core.recipes.no_repeat import NoRepeat
 
     numbers = dict(numbers)
+    length = numbers.pop("no_repeat")
+
+    def asked(model):
+        return NoRepeat(model, length) if length else model
+
     greedy, beam_search = decoding.greedy, decoding.beam_search
     if engine == "numpy":
         greedy, beam_search = searched_in_parts(greedy), searched_in_parts(beam_search)
     if name == "beam":
         search = neighbours.search if numbers.pop("neighbours") else beam_search
-        return lambda model, features: search(model, features, **numbers)
+        return lambda model, features: search(asked(model), features, **numbers)
     if name == "sample":
         numbers["rng"] = np.random.default_rng(numbers.pop("seed"))
     decode = {"greedy": greedy, "sample": decoding.sample}[name]
-    return lambda model, features: (decode(model, features, **numbers)[:, None], None)
+    return lambda model, features: (decode(asked(model), features, **numbers)[:, None], None)
 
 
 def ranked(words, scores, idx_to_word) -> list[tuple[str, float]]:

@@ -295,6 +295,22 @@ def test_every_way_of_decoding(attentive_run, command, tmp_path):
         assert f"{scores[0]:8.3f}  {row['caption']}" in out
 
 
+@pytest.mark.parametrize("decode", ["greedy", "beam", "sample"])
+def test_no_word_twice(decode, attentive_run, command, tmp_path):
+    def twice(*options):
+        code, _, error = command(
+            "inference.py", "--checkpoint", attentive_run, "--decode", decode, "--out", "c.json",
+            "--report", "r.html", *options,
+        )  # fmt: skip
+        assert code == 0, error
+        said = [row["caption"].split() for row in json.loads((tmp_path / "c.json").read_text())]
+        return sum(len(set(words)) < len(words) for words in said)
+
+    assert twice() > 0
+    assert twice("--no_repeat", 1) == 0
+    assert "no_repeat 1" in (tmp_path / "r.html").read_text()
+
+
 # ---------------------------------------------------------------------------------------------
 # Nothing is lost
 # ---------------------------------------------------------------------------------------------

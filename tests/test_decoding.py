@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from core.decoding import beam_search, greedy, sample, word_log_probabilities
 from core.models import CaptioningRNN
+from core.recipes.no_repeat import NoRepeat
 
 NULL, START, END, UNKNOWN = range(4)
 SPECIAL = 4  # ordinary words come after
@@ -107,7 +108,8 @@ def extensions(model, features, words, allow_unknown=False):
     for word in (START, *words):
         log_probs, state = model.step(state, np.array([word]))
     banned = {NULL, START} | (set() if allow_unknown else {UNKNOWN})
-    return [(p, word) for word, p in enumerate(log_probs[0].tolist()) if word not in banned]
+    found = enumerate(log_probs[0].tolist())
+    return [(p, word) for word, p in found if word not in banned and p > -math.inf]
 
 
 def brute_force(model, features, T, length_penalty):
@@ -598,3 +600,58 @@ def test_captions_that_cannot_be_read(captions, message):
     model, features = captioner(V=9)
     with pytest.raises(ValueError, match=message):
         word_log_probabilities(model, features[:1], captions)
+
+
+# -- nothing twice -----------------------------------------------------------------------------
+
+
+def repeats(words, length):
+    """Whether a run of so many words comes twice."""
+    runs = [tuple(words[t : t + length]) for t in range(len(words) - length + 1)]
+    return len(set(runs)) < len(runs)
+
+
+@every_model
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_no_repeat_is_every_caption_that_repeats_nothing(case, length):
+    """Brute force over all captions of the model itself, less those with a run twice."""
+    T = 2 * length + 1  # room for a run twice, and for <END>
+    for seed in range(3):
+        model, features = case(V=6, seed=seed)
+        K = 3**T
+        captions, scores = beam_search(NoRepeat(model, length), features, K, T, 0.5, n_best=K)
+        for i in range(len(features)):
+            every = brute_force(model, features[i : i + 1], T, 0.5)
+            expected = [each for each in every if not repeats(each[1], length)]
+            assert len(expected) < len(every)
+            assert_same(as_lists(captions[i], scores[i]), expected)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+@pytest.mark.parametrize("K", [2, 5])
+def test_no_repeat_knows_what_each_beam_has_said(length, K):
+    """Narrow beams change places and leave; the naive search asks for every beginning anew."""
+    for seed in range(20):
+        model, features = Hashed(V=7, seed=seed, bias={END: -2}), np.array([2, 3, 7])
+        model = NoRepeat(model, length)
+        captions, scores = beam_search(model, features, K, 9, 0.5, n_best=K)
+        for i in range(len(features)):
+            expected = naive_beam(model, features[i : i + 1], K, 9, 0.5, K)
+            assert_same(as_lists(captions[i], scores[i]), expected)
+
+
+@pytest.mark.parametrize("decode", [greedy, decode_sample])
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_no_repeat_word_by_word(decode, length):
+    model, features = Hashed(V=7, bias={END: -2}), np.arange(30)
+
+    def said(model):
+        return [row[row != NULL].tolist() for row in decode(model, features, 12)]
+
+    assert sum(repeats(words, length) for words in said(model)) > 5
+    assert not any(repeats(words, length) for words in said(NoRepeat(model, length)))
+
+
+def test_no_repeat_needs_a_length():
+    with pytest.raises(ValueError, match="no_repeat: found 0, expected at least 1"):
+        NoRepeat(Hashed(), 0)

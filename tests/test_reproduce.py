@@ -59,7 +59,7 @@ def made(monkeypatch, tmp_path, command):
 
 
 SCORED = ["inference.py", "core.metrics"]
-EACH = ["training.py", *SCORED, *SCORED]  # by two decoders
+EACH = ["training.py", *SCORED, *SCORED, *SCORED]  # by three decoders
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_every_part_once_and_written_down(made, tmp_path):
     page = (tmp_path / "docs" / "results.md").read_text()
     for name, part in PARTS.items():
         rows = [line for line in page.splitlines() if line.startswith(f"| {part.effect or name} |")]
-        decoders = ["beam"] if part.effect else ["beam", "mirror"]
+        decoders = ["beam"] if part.effect else ["beam", "once", "mirror"]
         decoders += ["neighbours"] if part.votes else []
         for decoder, row in zip(decoders, rows, strict=True):
             path = tmp_path / "runs" / f"{name}_val_{decoder}.scores.json"

@@ -721,12 +721,12 @@ workshop.cleanup()  # the temporary folder goes
 #
 # | what | minutes | score |
 # | --- | --- | --- |
-# | LSTM, features of MobileNetV2, mirrored photos, too (`--flip`) | 12 | 19.1 / 45.6 |
-# | after that, **self-critical training**: it learns from the score of its own captions (`--objective scst`) | 7 more | 19.8 / 46.9 |
-# | attention on a grid (`--model attention --grid 7`) | 30 | 20.5 / 49.9 |
-# | after that, the end of its encoder learns, too (`--finetune_encoder 2`) | 44 more | 20.5 / 52.2 |
-# | after that, self-critical training | 16 more | 22.1 / 56.0 |
-# | four such models vote (`--ensemble`) | | 22.5 / 56.5 |
+# | LSTM, features of MobileNetV2, mirrored photos, too (`--flip`) | 12 | 19.1 / 45.4 |
+# | after that, **self-critical training**: it learns from the score of its own captions (`--objective scst`) | 7 more | 19.4 / 45.6 |
+# | attention on a grid (`--model attention --grid 7`) | 28 | 20.4 / 50.4 |
+# | after that, the end of its encoder learns, too (`--finetune_encoder 2`) | 32 more | 20.4 / 52.8 |
+# | after that, self-critical training | 20 more | 22.1 / 55.5 |
+# | four such models vote (`--ensemble`) | | 23.0 / 58.1 |
 #
 # People have 21.8 / 83.0 ([docs/results-shapes.md](../docs/results-shapes.md)): each reference against the other four. The
 # models have five references, which raises BLEU-4: with three, attention loses 4.7 points
