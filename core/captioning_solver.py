@@ -195,8 +195,8 @@ class CaptioningSolver:
     After and during training:
     - loss_history: the loss of each step, as ``model.loss`` returns it (nats per caption)
     - history: a row for each epoch: epoch, train_loss (what is minimised, a penalty included) and
-      val_loss (cross-entropy alone) in nats per token, their perplexities, learning_rate,
-      tokens_per_second, seconds
+      val_loss (cross-entropy alone) in nats per token, their perplexities (None where a reward
+      weighs the captions), learning_rate, tokens_per_second, seconds
     - epoch, best_epoch: number of epochs done, and which of them is the best so far
 
     Raises ValueError for an unknown update rule or score, for numbers out of range and for a split
@@ -279,7 +279,7 @@ class CaptioningSolver:
     def _train_epoch(self, progress: TrainingProgress) -> dict:
         """One pass over the batches of an epoch; returns its row of ``history``."""
         started = time.perf_counter()
-        total_loss, total_tokens = 0.0, 0
+        total_loss, total_tokens, weights = 0.0, 0, []
         batches = self.source.batches(self.model, self.batch_size, self.rng)
         for captions, features, *weights in batches:
             loss = self._step(features, captions, *weights)
@@ -292,7 +292,7 @@ class CaptioningSolver:
         return {
             "epoch": self.epoch + 1,
             "train_loss": train_loss,
-            "train_perplexity": _perplexity(train_loss),
+            "train_perplexity": None if weights else _perplexity(train_loss),
             "learning_rate": self.engine.learning_rate,
             "tokens_per_second": total_tokens / seconds,
             "seconds": seconds,

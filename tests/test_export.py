@@ -117,6 +117,29 @@ def test_the_card_is_in_the_file_and_beside_it(command, run, tmp_path):
     assert "Licence: not known" in exported_card(command, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "`flickr`, 12 photos to train on. "),
+        ({"flip": True}, "`flickr`, 6 photos to train on, and the same in a mirror. "),
+        ({"flip": True, "finetune_encoder": 2}, "`flickr`, 12 photos to train on. "),
+        ({"flip": True, "num_samples": 5}, "`flickr`, 12 photos to train on. "),
+    ],
+)
+def test_a_photo_and_its_mirror_image_count_once(command, run, tmp_path, settings, says):
+    before = trained()
+    contents = {"train": {"captions": "", "shape": [12, 665], "features": []}}
+    mirrored = replace(before, settings=before.settings | settings, data=contents)
+    save_checkpoint(run / "best.npz", mirrored)
+    assert says in exported_card(command, tmp_path)
+
+
+def test_scores_of_a_row_are_of_the_search_that_made_them(command, run, tmp_path):
+    assert "captions are of 3 beams, and of at most 500 images): in validation" in exported_card(
+        command, tmp_path
+    )
+
+
 def exported_card(command, folder) -> str:
     exported(command, "plain.npz")
     return (folder / "plain.npz.md").read_text(encoding="utf-8")

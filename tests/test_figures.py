@@ -12,7 +12,7 @@ from PIL import Image
 from core import lessons
 from core.coco_utils import load_coco_data
 from core.models import build_model
-from core.show.plots import plot_attention, plot_captions, plot_runs
+from core.show.plots import plot_attention, plot_captions, plot_losses, plot_runs
 
 PICTURE = np.full((32, 32, 3), 90, np.uint8)
 # Prices, LaTeX, what mathtext takes for a fraction or an index, a lone dollar or backslash.
@@ -104,3 +104,19 @@ def test_letters_that_no_font_has_are_counted_in_one_line(tmp_path):
         plot_captions([PICTURE] * 2, ["\ue000\ue001 a", "\ue001 b"], [[], []], tmp_path / "f.png")
     [message] = [str(warning.message) for warning in warned]
     assert "f.png: 2 letters that the font has not (\ue000\ue001) are boxes" in message
+
+
+def test_curves_of_self_critical_training_are_what_it_learns_by(drawn, tmp_path):
+    """Its training loss is weighted by the reward: often below 0, and of no use to look at."""
+    rows = [
+        {"epoch": e, "train_loss": -0.05, "val_loss": 3.0 + e, "reward": 60.0 + e, "CIDEr-D": c}
+        for e, c in ((1, 56.5), (2, 55.0))
+    ]
+    plot_losses(rows, tmp_path / "loss.png")
+    texts = shown(drawn)
+    assert {"CIDEr-D of its own captions", "training", "validation", "62.000", "56.500"} <= texts
+    without = [{key: x for key, x in row.items() if key != "CIDEr-D"} for row in rows]
+    drawn.clear()
+    plot_losses(without, tmp_path / "loss.png")
+    assert "62.000" in shown(drawn)
+    assert "validation" not in shown(drawn)

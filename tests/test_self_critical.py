@@ -78,13 +78,15 @@ def test_captions_get_better_by_it(command, tiny_folder, tmp_path, engine):
     base += ("--batch_size", 6, "--dtype", "float64", "--hidden_dim", 16, "--wordvec_dim", 8)
     code, _, error = command(*base, "--num_epochs", 12, "--out", tmp_path / "first")
     assert code == 0, error
-    code, _, error = command(
+    code, out, error = command(
         *base, "--objective", "scst", "--init", tmp_path / "first", "--num_epochs", 20,
         "--learning_rate", 5e-3, "--lr_decay", 1, "--out", tmp_path / "run", "--engine", engine,
         "--select", "cider", "--samples", 4,
     )  # fmt: skip
     assert code == 0, error
     rows = [json.loads(r) for r in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {row["train_perplexity"] for row in rows} == {None}, "of a loss that is weighted"
+    assert out.count("nats per token (weighted by the reward), val ") == 20
     rewards = [row["reward"] for row in rows]
     assert np.mean(rewards[-5:]) > 1.3 * np.mean(rewards[:3])
 

@@ -10,6 +10,8 @@ from core import decoding, metrics
 from core.coco_utils import caption_limit, decode_captions
 from core.metrics.caption_files import reference_captions
 
+MOST = 500  # images
+BEAM_SIZE = 3
 _BATCH = 100
 
 
@@ -28,7 +30,9 @@ class CaptionScores:
 
     NAMES = ("BLEU-4", "CIDEr-D")
 
-    def __init__(self, data: Mapping, split: str = "val", most: int = 500, beam_size: int = 3):
+    def __init__(
+        self, data: Mapping, split: str = "val", most: int = MOST, beam_size: int = BEAM_SIZE
+    ):
         self.features, self.idx_to_word = data[f"{split}_features"], data["idx_to_word"]
         self.how = {"beam_size": beam_size, "max_length": caption_limit(data)}
         texts, _ = reference_captions(data, split)

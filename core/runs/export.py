@@ -231,6 +231,10 @@ def _data(checkpoint, licence: str | None) -> str:
         )
     train = checkpoint.data.get("train", {}).get("shape", [])
     count = f", {train[0]:,} photos to train on" if train else ""
+    given = checkpoint.settings.get
+    if train and given("flip") and not given("finetune_encoder") and given("num_samples") is None:
+        # Features of photos, and of their mirror images; an encoder that learns sees photos.
+        count = f", {train[0] // 2:,} photos to train on, and the same in a mirror"
     unknown = "not known. Ask those who passed this on before you use it"
     return f"`{name}`{count}. Licence: {licence or unknown}."
 
@@ -238,10 +242,13 @@ def _data(checkpoint, licence: str | None) -> str:
 def _scores(options, checkpoint, row: Mapping | None) -> str:
     lines = []
     if row is not None:
+        from core.recipes.validation import BEAM_SIZE, MOST
+
         figures = [f"{v} {row[k]:.4g}" for k, v in _FIGURES.items() if row.get(k) is not None]
         lines.append(
             f"While training, after epoch {row['epoch']}, the one that is in the file "
-            f"(from metrics.jsonl, where captions are of greedy search): {', '.join(figures)}."
+            f"(from metrics.jsonl, where captions are of {BEAM_SIZE} beams, and of at most "
+            f"{MOST} images): {', '.join(figures)}."
         )
     if options.references:
         from core.metrics import METRICS

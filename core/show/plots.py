@@ -26,6 +26,8 @@ COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", GREY)
 def plot_losses(history: Sequence[dict], path: str | Path) -> None:
     """Training and validation loss by epoch; the best epoch is marked.
 
+    Of self-critical training the curves are CIDEr-D: its training loss is weighted by that.
+
     Inputs:
     - history: rows of ``CaptioningSolver.history``
     - path: of the PNG file
@@ -34,22 +36,24 @@ def plot_losses(history: Sequence[dict], path: str | Path) -> None:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     marker = "o" if len(epochs) < 30 else None
-    for name, colour in (("train", BLUE), ("val", ORANGE)):
-        losses = [row[f"{name}_loss"] for row in history]
-        if None in losses:
+    names, best_of, what = ("train_loss", "val_loss"), np.argmin, "loss (nats per token)"
+    if "reward" in history[-1]:
+        names, best_of, what = ("reward", "CIDEr-D"), np.argmax, "CIDEr-D of its own captions"
+    for name, label, colour in zip(names, ("training", "validation"), (BLUE, ORANGE), strict=True):
+        values = [row.get(name) for row in history]
+        if None in values:
             continue
-        label = {"train": "training", "val": "validation"}[name]
-        axes.plot(epochs, losses, color=colour, marker=marker, markersize=4, label=label)
-        best = int(np.argmin(losses))
+        axes.plot(epochs, values, color=colour, marker=marker, markersize=4, label=label)
+        best = int(best_of(values))
         axes.annotate(
-            f"{losses[best]:.3f}",
-            (epochs[best], losses[best]),
+            f"{values[best]:.3f}",
+            (epochs[best], values[best]),
             xytext=(0, 6),
             textcoords="offset points",
-            ha="right" if best > len(epochs) / 2 else "left",
+            ha="right" if best >= len(epochs) / 2 else "left",
             color=colour,
         )
-    axes.set(xlabel="epoch", ylabel="loss (nats per token)", ylim=(0, None))
+    axes.set(xlabel="epoch", ylabel=what, ylim=(0, None))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

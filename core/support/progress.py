@@ -51,7 +51,10 @@ class TrainingProgress:
         for split in ("train", "val"):
             if row[f"{split}_loss"] is not None:
                 loss, perplexity = row[f"{split}_loss"], row[f"{split}_perplexity"]
-                parts.append(f"{split} {loss:.4f} nats per token (perplexity {perplexity:,.2f})")
+                more = "weighted by the reward"
+                if perplexity is not None:
+                    more = f"perplexity {perplexity:,.2f}"
+                parts.append(f"{split} {loss:.4f} nats per token ({more})")
         trained, held_out = (len(solver.data.get(f"{s}_captions", ())) for s in ("train", "val"))
         if held_out > trained:  # see CaptioningSolver.evaluate
             parts[-1] += f" on {trained:,} of {held_out:,} captions"
