@@ -22,6 +22,7 @@ from pathlib import Path
 
 from core.flickr8k import read_photo_folder
 from core.metrics import METRICS
+from core.recipes.validation import BEAM_SIZE, MOST
 from core.support.command_line import ArgumentParser, run_command
 from core.support.files import read_json, try_out, write_json, write_text
 from core.support.pytorch import require_torch
@@ -268,8 +269,8 @@ Decoders: {decoders}.
 
 ![Loss, BLEU-4 and CIDEr-D by epoch](results.png)
 
-While it trains, a model captions 500 of the photos by 3 beams, so the curves are not to be compared
-with the tables, which are of all.
+While it trains, a model captions {most} of the photos by {beams} beams, so the curves are not to be
+compared with the tables, which are of all.
 """
 _EFFECTS = f"""## What each option gives
 
@@ -282,7 +283,8 @@ def as_markdown(results: dict[str, dict[str, dict]], options) -> str:
     """The page, of results by split, part and decoder."""
     out = Path(options.out)
     decoders = "; ".join(f"{name}: `{options}`" for name, options in DECODERS.items())
-    lines = [_HEAD.format(machine=machine(), decoders=decoders, encoder=options.encoder)]
+    words = {"machine": machine(), "decoders": decoders, "encoder": options.encoder}
+    lines = [_HEAD.format(**words, most=MOST, beams=BEAM_SIZE)]
     for split, parts in results.items():
         mine = {name: found for name, found in parts.items() if not PARTS[name].effect}
         if mine:

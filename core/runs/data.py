@@ -102,6 +102,16 @@ def _folder_of(name: str) -> Path:
     return shapes.DEFAULT_FOLDER
 
 
+def learns_mirrored(settings: Mapping) -> bool:
+    """Whether every training photo is there twice, as it is and in a mirror: ``--flip``.
+
+    Not for a few that are learned by heart, nor for an encoder that learns, which sees one or the
+    other.
+    """
+    few = settings.get("num_samples") is not None
+    return bool(settings.get("flip")) and not (few or settings.get("finetune_encoder"))
+
+
 def _with_features(settings: dict, folder: Path, training: bool) -> dict:
     from core.coco_utils import SPLITS, feature_kinds, load_coco_data
     from core.coco_utils.folder import MIRRORED, holds_mirrored
@@ -116,7 +126,7 @@ def _with_features(settings: dict, folder: Path, training: bool) -> dict:
         )
     model_class, _ = MODELS[settings["model"]]
     kind = "grid" if model_class.grid and "grid" in feature_kinds(folder) else "pooled"
-    flip = settings["flip"] and training and settings["num_samples"] is None
+    flip = training and learns_mirrored(settings)
     if flip and not holds_mirrored(folder, kind):
         raise ValueError(
             f"--flip: {folder} has no {kind} features of photos in a mirror; prepare it again "
@@ -170,7 +180,7 @@ def _with_pictures(settings: dict, folder: Path, extractor, training: bool) -> d
         data = _without(data, split, list(reasons))
     reasons = [reason for of in unreadable.values() for reason in of.values()]
     say_left_out(reasons, sum(len(paths[split]) for split in unreadable))
-    if settings["flip"] and training and not (learns or few):
+    if training and learns_mirrored(settings):
         of_train = {MIRRORED: paths["train"]}
         tables, _ = kept_features(of_train, extractor.mirrored(), data["source"]["folder"])
         data = _with_mirrored(data, tables[MIRRORED])

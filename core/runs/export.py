@@ -223,6 +223,8 @@ def _eyes(checkpoint) -> str:
 
 
 def _data(checkpoint, licence: str | None) -> str:
+    from core.runs.data import learns_mirrored
+
     name = checkpoint.settings.get("data", "shapes")
     if name == "shapes":
         return (
@@ -231,9 +233,7 @@ def _data(checkpoint, licence: str | None) -> str:
         )
     train = checkpoint.data.get("train", {}).get("shape", [])
     count = f", {train[0]:,} photos to train on" if train else ""
-    given = checkpoint.settings.get
-    if train and given("flip") and not given("finetune_encoder") and given("num_samples") is None:
-        # Features of photos, and of their mirror images; an encoder that learns sees photos.
+    if train and learns_mirrored(checkpoint.settings):
         count = f", {train[0] // 2:,} photos to train on, and the same in a mirror"
     unknown = "not known. Ask those who passed this on before you use it"
     return f"`{name}`{count}. Licence: {licence or unknown}."
