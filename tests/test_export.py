@@ -105,7 +105,7 @@ def test_the_card_is_in_the_file_and_beside_it(command, run, tmp_path):
         "Licence: CC0",
         "Dogs become cats.",
         "after epoch 2",
-        "in validation 9, BLEU-4 21.5",
+        "perplexity in validation 9, BLEU-4 21.5",
         "Of 30 captions 3 are different",
         "python training.py --model lstm --data flickr",
         "--num_epochs 3 --bucketed --learning_rate 0.01",
@@ -135,9 +135,8 @@ def test_a_photo_and_its_mirror_image_count_once(command, run, tmp_path, setting
 
 
 def test_scores_of_a_row_are_of_the_search_that_made_them(command, run, tmp_path):
-    assert "captions are of 3 beams, and of at most 500 images): in validation" in exported_card(
-        command, tmp_path
-    )
+    says = "captions are of 3 beams, and of at most 500 images): perplexity in validation"
+    assert says in exported_card(command, tmp_path)
 
 
 def exported_card(command, folder) -> str:

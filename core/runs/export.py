@@ -27,7 +27,7 @@ _SHOWN = 10  # captions
 _WORST = 3
 _FIGURES = {
     "train_perplexity": "perplexity in training",
-    "val_perplexity": "in validation",
+    "val_perplexity": "perplexity in validation",
     "BLEU-4": "BLEU-4",
     "CIDEr-D": "CIDEr-D",
 }
