@@ -1,1 +1,3 @@
-import core.support.interrupts  # noqa: F401  before anything that takes time to load
+# Before anything that takes time to load, or may not be there:
+import core.support.interrupts
+import core.support.packages  # noqa: F401

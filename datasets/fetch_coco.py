@@ -13,11 +13,14 @@ import http.client
 import os
 import shlex
 import shutil
+import sys
 import time
 import urllib.error
 import urllib.request
 import zipfile
 from pathlib import Path, PurePosixPath
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where core is
 
 from core.coco_utils import CAPTIONS_FILE, DEFAULT_FOLDER, VOCABULARY_FILE
 from core.coco_utils.folder import VOCABULARY

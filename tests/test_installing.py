@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
+
+from core.support.packages import NEEDED
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -94,6 +98,32 @@ def test_soupsieve_on_a_python_older_than_it_needs():
 def test_the_base_has_neither_torch_nor_scipy_nor_jupyter():
     names = {re.match(r"[\w-]+", each)[0].lower() for each in PROJECT["project"]["dependencies"]}
     assert names == {"numpy", "h5py", "matplotlib", "pillow", "threadpoolctl", "tqdm"}
+
+
+def test_packages_that_are_missed_by_name_are_those_of_the_base():
+    names = {re.match(r"[\w-]+", each)[0] for each in PROJECT["project"]["dependencies"]}
+    assert {"Pillow" if name == "PIL" else name for name in NEEDED} == names
+
+
+@pytest.mark.parametrize(
+    ("command", "program"),
+    [
+        ("training.py --model lstm", "training.py"),
+        ("inference.py --checkpoint notebooks/trained/rnn", "inference.py"),
+        ("-m core.metrics --help", "core.metrics"),
+        ("-m core.gradient_check", "core.gradient_check"),
+        ("datasets/fetch_coco.py --help", "fetch_coco.py"),
+        ("examples/features_from_timm.py --help", "features_from_timm.py"),
+    ],
+)
+def test_a_python_without_the_packages_is_told_where_they_are(command, program):
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    words = [sys.executable, "-S", *command.split()]  # -S: nothing that was installed is found
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    told = rf"{program}: error: .+ has no (numpy|h5py), which the project needs; .*\.venv.*pip"
+    assert re.match(told, done.stderr), done.stderr
 
 
 def test_of_pytorchs_index_uv_takes_pytorch_alone():

@@ -13,10 +13,10 @@ import os
 import sys
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_COMMANDS = ("training.py", "inference.py", "core", "datasets", "benchmarks")
+_COMMANDS = ("training.py", "inference.py", "core", "datasets", "benchmarks", "examples")
 
 
-def _is_command() -> bool:
+def is_command() -> bool:
     """Whether one of the project's commands was started, and no notebook, test or other program."""
     if sys.argv[:1] == ["-m"]:  # while Python looks for the module, which is below ``core``
         return True
@@ -50,7 +50,7 @@ def _not_lost(unraisable) -> None:
 
 def end_at_once() -> None:
     """While modules are loaded nothing is written, and nothing has to be cleaned up."""
-    if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 
