@@ -180,17 +180,27 @@ def test_right_functions_of_a_learner_hold_in_a_notebook(python):
     assert "PyTorch, the referee, is not installed" in out
 
 
-def imports_of(number: int) -> str:
+# Each lesson by its number, "2" and "2b": what it is made from.
+LESSONS = {path.name.split("_")[0].lstrip("0"): path for path in sorted(MASTERS.glob("[01]*.py"))}
+# It imports it, lets it look at photos, or asks the checker what it says.
+_USES_TORCH = re.compile(r"^import torch\b|\btiny_cnn\b|\.torch_error\b", re.M)
+NEED_TORCH = {n for n, p in LESSONS.items() if _USES_TORCH.search(p.read_text(encoding="utf-8"))}
+OTHERS = [number for number in LESSONS if number not in NEED_TORCH]
+
+
+def test_the_lessons_that_need_torch_are_named():
+    text = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    (named,) = re.findall(r"Lessons ([^.]+?)\s+need PyTorch", text)
+    assert set(re.findall(r"\d+b?", named)) == NEED_TORCH
+
+
+def imports_of(number: str) -> str:
     """The first cell of code of a lesson, which imports."""
-    master = next(MASTERS.glob(f"{number:02}_*.py")).read_text(encoding="utf-8")
-    return re.split(r"^# %%.*$", master, flags=re.M)[2]
+    return re.split(r"^# %%.*$", LESSONS[number].read_text(encoding="utf-8"), flags=re.M)[2]
 
 
-NEED_TORCH = {2, 4, 6, 7, 12}  # they compare with it
-
-
-def test_lessons_that_do_not_compare_with_torch_begin_without_it(python):
-    cells = [imports_of(number) for number in sorted(set(range(1, 15)) - NEED_TORCH)]
+def test_the_other_lessons_begin_without_it(python):
+    cells = [imports_of(number) for number in OTHERS]
     assert all("lessons" in cell for cell in cells)
     code, _, error = python("-c", "\n".join(cells))
     assert code == 0, error
@@ -211,9 +221,9 @@ SLOW = pytest.mark.skipif(
 
 
 @SLOW
-@pytest.mark.parametrize("number", [1, 3, 5, 8, 10, 13])
+@pytest.mark.parametrize("number", OTHERS)
 def test_whole_lessons_run_without_it(python, number):
-    code, _, error = python(next(MASTERS.glob(f"{number:02}_*.py")))
+    code, _, error = python(LESSONS[number])
     assert code == 0, error
 
 

@@ -243,9 +243,9 @@ sketch.show()
 #
 # ## What you need
 #
-# **Python** with NumPy: functions, loops, arrays and their shapes. You need no experience with neural networks, no
-# graphics card and no PyTorch of your own. (Lessons 2, 4, 6 and 12 ask PyTorch for a second opinion,
-# so have it installed.)
+# **Python** with NumPy: functions, loops, arrays and their shapes. You need no experience with neural networks and no
+# graphics card. Lessons 2, 4 and 6 ask PyTorch for a second opinion, and in lessons 12 and 14 it looks at pictures:
+# `make setup` installs it.
 #
 # **Mathematics**: products of matrices, partial derivatives and the chain rule. That is all, but you need it in nearly
 # every lesson, and you need to be able to read a sum with indices. If you have never seen a derivative, learn about
