@@ -162,7 +162,7 @@ def prepare_photos(
     - weights: a state dict of the encoder, 'download' or 'random'
     - pca: number of components, fitted on the training photos: of the pooled features, and of the
       grid's channels where there are more; 0 keeps both as they are, None makes 512 of the pooled
-      ones (or as many as there are, or none of too few photos) and keeps the grid
+      ones (or as many as there are, or half as many as there are photos) and keeps the grid
     - min_count: words rarer than this in the training captions become <UNK>
     - share: take this part of the images of each split
     - seed: of the random split, where there are no lists
@@ -195,11 +195,11 @@ def prepare_photos(
     theirs = None if given is None else GivenFeatures.read(given)
     width = theirs.table.shape[-1] if theirs else next(iter(OUTPUTS[encoder].values()))[0]
     photos = len(splits["train"])
-    of_pooled = min(_COMPONENTS, width) if pca is None else pca
-    too_few = []
-    if pca is None and of_pooled >= photos:
-        too_few = [f"PCA: none, {photos} training photos are too few for {of_pooled} components"]
-        of_pooled = 0
+    usual = min(_COMPONENTS, width)
+    of_pooled = min(usual, photos // 2) if pca is None else pca
+    fewer = []
+    if pca is None and of_pooled < usual:
+        fewer = [f"PCA: {of_pooled} components, half as many as training photos, not {usual}"]
     if of_pooled >= photos or of_pooled > width:
         raise ValueError(
             f"pca: found {of_pooled} components for {photos} training photos with "
@@ -211,7 +211,7 @@ def prepare_photos(
     total = sum(map(len, splits.values()))
     taken = [f"--fraction {share}: {total:,} photos are taken"] if share < 1 else []
     mirrors = [f"--flip: {photos:,} training photos are looked at in a mirror, too"] if flip else []
-    account = [*source.account, *taken, unknown, *too_few, *mirrors]
+    account = [*source.account, *taken, unknown, *fewer, *mirrors]
     extractors = theirs.extractors() if theirs else _extractors(encoder, weights, grid, device)
     if theirs:
         account += theirs.account(name for names in splits.values() for name in names)
@@ -317,8 +317,8 @@ def main() -> None:
         "--pca",
         type=non_negative_int,
         metavar="K",
-        help=f"components, of a grid's channels too; 0: none (default: {_COMPONENTS} where there "
-        "are more training photos, else none; and no fewer channels of a grid)",
+        help=f"components, of a grid's channels too; 0: none (default: {_COMPONENTS}, or half of "
+        "the training photos where that is less; a grid keeps its channels)",
     )
     parser.add_argument("--min_count", type=positive_int, default=5, help="rarer words are <UNK>")
     parser.add_argument(

@@ -222,12 +222,14 @@ def test_an_unreadable_photo_is_skipped_and_named(root, tmp_path):
 ARGUMENTS = ("core.flickr8k", "--weights", "random", "--pca", 4)
 
 
-def test_a_few_photos_go_without_a_pca_that_nobody_asked_for(root, tmp_path, command):
+def test_few_photos_get_half_as_many_components(root, tmp_path, command):
     out = tmp_path / "data"
     code, text, error = command(*ARGUMENTS[:3], "--root", root, "--out", out)
     assert code == 0, error
-    assert "PCA: none, 9 training photos are too few for 512 components" in text
-    assert load_coco_data(out)["train_features"].shape == (9, 512)  # the encoder's own
+    assert "PCA: 4 components, half as many as training photos, not 512" in text
+    features = load_coco_data(out)["train_features"]
+    assert features.shape == (9, 4)
+    np.testing.assert_allclose(np.mean(features, axis=0), 0, atol=1e-3)
 
 
 def test_command(root, tmp_path, command):

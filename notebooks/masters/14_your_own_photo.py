@@ -8,7 +8,7 @@
 # two ways to recognise them.
 #
 # *Before: [lesson 11](11_decoding.ipynb) (beam search) and [lesson 12](12_the_encoder.ipynb) (features). About 45
-# minutes; all cells together run in a minute. Nothing is downloaded.*
+# minutes; all cells together run in a minute. It needs PyTorch (`make setup`). Nothing is downloaded.*
 
 # %% tags=["setup"]
 import csv
@@ -271,8 +271,8 @@ code = command(
 #
 # * **`--encoder`**. `tiny_cnn` with random filters is for practice only. An encoder for real photos must have seen a
 #   million photos before yours: that is what `--weights download` fetches (14 MB for `mobilenet_v2`).
-# * **`--pca`**. Give it for a small folder: a number below half of your training photos. Without it you get 512
-#   components, or **no PCA at all** if there are no more than 512 training photos. The last section shows what happens then.
+# * **`--pca`** is the number of components. Without the option there are 512, or half as many as training photos where
+#   that is less. `--pca 0` means **no PCA at all**: the last section shows what happens then.
 # * **`--min_count 1`** keeps words that occur once. For large folders leave the default, five. A word that was seen once
 #   cannot be learned.
 #
@@ -705,7 +705,7 @@ workshop.cleanup()  # the temporary folder goes
 # | what you see | where to look |
 # | --- | --- |
 # | one caption for all, spread near 0 | scale and colour order of the pictures, a wrong weight file |
-# | one caption for all, spread small | features not centred: give `--pca` |
+# | one caption for all, spread small | features not centred: leave `--pca 0` out |
 # | spread fine, loss like a blind model's | captions belong to other photos: look at ten pairs |
 # | right in training, wrong later | other preprocessing than in training |
 # | `<UNK>` where names belong | rare words: lower `--min_count` |
