@@ -274,8 +274,8 @@ compared with the tables, which are of all.
 """
 _EFFECTS = f"""## What each option gives
 
-`{EFFECTS_OF}` with one thing changed, on 'val'. One run each: what is within the reach of another
-seed is no effect.
+`{EFFECTS_OF}` with one thing changed, on 'val'. One run each: a difference no larger than that
+between two seeds shows no effect.
 """
 
 

@@ -4,9 +4,9 @@
     python examples/features_from_clip.py --images PHOTOS --out clip.h5
     python -m core.flickr8k --root PHOTOS --features clip.h5 --out datasets/clip
 
-One vector per photo, in the space that CLIP shares with text; with --grid, for attention, one for
-each patch. For a photo of your own the same, then
-``inference.py --image photo.jpg --features FILE.h5``.
+One vector per photo, in the space that CLIP shares with text; with --grid one for each patch, which
+--model attention looks at. To caption a photo of your own, run this on it with the same options,
+then ``inference.py --model lstm --image photo.jpg --features one.h5``.
 """
 
 import sys

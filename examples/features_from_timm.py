@@ -4,8 +4,9 @@
     python examples/features_from_timm.py --images PHOTOS --out seen.h5 --model convnext_tiny
     python -m core.flickr8k --root PHOTOS --features seen.h5 --out datasets/seen
 
-With --grid, for attention, of the places of the photo. For a photo of your own the same, then
-``inference.py --image photo.jpg --features FILE.h5``.
+With --grid there is a vector for each place of the photo, which --model attention looks at. To
+caption a photo of your own, run this on it with the same options, then
+``inference.py --model lstm --image photo.jpg --features one.h5``.
 """
 
 import sys
