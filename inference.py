@@ -21,6 +21,7 @@ from pathlib import Path
 
 from core.runs.building import model_builder
 from core.runs.data import (
+    SIDES,
     extractor_of,
     first_other_word,
     load_data_of,
@@ -246,7 +247,7 @@ def photo_items(options, checkpoint, device: str) -> tuple[list[Item], object]:
         paths = [Path(name) for name in options.image][: options.num_samples]
         for reason in find_unreadable(paths).values():
             raise ValueError(f"--image {reason}")
-    if options.features:
+    if options.features and reads_given(checkpoint):
         paths, table = features_of_own_photos(checkpoint, options.features, paths, options.image)
     else:
         table = LookedAt(paths, extractor_of(checkpoint, options.weights, device))
@@ -538,10 +539,18 @@ def draw_attention(options, model, checkpoint, items: list[Item], features, ids)
     plot_attention(pictures, words, maps, labels, options.attention)
 
 
+def reads_given(checkpoint) -> bool:
+    """Whether its model reads features that another program made."""
+    return bool(checkpoint.extractor) and checkpoint.extractor["encoder"] == GIVEN
+
+
 def looks_alike(first, other) -> bool:
-    """Whether two checkpoints read the same of a photo."""
-    same = same_extractor(first, other.extractor, other.extractor_arrays)
-    return same and first.extractor and not (first.encoder_state or other.encoder_state)
+    """Whether two checkpoints are known to read the same of a photo."""
+    if not first.extractor or first.encoder_state or other.encoder_state:
+        return False
+    if reads_given(first) and not first.extractor["made_by"]:
+        return False
+    return same_extractor(first, other.extractor, other.extractor_arrays)
 
 
 def features_of_all(options, checkpoints: list, items: list[Item], features, device: str) -> list:
@@ -552,6 +561,11 @@ def features_of_all(options, checkpoints: list, items: list[Item], features, dev
         if looks_alike(first, other):
             tables.append(features)
             continue
+        if options.features and reads_given(first) and reads_given(other):
+            raise ValueError(
+                f"--ensemble {run}: reads other features of a photo than the first run, or ones "
+                "that do not say what made them; --features is one file, so caption a --split"
+            )
         theirs, table, _ = look_at(options, other, device)
         if [item.file_name for item in theirs] != [item.file_name for item in items]:
             raise ValueError(f"--ensemble {run}: knows other images; take runs of one data set")
@@ -577,7 +591,7 @@ def features_in_a_mirror(options, checkpoints: list, items: list[Item], device: 
         if n and looks_alike(checkpoints[0], checkpoint):
             tables.append(tables[0])
             continue
-        if checkpoint.extractor is None or checkpoint.extractor["encoder"] == GIVEN:
+        if checkpoint.extractor is None or reads_given(checkpoint):
             raise ValueError(
                 f"--flip: {checkpoint.model} reads features that were made elsewhere, and cannot "
                 "look at photos; leave the option out"
@@ -732,6 +746,43 @@ def functions_of_learner(options, checkpoints: list):
     return own
 
 
+def check_places(options, checkpoints: list) -> None:
+    """Raises ValueError for a file or folder that nothing of this command would read."""
+    own = own_photos(options)
+    if options.features and not own:
+        raise ValueError("--features: goes with --image or --images; add one of them")
+    if options.features and not any(map(reads_given, checkpoints)):
+        sees = (checkpoints[0].extractor or {"encoder": "an unknown encoder"})["encoder"]
+        raise ValueError(
+            f"--features {options.features}: the model was trained on what {sees} sees, and looks "
+            "at photos with that; leave the option out"
+        )
+    if options.data and own and not options.neighbours:
+        raise ValueError("--data: does not go with photos of your own, leave it out")
+
+    def reads_weights(checkpoint) -> bool:
+        looks = own or options.flip or checkpoint.settings.get("encoder") is not None
+        has_file = (checkpoint.extractor or {}).get("sha256") is not None
+        return looks and has_file and not checkpoint.encoder_state
+
+    if options.weights and not any(map(reads_weights, checkpoints)):
+        raise ValueError(
+            f"--weights {options.weights}: nothing reads a weight file here, for the encoder is in "
+            "the checkpoint, or features are made already; leave the option out"
+        )
+
+
+def say_turned(items: list[Item]) -> None:
+    """A warning when captions that a look in the mirror had a part in tell left from right."""
+    turned = sum(not set(SIDES).isdisjoint(item.caption.split()) for item in items)
+    if turned:
+        warnings.warn(
+            f"--flip: {turned:,} of {len(items):,} captions say {' or '.join(SIDES)}, which are "
+            "the other way round in a mirror; leave the option out where that matters",
+            stacklevel=2,
+        )
+
+
 def caption(options, path: Path, checkpoints: list, device: str, own=None) -> None:
     """Captions the images and writes what was asked for.
 
@@ -752,10 +803,7 @@ def caption(options, path: Path, checkpoints: list, device: str, own=None) -> No
     model = models[0]
     if options.attention and not model.grid:
         raise ValueError(f"--attention: {checkpoint.model} has no attention; leave it out")
-    if options.features and not own_photos(options):
-        raise ValueError("--features: goes with --image or --images; add one of them")
-    if options.data and own_photos(options):
-        raise ValueError("--data: does not go with photos of your own, leave it out")
+    check_places(options, checkpoints)
     if not own_photos(options):
         options.split = split_of(options, checkpoint)
     if decoders["beam"]["neighbours"] and options.split == "train":
@@ -781,6 +829,8 @@ def caption(options, path: Path, checkpoints: list, device: str, own=None) -> No
     with advice_on_memory("take a smaller --beam_size or --max_length"):
         ids = caption_all(path, voting, decode, checkpoint.idx_to_word, items, features)
 
+    if options.flip:
+        say_turned(items)
     which, lines = which_images(options, checkpoint, data, len(items)), []
     cut = cut_captions(options, voting, ids)
 

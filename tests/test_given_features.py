@@ -12,7 +12,13 @@ from test_flickr8k import CAPTIONS, SPLITS, make_photos, write_csv
 
 from core.coco_utils import feature_kinds, load_coco_data
 from core.encoders import scale_grid
-from core.encoders.given import GivenExtractor, GivenFeatures, features_of_own_photos, write_given
+from core.encoders.given import (
+    GivenExtractor,
+    GivenFeatures,
+    describe_photos,
+    features_of_own_photos,
+    write_given,
+)
 from core.encoders.pca import fit_pca
 from core.flickr8k import prepare_photos
 
@@ -138,6 +144,41 @@ def test_trained_on_and_captioned_with(root, tmp_path, command, refuses):
     assert len([line for line in text.splitlines() if ".jpg" in line]) == 3
 
 
+def test_weights_without_a_hash_tell_what_made_features(root, tmp_path):
+    one, other = (MADE_BY | {"weights": name} for name in ("epoch1.pt", "epoch9.pt"))
+    assert GivenFeatures.read(write(tmp_path / "f.h5", rows(6), made_by=one)).made_by == one
+    file = write(tmp_path / "g.h5", rows(6), made_by=other)
+    checkpoint = Trained(GivenExtractor((6,), "pooled", one).specification)
+    with pytest.raises(ValueError, match="weights of what made it is 'epoch9"):
+        features_of_own_photos(checkpoint, file, [root / "Images" / NAMES[0]], True)
+
+
+@pytest.mark.slow
+def test_models_of_an_ensemble_read_their_own_features(root, tmp_path, command, refuses):
+    """Nothing tells what made these: they are not taken for the same."""
+    for name, sign in (("a", 1), ("b", -1)):
+        file = write(tmp_path / f"{name}.h5", sign * rows(6), made_by=None)
+        assert prepare(command, root, file, "--pca", 0)[0] == 0
+        data = (tmp_path / "data").rename(tmp_path / f"data_{name}")
+        training = ("--model", "lstm", "--data", data, "--num_epochs", 1)
+        code, _, error = command("training.py", *training, "--out", tmp_path / name)
+        assert code == 0, error
+
+    def said(first, other) -> list[dict]:
+        runs = ("--checkpoint", tmp_path / first, "--ensemble", tmp_path / other)
+        options = ("--split", "val", "--n_best", 5, "--out", tmp_path / "said.json")
+        code, _, error = command("inference.py", *runs, *options)
+        assert code == 0, error
+        return json.loads((tmp_path / "said.json").read_text())
+
+    for one, other in zip(said("a", "b"), said("b", "a"), strict=True):
+        scores = ([found["score"] for found in row["n_best"]] for row in (one, other))
+        np.testing.assert_allclose(next(scores), next(scores), rtol=1e-5)
+    photo = ("--image", root / "Images" / "010.jpg", "--features", file)
+    runs = ("--checkpoint", tmp_path / "a", "--ensemble", tmp_path / "b")
+    refuses("inference.py", *runs, *photo, says=("--ensemble", "--features is one file"))
+
+
 def test_what_photos_get_is_what_training_read(root, tmp_path, command):
     file = write(tmp_path / "f.h5", rows(4, 6))
     assert prepare(command, root, file, "--pca", 5)[0] == 0
@@ -227,6 +268,23 @@ def test_options_that_do_not_go_with_features(root, tmp_path, refuses):
     refuses(*base, "--weights", "random", says=("--weights", "--features"))
     refuses(*base, "--pca", 7, says=("7 components", "6 features"))
     refuses(*base[:-1], tmp_path / "nowhere.h5", says=("nowhere.h5", "no such file"))
+
+
+def test_files_that_are_no_photos_are_counted_and_the_folder_is_made(root, tmp_path, capsys):
+    (root / "Images" / "one.heic").write_bytes(b"of a phone")
+    out = tmp_path / "new" / "folder" / "f.h5"
+    describe_photos([root / "Images"], out, lambda photos: np.ones((len(photos), 3)), MADE_BY)
+    assert "left out 1 of 13 files" in capsys.readouterr().out
+    assert len(GivenFeatures.read(out).names) == 12
+
+
+@pytest.mark.parametrize("shape", [(), (3, 5), (2, 2, 5)])
+def test_a_network_without_places_is_refused(root, tmp_path, shape):
+    with pytest.raises(ValueError, match="features"):
+        describe_photos(
+            [root / "Images"], tmp_path / "f.h5", lambda p: np.ones((len(p), *shape)), MADE_BY
+        )
+    assert not (tmp_path / "f.h5").exists()
 
 
 def test_a_file_of_our_own_extract_serves_too(root, tmp_path, command):

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from core.coco_utils.tables import Blocks, Rows, dataset_in, open_features, open_h5, write_features
-from core.encoders.extract import Extracted
+from core.encoders.extract import Extracted, require_names_in_utf8
 from core.encoders.extractor import scale_grid
 from core.encoders.pca import PCA
 from core.encoders.photos import (
@@ -33,7 +33,7 @@ from core.encoders.photos import (
     refuse_unreadable,
     stamp,
 )
-from core.image_utils import list_pictures, load_image
+from core.image_utils import list_pictures, load_image, other_files
 from core.photos.folder import Names
 from core.support.choices import GIVEN
 from core.support.command_line import ArgumentParser, progress
@@ -124,12 +124,7 @@ class GivenFeatures:
             raise ValueError(
                 f"{path}: features are {table.dtype}, expected float16 or float32; convert them"
             )
-        cells = table.shape[1]
-        if table.ndim == 3 and math.isqrt(cells) ** 2 != cells:
-            raise ValueError(
-                f"{path}: features are grids of {cells} cells, expected G x G of them, row by row; "
-                "leave out what is no place, such as a class token"
-            )
+        _require_places(path, table.shape)
         with open_h5(path) as file:
             names = _read_names(path, file)
             made_by = _read_made_by(path, file)
@@ -251,11 +246,6 @@ def features_of_own_photos(
     Raises ValueError when the file's maker is not that of the training, and for a photo that was
     named and has no row.
     """
-    if checkpoint.extractor["encoder"] != GIVEN:
-        raise ValueError(
-            f"--features {file}: the model was trained on what {checkpoint.extractor['encoder']} "
-            "sees, and looks at photos with that; leave the option out"
-        )
     extractor = GivenExtractor.rebuild(checkpoint.extractor, checkpoint.extractor_arrays)
     given = GivenFeatures.read(file)
     if given.table.shape[1:] != extractor.rows_shape:
@@ -310,8 +300,8 @@ def describe_photos(
     - look: (h, w, 3) uint8 pictures of any size -> (N, D) or (N, L, C) numbers
     - made_by: what tells these features from others, as JSON
 
-    Raises FileExistsError when ``out`` is there already, ValueError for two photos of one name and
-    when too many cannot be read.
+    Raises FileExistsError when ``out`` is there already; ValueError for two photos of one name, for
+    a name that is not UTF-8, when too many cannot be read, and when ``look`` gives neither.
     """
     if Path(out).exists():
         raise FileExistsError(f"--out {out}: is there already; remove it, or take another name")
@@ -319,12 +309,16 @@ def describe_photos(
     photos: dict[str, Path] = {}
     for place in map(Path, images):
         found = list_pictures(place) if place.is_dir() else [place]
+        if place.is_dir() and (others := other_files(place)):
+            print(others)
         for path in found:
             name = path.relative_to(place).as_posix() if place.is_dir() else path.name
             if photos.setdefault(name, path) != path:
                 raise ValueError(
                     f"--images: {photos[name]} and {path} have one name; take them one by one"
                 )
+    require_names_in_utf8(photos)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
     paths = list(photos.values())
     reasons = find_unreadable(paths)
     refuse_unreadable({"--images": [*reasons.values()]}, {"--images": len(paths)}, Path(images[0]))
@@ -335,11 +329,23 @@ def describe_photos(
     def rows() -> Iterator[Array]:
         for start in progress(range(0, len(names), _AT_ONCE), "looking at photos"):
             seen = look([load_image(photos[name]) for name in names[start : start + _AT_ONCE]])
+            _require_places("--model", np.shape(seen))
             yield np.asarray(seen, np.float16 if np.ndim(seen) == 3 else np.float32)
 
     write_given(out, names, rows(), made_by)
     with h5py.File(out) as file:
         print(f"{out}: {file['features'].shape} {file['features'].dtype}")
+
+
+def _require_places(where: str | Path, shape: Sequence[int]) -> None:
+    """Raises ValueError unless features are vectors (n, D), or grids (n, L, C) of L = G x G."""
+    if len(shape) not in (2, 3):
+        raise ValueError(f"{where}: gives features {tuple(shape)}, expected (n, D) or (n, L, C)")
+    if len(shape) == 3 and math.isqrt(shape[1]) ** 2 != shape[1]:
+        raise ValueError(
+            f"{where}: features are grids of {shape[1]} cells, expected G x G of them, row by row; "
+            "leave out what is no place, such as a class token"
+        )
 
 
 def hash_of(state: Mapping) -> str:
@@ -410,7 +416,8 @@ def _read_made_by(path: Path, file: h5py.File) -> dict:
                 f"{path}: extractor is {shown(made_by)}, expected a JSON object that tells what "
                 "made the features"
             )
-        made_by.pop("weights", None)  # a place on some machine; the hash beside it tells
+        if "sha256" in made_by:  # which tells more than the place of the weights on some machine
+            made_by.pop("weights", None)
     digest = hashlib.sha256()
     arrays = [name for name in ("pca_mean", "pca_components") if name in file]
     for name in arrays:

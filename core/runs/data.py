@@ -17,7 +17,7 @@ from core.runs.settings import DEFAULTS, MIN_COUNT, TRAINED_ON, find_checkpoint
 from core.support.choices import GIVEN
 from core.support.schema import shown
 
-_SIDES = ("left", "right")
+SIDES = ("left", "right")
 
 
 def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
@@ -299,12 +299,12 @@ def _with_mirrored(data: dict, mirrored) -> dict:
     from core.coco_utils.tables import Stacked
 
     captions, idxs = data["train_captions"], data["train_image_idxs"]
-    sides = [data["word_to_idx"][word] for word in _SIDES if word in data["word_to_idx"]]
+    sides = [data["word_to_idx"][word] for word in SIDES if word in data["word_to_idx"]]
     true = ~np.isin(captions, sides).any(axis=1)
     if not true.all():
         warnings.warn(
             f"--flip: {np.count_nonzero(~true):,} of {len(true):,} training captions say "
-            f"{' or '.join(_SIDES)}; they are learned of the photo, not of its mirror image",
+            f"{' or '.join(SIDES)}; they are learned of the photo, not of its mirror image",
             stacklevel=2,
         )
     return data | {
