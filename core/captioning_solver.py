@@ -194,9 +194,9 @@ class CaptioningSolver:
 
     After and during training:
     - loss_history: the loss of each step, as ``model.loss`` returns it (nats per caption)
-    - history: a row for each epoch: epoch, train_loss (what is minimised, a penalty included) and
-      val_loss (cross-entropy alone) in nats per token, their perplexities (None where a reward
-      weighs the captions), learning_rate, tokens_per_second, seconds
+    - history: a row for each epoch: epoch, train_loss (what is minimised) and val_loss
+      (cross-entropy alone) in nats per token, their perplexities (None for a train_loss with
+      weights, see ``more_than_cross_entropy``), learning_rate, tokens_per_second, seconds
     - epoch, best_epoch: number of epochs done, and which of them is the best so far
 
     Raises ValueError for an unknown update rule or score, for numbers out of range and for a split
@@ -245,6 +245,7 @@ class CaptioningSolver:
         self.verbose, self.print_every = verbose, max(1, print_every)
         self.loss_history: list[float] = []
         self.history: list[dict] = []
+        self.loss_is = ""  # where it is more than the cross-entropy, what
 
     def train(self) -> list[dict]:
         """Trains up to ``num_epochs`` epochs in all; returns ``history``.
@@ -288,11 +289,12 @@ class CaptioningSolver:
             seconds = time.perf_counter() - started
             progress.step(total_loss / max(1, total_tokens), total_tokens / seconds)
         seconds = time.perf_counter() - started
+        self.loss_is = "weighted by the reward" if weights else more_than_cross_entropy(self.model)
         train_loss = _nats_a_token(total_loss, total_tokens, "train")
         return {
             "epoch": self.epoch + 1,
             "train_loss": train_loss,
-            "train_perplexity": None if weights else _perplexity(train_loss),
+            "train_perplexity": None if self.loss_is else _perplexity(train_loss),
             "learning_rate": self.engine.learning_rate,
             "tokens_per_second": total_tokens / seconds,
             "seconds": seconds,
@@ -340,6 +342,14 @@ class CaptioningSolver:
     def _count_tokens(self, captions: Array) -> int:
         """Words that are scored: all but the first column, without <NULL>."""
         return int(np.count_nonzero(captions[:, 1:] != null_of(self.model)))
+
+
+def more_than_cross_entropy(model) -> str:
+    """What makes a model's training loss another number than the cross-entropy; '' for nothing."""
+    model = getattr(model, "decoder", model)  # of a model whose encoder learns, too
+    if getattr(model, "label_smoothing", 0):
+        return "with smoothed labels"
+    return "with its penalty" if getattr(model, "double_stochastic", 0) else ""
 
 
 def _nats_a_token(loss: float, tokens: int, split: str) -> float:

@@ -24,7 +24,7 @@ from core.captioning_solver import (
 from core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from core.coco_utils import load_coco_data
 from core.fast import FastEngine
-from core.models import CaptioningRNN, build_model
+from core.models import CaptioningAttention, CaptioningRNN, build_model
 from core.runs.saving import Saving, restore
 from core.support.choices import UPDATE_RULES
 from core.torch_models import TorchEngine, build_torch_model
@@ -59,6 +59,31 @@ def test_history_and_loss_history(data):
         assert row["val_perplexity"] == pytest.approx(np.exp(row["val_loss"]))
         assert row["tokens_per_second"] > 0
     assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+@pytest.mark.parametrize(
+    ("name", "extra", "says"),
+    [
+        ("attention", {}, ""),
+        ("attention", {"double_stochastic": 1.0}, "with its penalty"),
+        ("lstm", {"label_smoothing": 0.1}, "with smoothed labels"),
+    ],
+)
+def test_only_a_cross_entropy_has_a_perplexity(data, capsys, name, extra, says):
+    rng = np.random.default_rng(0)
+    if name == "attention":
+        data = data | {
+            f"{s}_features": data[f"{s}_features"][:, None].repeat(2, 1) for s in ("train", "val")
+        }
+        model = CaptioningAttention(data["word_to_idx"], 6, 5, 7, 4, rng=rng)
+    else:
+        model = CaptioningRNN(data["word_to_idx"], 6, 5, 7, name, rng=rng)
+    for option, value in extra.items():
+        setattr(model, option, value)
+    (row,) = CaptioningSolver(model, data, num_epochs=1).train()
+    assert (row["train_perplexity"] is None) == bool(says)
+    assert row["val_perplexity"] == pytest.approx(np.exp(row["val_loss"]))
+    assert f"nats per token ({says or 'perplexity'}" in capsys.readouterr().out
 
 
 def test_default_learning_rate_is_that_of_the_rule(data):

@@ -51,9 +51,7 @@ class TrainingProgress:
         for split in ("train", "val"):
             if row[f"{split}_loss"] is not None:
                 loss, perplexity = row[f"{split}_loss"], row[f"{split}_perplexity"]
-                more = "weighted by the reward"
-                if perplexity is not None:
-                    more = f"perplexity {perplexity:,.2f}"
+                more = f"perplexity {perplexity:,.2f}" if perplexity is not None else solver.loss_is
                 parts.append(f"{split} {loss:.4f} nats per token ({more})")
         trained, held_out = (len(solver.data.get(f"{s}_captions", ())) for s in ("train", "val"))
         if held_out > trained:  # see CaptioningSolver.evaluate
