@@ -94,7 +94,8 @@ def test_both_formats_hold_the_same_and_no_place_of_this_machine(command, run, t
 
 
 def test_the_card_is_in_the_file_and_beside_it(command, run, tmp_path):
-    (tmp_path / "r.json").write_text(json.dumps({f"{i}.jpg": ["a cat"] for i in range(30)}))
+    people = {f"{i}.jpg": ["a cat", "..."[i:]] for i in range(30)}
+    (tmp_path / "r.json").write_text(json.dumps(people))
     told = ("--licence", "CC0", "--wrong", "Dogs become cats.", "--references", "r.json")
     exported(command, "m.npz", *told)
     beside = (tmp_path / "m.npz.md").read_text(encoding="utf-8")
@@ -110,7 +111,8 @@ def test_the_card_is_in_the_file_and_beside_it(command, run, tmp_path):
         "python training.py --model lstm --data flickr",
         "--num_epochs 3 --bucketed --learning_rate 0.01",
         "python -m core.metrics --candidates c.json --references r.json",
-        "CIDEr-D",
+        "Captions of 30 of 30 images, from 0 to 100 and CIDEr-D to 1,000: BLEU-1 ",
+        "Note: 30 of the 60 references have no words.",
         "| 27.jpg | a cat 0 | a \\| &lt;UNK> dog |",
     ):
         assert words in card
@@ -120,10 +122,12 @@ def test_the_card_is_in_the_file_and_beside_it(command, run, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
+        ({"data": "/home/me/shapes"}, "`./shapes`, 12 photos to train on. "),
+        ({"data": "shapes"}, "The embedded pictures of coloured shapes"),
         ({}, "`flickr`, 12 photos to train on. "),
         ({"flip": True}, "`flickr`, 6 photos to train on, and the same in a mirror. "),
         ({"flip": True, "finetune_encoder": 2}, "`flickr`, 12 photos to train on. "),
-        ({"flip": True, "num_samples": 5}, "`flickr`, 12 photos to train on. "),
+        ({"flip": True, "num_samples": 5}, "`flickr`, 5 captions to train on. "),
     ],
 )
 def test_a_photo_and_its_mirror_image_count_once(command, run, tmp_path, settings, says):
@@ -188,12 +192,48 @@ def test_the_encoder_goes_with_it_or_is_named(command, refuses, run, tmp_path):
     assert "The encoder is in the file" in load_checkpoint(tmp_path / "with.npz").card
     assert f"Their SHA-256 is `{digest}`" in load_checkpoint(tmp_path / "without.npz").card
     how = ("inference.py", "--image", "p.png", "--checkpoint")
+    card = load_checkpoint(tmp_path / "without.npz").card
+    assert "--checkpoint without.npz --image photo.jpg --weights w.pth" in card
     before = command(*how, "run")
+    again = ("core.runs.export", "--captions", "c.json", "--checkpoint", "with.npz", "--out")
+    assert command(*again, "new/again.npz", "--no_encoder")[0] == 0
+    assert not load_checkpoint(tmp_path / "new" / "again.npz").encoder_state
+    refuses(*again, "x.npz", "--weights", "w.pth", says=("--weights w.pth", "leave"))
     (tmp_path / "w.pth").rename(tmp_path / "moved.pth")
     assert before[0] == 0
     assert command(*how, "with.npz") == before
+    refuses(*how, "with.npz", "--weights", "moved.pth", says=("--weights moved.pth", "leave"))
     assert command(*how, "without.npz", "--weights", "moved.pth") == before
     refuses(*how, "without.npz", says=("w.pth: no such weight file",))
+
+
+def test_an_encoder_that_learned_stays_in_the_file(command, refuses, run):
+    there = trained("squeezenet1_1", "pooled", 512, "w.pth")
+    params = there.params | {"encoder.features.0.weight": np.ones((2, 3))}
+    learned = replace(there, params=params, settings=there.settings | {"finetune_encoder": 2})
+    save_checkpoint(run / "best.npz", learned)
+    how = ("core.runs.export", "--checkpoint", "run", "--captions", "c.json", "--out", "m.npz")
+    refuses(*how, "--no_encoder", says=("--no_encoder", "learned"))
+
+
+@pytest.mark.parametrize(
+    ("extractor", "says"),
+    [
+        (None, ("m.npz --data DIR --split val", "the vocabulary is in the file")),
+        (
+            {"encoder": "given", "shape": [665], "made_by": {"model": "clip"}},
+            ("m.npz --image photo.jpg --features FILE.h5",),
+        ),
+    ],
+)
+def test_the_command_of_a_card_is_one_that_runs(command, run, tmp_path, extractor, says):
+    before = trained()
+    if extractor:
+        extractor = before.extractor | extractor | {"output": "pooled"}
+    save_checkpoint(run / "best.npz", replace(before, extractor=extractor))
+    exported(command, "m.npz")
+    for words in says:
+        assert words in load_checkpoint(tmp_path / "m.npz").card
 
 
 def test_training_goes_on_from_a_model_that_brings_a_frozen_encoder(command, tiny_folder, tmp_path):

@@ -22,8 +22,7 @@ from collections.abc import Mapping
 from core.coco_utils import SPLITS
 from core.metrics.baselines import controls
 from core.metrics.caption_files import read_candidates, read_references
-from core.metrics.matching import Matched, match
-from core.metrics.ptb import ptb_tokenize
+from core.metrics.matching import match
 from core.metrics.scores import METRICS, score
 from core.support.command_line import ArgumentParser, non_negative_int, run_command
 
@@ -40,29 +39,6 @@ def _print_scores(rows: Mapping[str, Mapping[str, float] | None]) -> None:
 
 def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def remarks(matched: Matched) -> list[str]:
-    """What a reader must know of what was scored."""
-    said = []
-    if matched.by == "bare number":
-        said.append(
-            "images are matched by bare numbers, as not both sides name files; nothing shows that "
-            "both count alike"
-        )
-    if len(matched.candidates) == 1:
-        said.append(
-            "CIDEr-D is left out: it weighs words by how few images have them, and this is one"
-        )
-    texts = {
-        "candidates": list(matched.candidates.values()),
-        "references": [c for captions in matched.references.values() for c in captions],
-    }
-    for side, captions in texts.items():
-        empty = sum(not ptb_tokenize(caption) for caption in captions)
-        if empty:
-            said.append(f"{empty:,} of the {len(captions):,} {side} have no words")
-    return said
 
 
 def main() -> int:
@@ -115,7 +91,7 @@ def main() -> int:
         checked = result["controls"] = controls(candidates, references, training)
         failed = checked["shuffled"]["CIDEr-D"] >= result["CIDEr-D"] / 2
         checked["passed"] = not failed
-    notes = [*source.notes, *remarks(matched)]
+    notes = [*source.notes, *matched.remarks()]
     if notes:
         result["note"] = "; ".join(notes)
     if options.json:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.metrics.caption_files import SUFFIX, Source
+from core.metrics.ptb import ptb_tokenize
 
 
 @dataclass
@@ -32,6 +33,28 @@ class Matched:
     of: int
     where: str
     by: str
+
+    def remarks(self) -> list[str]:
+        """What a reader must know of what was scored."""
+        said = []
+        if self.by == "bare number":
+            said.append(
+                "images are matched by bare numbers, as not both sides name files; nothing shows "
+                "that both count alike"
+            )
+        if len(self.candidates) == 1:
+            said.append(
+                "CIDEr-D is left out: it weighs words by how few images have them, and this is one"
+            )
+        texts = {
+            "candidates": list(self.candidates.values()),
+            "references": [c for captions in self.references.values() for c in captions],
+        }
+        for side, captions in texts.items():
+            empty = sum(not ptb_tokenize(caption) for caption in captions)
+            if empty:
+                said.append(f"{empty:,} of the {len(captions):,} {side} have no words")
+        return said
 
 
 def match(path: str | Path, rows: list[dict], references: Source, subset: bool = False) -> Matched:
@@ -66,8 +89,8 @@ def match(path: str | Path, rows: list[dict], references: Source, subset: bool =
     if missing and not subset:
         raise ValueError(
             f"{path}: has no caption for {len(missing):,} of the {len(scope):,} images of {where}, "
-            f"image {missing[0]} the first; caption all of them, or add --subset to score only "
-            "those that are captioned"
+            f"image {missing[0]} the first; caption all of them (core.metrics scores only those "
+            "that are captioned with --subset)"
         )
     of = len(references.captions) if references.drawn and not references.split else len(scope)
     found = {image: list(references.captions[image]) for image in images}

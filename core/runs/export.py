@@ -31,6 +31,7 @@ _FIGURES = {
     "BLEU-4": "BLEU-4",
     "CIDEr-D": "CIDEr-D",
 }
+_EMBEDDED = "shapes"  # what --data calls the pictures that the program draws
 _PLACES = ("data", "weights", "init")  # settings that name a place on the machine of the training
 
 
@@ -103,7 +104,7 @@ def to_pass_on(checkpoint, dtype: str, encoder_state: Mapping | None = None):
                 f"{dtype} cannot hold; take a larger type"
             )
     settings = {
-        name: Path(value).name if name in _PLACES and value else value
+        name: _last_of(value) if name in _PLACES and value else value
         for name, value in checkpoint.settings.items()
     }
     if settings.get("impl"):
@@ -121,6 +122,25 @@ def to_pass_on(checkpoint, dtype: str, encoder_state: Mapping | None = None):
         training=kept,
         optimizer={},
     )
+
+
+def _last_of(place: str) -> str:
+    """A place without the folders above it; a folder called shapes is not the embedded data."""
+    name = Path(place).name
+    return f"./{name}" if name == _EMBEDDED and place != _EMBEDDED else name
+
+
+def without_encoder(checkpoint):
+    """A checkpoint without an encoder that is in another file as well.
+
+    Raises ValueError for one that learned with the decoder.
+    """
+    if checkpoint.encoder_state and checkpoint.settings.get("finetune_encoder") != 0:
+        raise ValueError(
+            "--no_encoder: its encoder learned with it and is in no other file; leave the option "
+            "out"
+        )
+    return replace(checkpoint, params=checkpoint.decoder_params)
 
 
 def frozen_encoder(checkpoint, weights: str | None) -> dict | None:
@@ -225,16 +245,19 @@ def _eyes(checkpoint) -> str:
 def _data(checkpoint, licence: str | None) -> str:
     from core.runs.data import learns_mirrored
 
-    name = checkpoint.settings.get("data", "shapes")
-    if name == "shapes":
+    name = checkpoint.settings.get("data", _EMBEDDED)
+    if name == _EMBEDDED:
         return (
             "The embedded pictures of coloured shapes, which the program draws. They are under its "
             f"licence, MIT. {licence or ''}".rstrip()
         )
-    train = checkpoint.data.get("train", {}).get("shape", [])
+    few = checkpoint.settings.get("num_samples")
+    train = checkpoint.data.get("train", {}).get("shape")
     count = f", {train[0]:,} photos to train on" if train else ""
     if train and learns_mirrored(checkpoint.settings):
         count = f", {train[0] // 2:,} photos to train on, and the same in a mirror"
+    if few is not None:
+        count = f", {few:,} captions to train on"
     unknown = "not known. Ask those who passed this on before you use it"
     return f"`{name}`{count}. Licence: {licence or unknown}."
 
@@ -257,15 +280,17 @@ def _scores(options, checkpoint, row: Mapping | None) -> str:
         from core.metrics.scores import score
 
         rows = read_candidates(options.captions)
-        matched = match(options.captions, rows, read_references(options.references))
+        source = read_references(options.references)
+        matched = match(options.captions, rows, source)
         found = score(matched.candidates, matched.references)
         figures = [f"{k} {found[k]:.1f}" for k in METRICS if found[k] is not None]
         names = [quoted(Path(each).name) for each in (options.captions, options.references)]
         lines.append(
-            f"Captions of {len(matched.candidates):,} images, from 0 to 100 and CIDEr-D to 1,000: "
-            f"{', '.join(figures)}.\n\n"
+            f"Captions of {len(matched.candidates):,} of {matched.of:,} images, from 0 to 100 and "
+            f"CIDEr-D to 1,000: {', '.join(figures)}.\n\n"
             f"    python -m core.metrics --candidates {names[0]} --references {names[1]}"
         )
+        lines += [f"Note: {note}." for note in [*source.notes, *matched.remarks()]]
     return "\n\n".join(lines) or "Not known: nobody said them when this file was made."
 
 
@@ -284,7 +309,7 @@ def _said(options, checkpoint) -> dict[str, str]:
     words, times = said.most_common(1)[0]
     facts = [options.wrong] if options.wrong else []
     if learned := checkpoint.settings.get("num_samples"):
-        facts.append(f"It learned {learned:,} captions by heart, and knows no others.")
+        facts.append(f"It was trained on {learned:,} captions, and on no others.")
     facts.append(
         f"Of {len(rows):,} captions {len(said):,} are different; the commonest, "
         f'"{_plain(words)}", was said {"once" if times == 1 else f"{times:,} times"}.'
@@ -323,10 +348,20 @@ def _plain(text: str) -> str:
 
 
 def _use(checkpoint, name: str) -> str:
+    from core.support.choices import GIVEN
+
+    extractor, images = checkpoint.extractor, "--image photo.jpg"
+    inside = "Preprocessing and vocabulary are in the file"
+    if not extractor:
+        images = "--data DIR --split val"
+        inside = "DIR is the data set, with its features; the vocabulary is in the file"
+    elif extractor["encoder"] == GIVEN:
+        images += " --features FILE.h5"
+    elif extractor["sha256"] is not None and not checkpoint.encoder_state:
+        images += f" --weights {quoted(extractor['weights'])}"
     return (
-        f"    python inference.py --checkpoint {quoted(name)} --image photo.jpg\n\n"
-        "An address, https://..., does as well as a file. Preprocessing and vocabulary are in the "
-        "file; nothing in it is run."
+        f"    python inference.py --checkpoint {quoted(name)} {images}\n\n"
+        f"An address, https://..., does as well as a file. {inside}; nothing in it is run."
     )
 
 
@@ -369,7 +404,14 @@ def main() -> None:
     from core.runs.fetching import hash_of_file
 
     found = load_checkpoint(path)
+    found = without_encoder(found) if options.no_encoder else found
     state = None if options.no_encoder else frozen_encoder(found, options.weights)
+    if options.weights and state is None:
+        raise ValueError(
+            f"--weights {options.weights}: no encoder is read from a file here; leave the option "
+            "out"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = to_pass_on(found, options.dtype, state)
     row = row_of_epoch(path, found.training.get("epoch"))
     checkpoint = replace(checkpoint, card=card(options, checkpoint, out.name, row))
