@@ -35,7 +35,7 @@ FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
-_SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
+SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
 
 
 def load_image(path: str | Path, largest: int = LARGEST, content: bytes | None = None) -> Array:
@@ -108,16 +108,16 @@ def list_pictures(folder: str | Path) -> list[Path]:
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"--images {folder}: no such folder")
-    paths = [path for path in _files_below(folder) if path.suffix.lower() in _SUFFIXES]
+    paths = [path for path in _files_below(folder) if path.suffix.lower() in SUFFIXES]
     if not paths:
-        raise ValueError(f"--images {folder}: holds no pictures ({', '.join(sorted(_SUFFIXES))})")
+        raise ValueError(f"--images {folder}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
     return sorted(paths)
 
 
 def other_files(folder: str | Path) -> str:
     """A sentence on the files that are no pictures by their names, and not hidden; '' for none."""
     suffixes = Counter(path.suffix.lower() for path in _files_below(folder))
-    others = Counter({s: count for s, count in suffixes.items() if s not in _SUFFIXES})
+    others = Counter({s: count for s, count in suffixes.items() if s not in SUFFIXES})
     kinds = (f"{count:,} {suffix or 'without a suffix'}" for suffix, count in others.most_common(5))
     if not others:
         return ""

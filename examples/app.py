@@ -16,7 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where core is
 
 import inference
-from core.support.command_line import ArgumentParser, run_command
+from core.support.command_line import ArgumentParser, option_type, run_command
+from core.support.schema import Whole
 
 # The caption is above what is said of the model; the frame becomes as high as the page in it.
 _CAPTION_FIRST = "<style>main { display: flex; flex-direction: column-reverse }</style></head>"
@@ -41,7 +42,8 @@ def caption(photo: str | None, model: str, decoder: str, beam_size: float) -> st
 def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", metavar="RUN_OR_FILE", help="default: all of runs/")
-    parser.add_argument("--port", type=int, help="of the page; default: the first that is free")
+    port = option_type(Whole(1, 65_535))
+    parser.add_argument("--port", type=port, help="of the page; default: the first that is free")
     options = parser.parse_args()
     models = options.models or sorted(str(path.parent) for path in Path("runs").glob("*/best.npz"))
     if not models:

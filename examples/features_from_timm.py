@@ -52,8 +52,10 @@ def main() -> None:
         maps = model.forward_features(torch.stack([prepare(Image.fromarray(p)) for p in photos]))
         if not options.grid:
             return model.forward_head(maps, pre_logits=True).numpy()
+        if not isinstance(maps, torch.Tensor) or maps.ndim not in (3, 4):
+            raise ValueError(f"--model {options.model}: has no grid; leave --grid out, or another")
         if maps.ndim == 3:  # of a transformer, the first of whose tokens are no places
-            return maps[:, model.num_prefix_tokens :].numpy()
+            return maps[:, getattr(model, "num_prefix_tokens", 0) :].numpy()
         first = maps.shape[1] == model.num_features  # the channels, in most networks
         return (maps.flatten(2).mT if first else maps.flatten(1, 2)).numpy()
 

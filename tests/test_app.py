@@ -74,6 +74,11 @@ def test_what_is_missing_is_said_in_a_line(app, run, photo, tmp_path, monkeypatc
     with pytest.raises(SystemExit):
         app.run_command(app.main)
     assert 'pip install -e ".[app]"' in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["app.py", "--port", "70000"])
+    with pytest.raises(SystemExit):
+        app.run_command(app.main)
+    assert "--port: found '70000'" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["app.py"])
     run.rename(tmp_path / "elsewhere")
     with pytest.raises(SystemExit):
         app.run_command(app.main)

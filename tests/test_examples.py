@@ -109,6 +109,24 @@ def test_timm_with_convolutions(script, photos, tmp_path):
     check_a_file(out, 96, 25)
 
 
+@pytest.mark.parametrize("name", ["levit_128s", "crossvit_tiny_240"])
+def test_timm_without_a_grid(script, photos, tmp_path, name):
+    """One whose places have no prefix, and one that gives a list of two maps."""
+    try:
+        import timm  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"timm is not here: {error}")
+    options = ("--model", name, "--weights", "random", "--grid", "--out", tmp_path / "grid.h5")
+    one = photos / "b" / "4.png"
+    code, _, error = script("features_from_timm", "--images", one, *options)
+    if name == "levit_128s":
+        assert code == 0, error
+        assert GivenFeatures.read(tmp_path / "grid.h5").table.shape == (1, 16, 384)
+    else:
+        assert code == 2
+        assert f"--model {name}: has no grid; leave --grid out" in error
+
+
 def test_clip(script, photos, tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.CLIPVisionConfig(

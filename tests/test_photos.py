@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from core.image_utils import SUFFIXES
 from core.photos import holds_photos, read_caption_file, read_photo_folder
 
 TWO = {"a.jpg": ["A dog runs.", "One dog."], "b.jpg": ["A cat, asleep."]}
@@ -123,6 +124,15 @@ def test_forms_are_recognised_by_what_they_hold(tmp_path, form, name):
     assert {n: sorted(texts) for n, texts in captions.items()} == TWO
     count = sum(map(len, found.captions.values()))
     assert found.account[0].endswith(f", {count} captions of 2 photos")
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_every_format_that_is_read_is_known_by_its_name(tmp_path, suffix):
+    names = [f"{i}{suffix}" for i in range(12)]
+    captions = json.dumps({name: ["a dog runs"] for name in names})
+    root = write(tmp_path, {"captions.json": captions, **photos(*names, f"more{suffix}")})
+    assert set(read_photo_folder(root).captions) == set(names)
+    assert "photos: 1 below --root in no split or without captions, left out" in account(root)
 
 
 def test_text_in_utf_16_is_read(tmp_path):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from core.image_utils import SUFFIXES
 from core.support.files import parse_json, require_file
 from core.support.schema import Text, shown
 
@@ -23,7 +24,8 @@ FORMS = (
     "CSV with the header image,caption (or tabs, semicolons, pipes), name.jpg#0<TAB>caption, "
     "Karpathy's JSON, COCO's captions_*.json, metadata.csv or metadata.jsonl"
 )
-PICTURE = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp)$", re.IGNORECASE)
+_SUFFIX = "|".join(sorted(suffix.removeprefix(".") for suffix in SUFFIXES))
+PICTURE = re.compile(rf"\.({_SUFFIX})$", re.IGNORECASE)
 
 # Columns as headers call them, without blanks, underscores and capitals; the first that is there.
 _NAMES = (
@@ -524,7 +526,7 @@ _CAPTION_KEY = rb'[\s\S]{0,4000}?"(%s)s?\d*"\s*:' % "|".join(_CAPTIONS).encode()
 _KEYS = {
     "Karpathy's JSON": (rb'"sentences"\s*:', rb'"images"\s*:'),
     "COCO annotations": (rb'"annotations"\s*:', rb'"caption"\s*:'),
-    "JSON, file name to captions": (rb'\A\W*"[^"]+\.(?i:jpe?g|png|gif|webp|bmp)"\s*:',),
+    "JSON, file name to captions": (rb'\A\W*"[^"]+\.(?i:%s)"\s*:' % _SUFFIX.encode(),),
     "JSON, an object a caption": (
         _NO_RESULTS + _CAPTION_KEY,
         rb'\A[\s\S]{0,4000}?"(?i:file|image|img|photo|picture|path)[\w ]*"\s*:',
