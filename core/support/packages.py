@@ -18,7 +18,7 @@ def _in_a_line(kind, error, trace) -> None:
     if not issubclass(kind, ModuleNotFoundError) or error.name not in NEEDED:
         return sys.__excepthook__(kind, error, trace)
     program = os.path.basename(sys.argv[0])
-    if program == "-m":  # while Python looks for the module
+    if program == "-m" and hasattr(sys, "orig_argv"):  # while Python looks for the module
         program = sys.orig_argv[sys.orig_argv.index("-m") + 1]
     activate = r".venv\Scripts\activate" if os.name == "nt" else ". .venv/bin/activate"
     print(
