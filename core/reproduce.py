@@ -23,6 +23,8 @@ from pathlib import Path
 from core.flickr8k import read_photo_folder
 from core.metrics import METRICS
 from core.recipes.validation import BEAM_SIZE, MOST
+from core.runs.fetching import hash_of_file
+from core.runs.settings import DEFAULTS, MODEL_DEFAULTS
 from core.support.command_line import ArgumentParser, run_command
 from core.support.files import read_json, try_out, write_json, write_text
 from core.support.pytorch import require_torch
@@ -30,6 +32,7 @@ from core.support.pytorch import require_torch
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 COMPONENTS = 512  # of the PCA of pooled features
+_PLACES = ("data", "weights", "init", "out", "device", "workers")  # what is free in a recipe
 
 # decoder -> options of inference.py. The penalty was chosen on 'val'
 # (docs/why-your-bleu-differs.md), and the number of neighbours. "once": no two words in a row
@@ -207,11 +210,67 @@ def train_part(name: str, options) -> None:
     if not PARTS[name].options:
         return
     command, run_folder = training(name, options), Path(options.out) / name
+    check_recipe(command, run_folder)
     if (run_folder / "last.npz").is_file():
         command = ["training.py", "--resume", "--out", str(run_folder)]
         if len(rows_of(run_folder)) == read_json(run_folder / "config.json")["num_epochs"]:
             return
     run(command)
+
+
+def check_recipe(command: Sequence[str], run_folder: Path) -> None:
+    """Raises ValueError when the run that is there was trained with other options than a command's.
+
+    Where files are may differ: ``check_source`` compares what they hold.
+    """
+    if not (run_folder / "config.json").is_file():
+        return
+    given, name = {}, ""
+    for word in command[1:]:
+        if word.startswith("--"):
+            name = word.removeprefix("--")
+        given[name] = True if word.startswith("--") else _value(word)
+    found = read_json(run_folder / "config.json")
+    for name, value in (DEFAULTS | MODEL_DEFAULTS.get(given["model"], {}) | given).items():
+        if name not in _PLACES and found.get(name) != value:
+            raise ValueError(
+                f"{run_folder}: was trained with --{name} {found.get(name)}, found {value} in the "
+                "recipe; remove that folder, or give another --out"
+            )
+
+
+def _value(word: str):
+    """What is typed after an option: a number, or a word."""
+    try:
+        return json.loads(word)
+    except ValueError:
+        return word
+
+
+def check_source(options, splits: dict[str, list[str]]) -> None:
+    """Raises ValueError when the pooled features that are there are of other photos, or other eyes.
+
+    Inputs:
+    - splits: the photos of ``options.data``
+    """
+    data = Path(options.out) / "data"
+    eyes = read_json(data / "dataset.json")["extractors"]["pooled"]
+    if eyes["encoder"] != options.encoder:
+        raise ValueError(
+            f"--out {options.out}: what is there was seen by {eyes['encoder']}, not by --encoder "
+            f"{options.encoder}; give another folder"
+        )
+    if Path(options.weights).is_file() and hash_of_file(options.weights) != eyes["sha256"]:
+        raise ValueError(
+            f"--out {options.out}: what is there was seen with other --weights than "
+            f"{options.weights}; give another folder"
+        )
+    names = set((data / "train2014_urls.txt").read_text(encoding="utf-8").splitlines())
+    if others := names.difference(splits["train"]):
+        raise ValueError(
+            f"--out {options.out}: what is there is of other photos than --data {options.data}, "
+            f"{min(others)} for example; give another folder"
+        )
 
 
 def score_part(name: str, options, split: str) -> dict[str, dict]:
@@ -357,15 +416,11 @@ def main() -> None:
     out = Path(options.out)
     try_out("--out", out / "data")
     try_out("docs:", DOCS / "results.md")
-    splits = [s for s in ("val", "test") if read_photo_folder(options.data).splits.get(s)]
+    photos = read_photo_folder(options.data).splits
+    splits = [s for s in ("val", "test") if photos.get(s)]
     if not (out / "data").is_dir():
         run(preparing(options))
-    seen_by = read_json(out / "data" / "dataset.json")["extractors"]["pooled"]["encoder"]
-    if seen_by != options.encoder:
-        raise ValueError(
-            f"--out {out}: what is there was seen by {seen_by}, not by --encoder "
-            f"{options.encoder}; give another folder"
-        )
+    check_source(options, photos)
     results: dict[str, dict] = {split: {} for split in splits}
     for name in PARTS:
         # What was done before is on the page, too, whatever is asked for now.

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from test_flickr8k import make_photos, write_csv
 
 from core import reproduce
-from core.reproduce import Part
+from core.reproduce import Part, check_recipe, training
+from core.runs.settings import resolve_settings
+from training import build_parser as train_parser
 
 SMALL = "--hidden_dim 8 --wordvec_dim 8 --batch_size 9 --num_epochs 2"
 PARTS = {
@@ -104,6 +109,30 @@ def test_what_was_stopped_goes_on(made, tmp_path):
     (runs / "lstm" / "metrics.jsonl").write_text(rows[0] + "\n")
     assert made("--only", "lstm") == ["training.py", *SCORED], "resumed"
     assert (runs / "lstm" / "metrics.jsonl").read_text().splitlines() == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "says"),
+    [
+        ("lstm", {}, None),
+        ("transformer", {"device": "cuda", "data": "/somewhere/else"}, None),
+        ("lstm", {"learning_rate": 0.5}, "--learning_rate 0.5, found 0.001 in the recipe"),
+        ("lstm", {"patience": 3}, "--patience 3, found None"),
+        ("attention", {"flip": False}, "--flip False, found True"),
+        ("transformer", {"num_epochs": 12}, "--num_epochs 12, found 6"),
+    ],
+)
+def test_a_run_by_another_recipe_is_not_taken_for_a_part(tmp_path, name, changed, says):
+    options = Namespace(data="d", weights="w", encoder="squeezenet1_1", out=str(tmp_path))
+    command = training(name, options)
+    check_recipe(command, tmp_path / name)  # there is none
+    typed = vars(train_parser().parse_args(command[1:]))
+    out = Path(typed.pop("out"))
+    settings = resolve_settings(typed, out, resume=False)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text(json.dumps(settings | changed))
+    with pytest.raises(ValueError, match=says) if says else nullcontext():
+        check_recipe(command, tmp_path / name)
 
 
 def test_a_command_that_fails_ends_it(made, refuses, tmp_path, monkeypatch):
