@@ -152,8 +152,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--flip",
         action="store_true",
-        help="pictures are mirrored as well: half of those that an encoder that learns sees (not "
-        "where captions say left and right), else each once more",
+        help="learn pictures in a mirror, too: each once more, without captions that say left or "
+        "right; an encoder that learns sees half of them so, whatever the captions say",
     )
     parser.add_argument(
         "--bucketed", action="store_true", help="captions of much the same length in one batch"
@@ -255,7 +255,14 @@ def train(settings: dict, folder: Path, resume: bool, lock, device: str = "cpu",
 
     extractor = extractor_of_settings(settings, device)
     last = None
-    if resume and (folder / "last.npz").is_file():
+    if resume and not (folder / "last.npz").is_file():
+        if (folder / "metrics.jsonl").is_file():
+            raise FileNotFoundError(
+                f"{folder / 'last.npz'}: is not there any more, and a run goes on from it; start "
+                f"another with --init {folder} and another --out"
+            )
+        say(f"{folder}: no epoch was done yet; it starts from the beginning")
+    elif resume:
         last = load_checkpoint(folder / "last.npz")
         check_same_settings(last, settings, folder)
     data = load_data(settings, extractor)

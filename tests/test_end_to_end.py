@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ from core.encoders.weights import (
     state_of_stages,
 )
 from core.image_utils import load_image
-from core.runs.data import extractor_of, load_data
+from core.runs.data import _say_of_flip, extractor_of, load_data
 from core.torch_models import TorchEngine, build_end_to_end
 
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "b", "c"]
@@ -525,6 +527,33 @@ def test_an_encoder_that_learned_is_not_left_behind(train, refuses, photos, tmp_
     refuses(*start, "--init", tuned, "--weights", tuned, "--grid", 4, says=("--grid",))
     refuses(*start, "--weights", frozen, says=(f"{frozen / 'best.npz'}", "did not learn"))
     refuses(*start, "--weights", tmp_path, says=("best.npz", "--weights"))
+    other = tmp_path / "other.pth"
+    torch.save(load_network("squeezenet1_1", "random").state_dict(), other)
+    learns = ("--init", tuned, "--finetune_encoder", 2, "--weights", other)
+    refuses(*start, *learns, says=(f"--init {tuned}", "--weights with the same run"))
+
+
+@pytest.mark.slow
+def test_an_encoder_that_began_with_random_weights_is_the_same_when_it_is_read(train, tmp_path):
+    """Its statistics of batches are those of nothing yet: nobody folded them."""
+    options = ("--model", "attention", "--encoder", "mobilenet_v2", "--num_epochs", 1)
+    train("first", *options, "--weights", "random", "--finetune_encoder", 1)
+    train("next", *options, "--weights", tmp_path / "first", "--init", tmp_path / "first")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"finetune_encoder": 2, "num_samples": None}, "1 of 2 training captions say left or"),
+        ({"finetune_encoder": 0, "num_samples": 5}, "does nothing with --num_samples"),
+        ({"finetune_encoder": 0, "num_samples": None}, None),
+    ],
+)
+def test_what_mirrored_photos_are_not_is_said(settings, says):
+    captions = np.array([[1, 4, 5, 2], [1, 5, 5, 2]])
+    data = {"train_captions": captions, "word_to_idx": {"left": 4, "a": 5}}
+    with pytest.warns(UserWarning, match=says) if says else nullcontext():
+        _say_of_flip(settings, data)
 
 
 def test_how_much_scores_differ(train, command, photos, tmp_path):
@@ -734,6 +763,18 @@ def test_two_processes_keep_features_as_one_does(train, photos, tmp_path):
         for path in set(there.glob("photos_*")) - before:
             path.unlink()
     np.testing.assert_allclose(losses(rows), losses(expected), rtol=1e-4)
+
+
+def test_samples_of_photos_that_cannot_be_read_count_each_once(command, refuses, photos):
+    base = ("training.py", "--data", photos, "--model", "attention", *FROZEN, "--num_epochs", 1)
+    tear(photos / "Images" / "004.jpg")
+    code, _, error = command(*base, "--num_samples", 8)
+    assert code == 0, error
+    opened = int(re.search(r"left out 1 of (\d+) photos", error)[1])
+    assert 8 <= opened <= 12
+    for path in sorted((photos / "Images").iterdir())[:6]:
+        tear(path)
+    refuses(*base, "--num_samples", 3, says=("cannot be read", "is the copy complete?"))
 
 
 def test_photos_of_ones_own_of_which_some_cannot_be_read(train, command, refuses, photos, tmp_path):

@@ -315,6 +315,50 @@ def test_a_moved_start_is_compared_too(train, command, refuses, tmp_path):
     assert command(*resume, 3, "--init", "renamed")[0] == 0
 
 
+def test_a_run_without_its_last_file_is_not_begun_again_in_its_place(train, refuses, tmp_path):
+    assert train("--num_epochs", 2)[0] == 0
+    (tmp_path / "run" / "last.npz").unlink()
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    resume = ("training.py", "--resume", "--out", "run")
+    refuses(*resume, says=("last.npz: is not there any more", "--init run and another --out"))
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_run_that_was_killed_in_its_first_epoch_begins_again_and_says_so(
+    train, command, tmp_path
+):
+    assert train()[0] == 0
+    for name in ("last.npz", "metrics.jsonl"):
+        (tmp_path / "run" / name).unlink()
+    code, text, error = command("training.py", "--resume", "--out", "run")
+    assert code == 0, error
+    assert "run: no epoch was done yet; it starts from the beginning" in text
+
+
+def test_a_cosine_is_not_laid_out_anew_in_the_middle(train, command, refuses):
+    assert train("--schedule", "cosine", "--num_epochs", 2)[0] == 0
+    resume = ("training.py", "--resume", "--out", "run")
+    refuses(*resume, "--num_epochs", 3, says=("--num_epochs: the cosine", "2 epochs, found 3"))
+    assert command(*resume, "--num_epochs", 2)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "says"),
+    [
+        (("--num_heads", 2), (), "has --num_heads 2, found 4"),
+        (("--activation", "gelu"), (), "has --activation gelu, found relu"),
+        ((), ("--post_norm",), "has --post_norm False, found True"),
+        (("--wordvec_dim", 16), (), "has --wordvec_dim 16, found 8"),
+    ],
+)
+def test_a_start_computes_the_same(train, refuses, tiny_folder, first, then, says):
+    model = ("--model", "transformer")
+    assert train(*model, "--out", "first", *first)[0] == 0
+    options = (*TINY, "--data", tiny_folder, *model, "--init", "first", *then)
+    refuses("training.py", *options, "--out", "run", says=(f"--init {Path('first').resolve()}",))
+    refuses("training.py", *options, "--out", "run", says=(says,))
+
+
 def test_a_run_of_an_earlier_version_goes_on(train, command, tmp_path):
     """It noted nothing of its data, and knew fewer settings."""
     assert train("--num_epochs", 4, "--out", "whole")[0] == 0

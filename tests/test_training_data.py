@@ -16,6 +16,7 @@ from test_solver import make_solver
 from core.checkpoint import load_checkpoint
 from core.coco_utils import CAPTIONS_FILE, load_coco_data
 from core.runs.building import model_builder
+from core.runs.data import load_data
 from core.runs.memory import check_memory, memory_of_steps
 from core.runs.settings import DEFAULTS
 from core.support import memory
@@ -243,6 +244,16 @@ def test_captions_of_validation_may_be_longer_than_those_of_training(train, tiny
     code, _, error = train("transformer", "--engine", engine)
     assert code == 0, error
     assert "words" not in error
+
+
+def test_samples_are_those_that_were_trained_on_also_where_some_captions_are_too_long(tiny_folder):
+    lengthen(tiny_folder, "train", 0, 9)
+    settings = {"model": "lstm", "data": str(tiny_folder), "num_samples": 5, "max_words": 8}
+    with pytest.warns(UserWarning, match="captions have more than 8 words"):
+        learned = load_data(settings)
+    captioned = load_data(settings, training=False)
+    for name in ("train_captions", "train_image_idxs"):
+        np.testing.assert_array_equal(captioned[name], learned[name])
 
 
 def test_what_is_the_longest_is_for_the_learner_to_say(train, tiny_folder, tmp_path):

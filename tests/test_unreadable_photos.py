@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -211,6 +212,13 @@ def test_a_prepared_folder_tells_when_its_photos_have_changed(tmp_path, command)
         assert "1 of its 12 photos have changed" in error
         assert "003.jpg" in error
         assert "prepare it again" in error
+    looks = ("--model", "attention", "--encoder", "tiny_cnn", "--finetune_encoder", 0)
+    shutil.copy(root / "Images" / "009.jpg", root / "Images" / "010.jpg")
+    code, _, error = command(*train, *looks, "--out", "looks")
+    assert code == 0
+    assert "2 of its 12 photos have changed" in error
+    assert "are the captions still theirs?" in error
+    (root / "Images" / "010.jpg").unlink()
     (root / "Images" / "009.jpg").write_bytes(b"torn")
     code, _, error = command(*caption)
     assert code == 0

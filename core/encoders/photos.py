@@ -179,7 +179,12 @@ def _differs(path: Path, known: bytes) -> bool:
     return read_hashed(path)[1].encode() != known
 
 
-def say_changed(folder: Path, root: Path | None, urls: Mapping[str, Sequence[str]]) -> None:
+def say_changed(
+    folder: Path,
+    root: Path | None,
+    urls: Mapping[str, Sequence[str]],
+    looked_at_now: bool = False,
+) -> None:
     """A warning when photos have changed since a data folder was made of them.
 
     Photos that are not on this machine say nothing, nor does a folder that was not made of photos.
@@ -189,6 +194,7 @@ def say_changed(folder: Path, root: Path | None, urls: Mapping[str, Sequence[str
       photo
     - root: below which the photos are
     - urls: their paths, by split
+    - looked_at_now: whether features are made of the photos as they are now
 
     Raises ValueError when that file is damaged.
     """
@@ -208,9 +214,11 @@ def say_changed(folder: Path, root: Path | None, urls: Mapping[str, Sequence[str
             if not same and read_hashed(root / str(url))[1] != known_hash:
                 others.append(str(url))
     if others and processes.rank() == 0:
+        then = "its features are those of the old ones: prepare it again"
+        if looked_at_now:
+            then = "they are looked at as they are now: are the captions still theirs?"
         warnings.warn(
-            f"{folder}: {len(others):,} of its {total:,} photos have changed since they were "
-            f"looked at, for example {root / others[0]}; its features are those of the old ones: "
-            "prepare it again",
+            f"{folder}: {len(others):,} of its {total:,} photos have changed since it was "
+            f"prepared, for example {root / others[0]}; {then}",
             stacklevel=2,
         )

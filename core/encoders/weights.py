@@ -104,7 +104,8 @@ def open_stages(network: nn.Module, count: int) -> list[str]:
     stages = network.stages
     if not 0 <= count <= len(stages):
         raise ValueError(
-            f"finetune_encoder: found {count} stages, but the encoder has {len(stages)}"
+            f"finetune_encoder: found {count} stages, but the encoder has {len(stages)}; take no "
+            "more"
         )
     for stage in stages[len(stages) - count :]:
         stage.requires_grad_(True)
@@ -293,7 +294,8 @@ def _load(network: nn.Module, state: dict, encoder: str, weights: str) -> None:
         )
     network.load_state_dict(state, strict=False)
     if isinstance(network, MobileNetV2):
-        network.settle()
+        if not is_run(weights):  # whose state is that of a network that was settled
+            network.settle()
         if other := network.other_padding():
             warnings.warn(
                 f"{weights}: its filters lean as if learned for {other}, which pads otherwise; "

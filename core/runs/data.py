@@ -10,7 +10,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 
 from core.runs.settings import DEFAULTS, MIN_COUNT, TRAINED_ON, find_checkpoint
@@ -45,6 +45,8 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
     else:
         data = _with_pictures(settings, folder, extractor, training)
     if settings["num_samples"] is not None:
+        if not training:  # drawn from what they were drawn from then
+            data = _without_long(data, settings["max_words"], quiet=True)
         data = _samples(settings, data, extractor, training)
         if training:
             _refuse_without_words(data)
@@ -53,7 +55,7 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
 
 def _fit_to_train_on(data: dict, max_words: int) -> dict:
     """The data without captions that are too long; what is wrong with the others is said."""
-    from core.coco_utils import SPLITS, share_of_unknown, without_long_captions
+    from core.coco_utils import SPLITS, share_of_unknown
     from core.coco_utils.words import MANY_UNKNOWN
 
     folder = data["source"]["folder"]
@@ -64,8 +66,7 @@ def _fit_to_train_on(data: dict, max_words: int) -> dict:
                 f"{folder}: the {split} split has no captions with words; give it some, or leave "
                 "its images out"
             )
-    if max_words:
-        data = without_long_captions(data, max_words)
+    data = _without_long(data, max_words)
     _refuse_without_words(data)
     for split in splits:
         if (share := share_of_unknown(data, split)) > MANY_UNKNOWN:
@@ -77,6 +78,16 @@ def _fit_to_train_on(data: dict, max_words: int) -> dict:
             )
             break  # the others are like it
     return data
+
+
+def _without_long(data: dict, max_words: int, quiet: bool = False) -> dict:
+    """The data without captions of more words, which a warning counts; of 0 with all of them."""
+    from core.coco_utils import without_long_captions
+
+    with warnings.catch_warnings():
+        if quiet:
+            warnings.simplefilter("ignore")
+        return without_long_captions(data, max_words) if max_words else data
 
 
 def _refuse_without_words(data: dict) -> None:
@@ -112,6 +123,33 @@ def learns_mirrored(settings: Mapping) -> bool:
     return bool(settings.get("flip")) and not (few or settings.get("finetune_encoder"))
 
 
+def _say_of_flip(settings: dict, data: Mapping) -> None:
+    """A warning where ``--flip`` does nothing, or mirrors what captions call left and right."""
+    import numpy as np
+
+    if not settings["finetune_encoder"]:
+        if settings["num_samples"] is not None:
+            warnings.warn(
+                "--flip: does nothing with --num_samples, which learns captions of the photos as "
+                "they are; leave it out",
+                stacklevel=2,
+            )
+        return
+    captions = data["train_captions"]
+    sided = np.isin(captions, _ids_of_sides(data)).any(axis=1)
+    if sided.any():
+        warnings.warn(
+            f"--flip: {np.count_nonzero(sided):,} of {len(captions):,} training captions say "
+            f"{' or '.join(SIDES)}, and an encoder that learns sees half of their photos in a "
+            "mirror; leave the option out where that matters",
+            stacklevel=2,
+        )
+
+
+def _ids_of_sides(data: Mapping) -> list[int]:
+    return [data["word_to_idx"][word] for word in SIDES if word in data["word_to_idx"]]
+
+
 def _with_features(settings: dict, folder: Path, training: bool) -> dict:
     from core.coco_utils import SPLITS, feature_kinds, load_coco_data
     from core.coco_utils.folder import MIRRORED, holds_mirrored
@@ -127,6 +165,8 @@ def _with_features(settings: dict, folder: Path, training: bool) -> dict:
     model_class, _ = MODELS[settings["model"]]
     kind = "grid" if model_class.grid and "grid" in feature_kinds(folder) else "pooled"
     flip = training and learns_mirrored(settings)
+    if training and settings["flip"] and not flip:
+        _say_of_flip(settings, {})
     if flip and not holds_mirrored(folder, kind):
         raise ValueError(
             f"--flip: {folder} has no {kind} features of photos in a mirror; prepare it again "
@@ -144,7 +184,7 @@ def _with_features(settings: dict, folder: Path, training: bool) -> dict:
 def _with_pictures(settings: dict, folder: Path, extractor, training: bool) -> dict:
     from core.coco_utils import SPLITS, load_coco_data
     from core.coco_utils.folder import MIRRORED
-    from core.encoders.photos import open_all
+    from core.encoders.photos import open_all, say_changed
     from core.encoders.pictures import LookedAt, Pictures, kept_features
     from core.flickr8k import load_photo_data
     from core.photos import holds_photos
@@ -161,6 +201,11 @@ def _with_pictures(settings: dict, folder: Path, extractor, training: bool) -> d
         data = _fit_to_train_on(data, settings["max_words"])
     learns, few = settings["finetune_encoder"] > 0, settings["num_samples"] is not None
     paths = {split: picture_places(data, split) for split in SPLITS if f"{split}_captions" in data}
+    if not raw:
+        urls = {split: data[f"{split}_urls"] for split in paths}
+        say_changed(folder, data["source"]["image_root"], urls, looked_at_now=True)
+    if training and settings["flip"]:
+        _say_of_flip(settings, data)
     unreadable = {}
     if learns and training:
         tables = {
@@ -255,10 +300,11 @@ def _samples(settings: dict, data: dict, extractor, training: bool) -> dict:
     import numpy as np
 
     from core.coco_utils import take_samples
-    from core.encoders.photos import find_unreadable
+    from core.encoders.photos import find_unreadable, refuse_unreadable
 
     splits = ("train", "val") if training and "val_captions" in data else ("train",)
-    reasons, opened = [], 0
+    reasons: dict[str, list] = {split: [] for split in splits}
+    opened: dict[str, set] = {split: set() for split in splits}
     while True:
         rng = np.random.default_rng([settings["seed"], 0])
         taken = take_samples(data, settings["num_samples"], rng)
@@ -276,10 +322,13 @@ def _samples(settings: dict, data: dict, extractor, training: bool) -> dict:
             paths = [taken[f"{split}_features"].paths[i] for i in images]
             found = find_unreadable(paths, extractor.device)
             lost[split] = images[list(found)].tolist()
-            reasons += found.values()
-            opened += len(images)
+            reasons[split] += found.values()
+            opened[split].update(images.tolist())
         if not any(lost.values()):
-            say_left_out(reasons, opened)
+            counts = {split: len(images) for split, images in opened.items()}
+            if training:
+                refuse_unreadable(reasons, counts, data["source"]["folder"])
+            say_left_out(list(chain.from_iterable(reasons.values())), sum(counts.values()))
             return taken
         for split in splits:  # others take their places
             data = _without(data, split, lost[split])
@@ -299,8 +348,7 @@ def _with_mirrored(data: dict, mirrored) -> dict:
     from core.coco_utils.tables import Stacked
 
     captions, idxs = data["train_captions"], data["train_image_idxs"]
-    sides = [data["word_to_idx"][word] for word in SIDES if word in data["word_to_idx"]]
-    true = ~np.isin(captions, sides).any(axis=1)
+    true = ~np.isin(captions, _ids_of_sides(data)).any(axis=1)
     if not true.all():
         warnings.warn(
             f"--flip: {np.count_nonzero(~true):,} of {len(true):,} training captions say "
@@ -377,12 +425,36 @@ def load_init(settings: dict, data: dict, extractor=None):
     if init.model != settings["model"]:
         raise ValueError(f"--init {settings['init']}: is of {init.model}, not {settings['model']}")
     frozen = init.settings.get("finetune_encoder") == 0  # and there, as core.runs.export puts it
-    if init.encoder_state and not frozen:
+    learned = init.encoder_state and not frozen
+    if learned:
         _check_same_words(init, data)
         _check_same_look(init, settings, extractor)
-        return init if settings["finetune_encoder"] else replace(init, params=init.decoder_params)
-    check_same_data(init, data)
+    else:
+        check_same_data(init, data)
+    _check_same_config(init, settings, data)
+    if learned and settings["finetune_encoder"]:
+        return init
     return replace(init, params=init.decoder_params)
+
+
+def _check_same_config(init, settings: dict, data: dict) -> None:
+    """Raises ValueError unless a run's model computes what that of the checkpoint does."""
+    from core.runs.building import model_config
+
+    for name, found in model_config(settings, data).items():
+        other = init.config.get(name, found)
+        if other == found or name in ("dtype", "dropout", "double_stochastic", "max_length"):
+            continue
+        if name == "input_dim":
+            raise ValueError(
+                f"--init {settings['init']}: reads features of {other} numbers, found {found}; "
+                "take the data that it was trained on"
+            )
+        if name == "norm_first":
+            name, other, found = "post_norm", not other, not found
+        raise ValueError(
+            f"--init {settings['init']}: has --{name} {other}, found {found}; give it the same"
+        )
 
 
 def _check_same_look(init, settings: dict, extractor) -> None:
@@ -399,8 +471,14 @@ def _check_same_look(init, settings: dict, extractor) -> None:
         init.extractor.get("grid"),
     ):
         ours, learned = state_of_stages(extractor.network), init.encoder_state
-        same = settings["finetune_encoder"] or all(
-            np.array_equal(x.astype(np.float32), ours[k].cpu()) for k, x in learned.items()
+        # Where it learns on, its weights are those of the checkpoint, whatever was looked with.
+        known = {init.extractor["sha256"], _digest_of(settings["init"])}
+        same = (
+            extractor.sha256 in known
+            if settings["finetune_encoder"]
+            else all(
+                np.array_equal(x.astype(np.float32), ours[k].cpu()) for k, x in learned.items()
+            )
         )
     if not same:
         raise ValueError(

@@ -106,8 +106,9 @@ def resolve_settings(options: dict, folder: Path, resume: bool) -> dict:
     with other settings, or when its config.json is none.
     """
     for name, word in (("data", "shapes"), ("init", None), ("weights", "download")):
-        if options.get(name, word) not in (word, "random"):
-            options = options | {name: os.path.realpath(options[name])}  # also of a loop of links
+        value = options.get(name, word)
+        if value not in (word, "random") and not (name == "init" and "://" in value):
+            options = options | {name: os.path.realpath(value)}  # also of a loop of links
     if not resume:
         _refuse_options_of_other_models(options, options["model"])
         overfit = OVERFIT_DEFAULTS if options.get("num_samples") is not None else {}
@@ -140,7 +141,9 @@ def resolve_settings(options: dict, folder: Path, resume: bool) -> dict:
             "right, or start another run"
         )
     _refuse_options_of_other_models(options, settings["model"])
+    _check_encoder_options(options, settings)
     _check_engine_of_encoder(options, settings)
+    _check_recipe(options, settings | options)
     check_engine_options(options, options.get("engine", settings["engine"]))
     if "impl" in options and settings["impl"] is None:
         raise ValueError(
@@ -151,6 +154,13 @@ def resolve_settings(options: dict, folder: Path, resume: bool) -> dict:
         _check_impl(options, settings)
         if "impl" in options:
             settings["impl"]["file"] = os.path.realpath(options.pop("impl"))
+    epochs = options.get("num_epochs", settings["num_epochs"])
+    if settings["schedule"] == "cosine" and epochs != settings["num_epochs"]:
+        raise ValueError(
+            f"--num_epochs: the cosine of the run in {folder} is laid out over "
+            f"{settings['num_epochs']} epochs, found {epochs}; leave the option out, or start "
+            "another run with --init"
+        )
     for name, value in options.items():
         if name not in _MAY_CHANGE and settings[name] != value:
             raise ValueError(
@@ -228,6 +238,12 @@ def _check_recipe(options: dict, settings: dict) -> None:
     for name in ("label_smoothing", "bucketed", "workers"):
         if settings["objective"] == "scst" and settings[name]:
             raise ValueError(f"--{name}: is not for --objective scst; leave it out")
+    varied = settings["flip"] or settings["crop"] < 1
+    if settings["objective"] == "scst" and settings["finetune_encoder"] and varied:
+        raise ValueError(
+            "--flip, --crop: what an encoder that learns is shown would not be what the captions "
+            "of --objective scst were said of; leave them out"
+        )
     if settings["bucketed"] and settings["finetune_encoder"]:
         raise ValueError(
             "--bucketed: tears apart the captions of a picture, which an encoder that learns looks "
@@ -267,7 +283,8 @@ def check_same_settings(checkpoint, settings: dict, folder: Path) -> None:
     epochs = checkpoint.training.get("epoch", 0)
     if settings["num_epochs"] < epochs:
         raise ValueError(
-            f"--num_epochs: found {settings['num_epochs']}, but the run has done {epochs} already"
+            f"--num_epochs: found {settings['num_epochs']}, but the run has done {epochs} already; "
+            "give more, or leave the option out"
         )
 
 
