@@ -83,6 +83,12 @@ def test_unknown_words_of_validation_are_said(train, tiny_folder):
     assert "100% of the words of the val captions are <UNK>" in error
 
 
+def test_prepared_features_come_once(train, shapes_folder):
+    code, _, error = train("rnn", "--data", shapes_folder, "--no_pca")
+    assert code == 2
+    assert "--no_pca: chooses between two files of the COCO archive" in error
+
+
 @pytest.mark.parametrize("samples", [(), ("--num_samples", 4)], ids=["all", "samples"])
 def test_captions_of_unknown_words_are_refused(train, tiny_folder, tmp_path, samples):
     replace_words(tiny_folder, "train", 1)

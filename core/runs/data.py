@@ -151,7 +151,7 @@ def _ids_of_sides(data: Mapping) -> list[int]:
 
 
 def _with_features(settings: dict, folder: Path, training: bool) -> dict:
-    from core.coco_utils import SPLITS, feature_kinds, load_coco_data
+    from core.coco_utils import DATASET_FILE, SPLITS, feature_kinds, load_coco_data
     from core.coco_utils.folder import MIRRORED, holds_mirrored
     from core.encoders.photos import say_changed
     from core.models import MODELS
@@ -173,6 +173,11 @@ def _with_features(settings: dict, folder: Path, training: bool) -> dict:
             "with core.flickr8k --flip, or leave the option out"
         )
     pca = not settings["no_pca"]
+    if training and not pca and (folder / DATASET_FILE).is_file():
+        raise ValueError(
+            f"--no_pca: chooses between two files of the COCO archive, and {folder} has one; leave "
+            "the option out, or prepare it again with --pca 0"
+        )
     data = load_coco_data(folder, pca_features=pca, features=kind, mirrored=flip)
     urls = {split: data[f"{split}_urls"] for split in SPLITS if f"{split}_urls" in data}
     say_changed(folder, data["source"]["image_root"], urls)
