@@ -358,9 +358,9 @@ MY_PHOTO = None  # "C:/photos/cat.jpg"
 #
 # 1. Get Flickr8k (8,000 photos, five captions each; [datasets/README.md](../datasets/README.md) says where), or take your
 #    own folder. A few hundred photos of *one* theme, with a caption each, give a start.
-# 2. Run the three commands at the top of this lesson. For Flickr8k, on two cores, expect about 10 minutes for the features
-#    and 8 for the training, with the options of [docs/results.md](../docs/results.md). 1,050 of its photos take 2 minutes. That is
-#    enough for "a man in a blue shirt is standing on the street", and too little for being right.
+# 2. Run the three commands at the top of this lesson. For Flickr8k, on two cores, expect 6 minutes for the features and
+#    6 for the training, with the commands of `lstm` in [docs/results.md](../docs/results.md). 1,050 of its photos take 2
+#    minutes. That is enough for "a man in a blue shirt is standing on the street", and too little for being right.
 # 3. Write `MODEL = "runs/lstm"` above, your photo below it, and run the cells from here on.
 #
 # Until then the cells use the model of shapes from [lesson 8](08_soft_attention.ipynb). Of pictures of shapes, 97 % of its
@@ -717,16 +717,16 @@ workshop.cleanup()  # the temporary folder goes
 #
 # None of this is run here. It shows which option gains how much. The figures are from
 # [docs/results.md](../docs/results.md): 1,000 held-out photos of Flickr8k, BLEU-4 / CIDEr-D
-# ([lesson 13](13_is_it_any_good.ipynb)), minutes of training on two cores that did other work, too.
+# ([lesson 13](13_is_it_any_good.ipynb)), minutes of training on two cores.
 #
 # | what | minutes | score |
 # | --- | --- | --- |
-# | LSTM, features of MobileNetV2, mirrored photos, too (`--flip`) | 12 | 19.1 / 45.4 |
-# | after that, **self-critical training**: it learns from the score of its own captions (`--objective scst`) | 7 more | 19.4 / 45.6 |
-# | attention on a grid (`--model attention --grid 7`) | 28 | 20.4 / 50.4 |
-# | after that, the end of its encoder learns, too (`--finetune_encoder 2`) | 32 more | 20.4 / 52.8 |
-# | after that, self-critical training | 20 more | 22.1 / 55.5 |
-# | four such models vote (`--ensemble`) | | 23.0 / 58.1 |
+# | LSTM, features of MobileNetV2, mirrored photos, too (`--flip`) | 6 | 19.1 / 45.7 |
+# | after that, **self-critical training**: it learns from the score of its own captions (`--objective scst`) | 7 more | 19.6 / 46.2 |
+# | attention on a grid (`--model attention --grid 7`) | 16 | 20.1 / 49.0 |
+# | after that, the end of its encoder learns, too (`--finetune_encoder 2`) | 28 more | 20.6 / 51.9 |
+# | after that, self-critical training | 10 more | 21.3 / 54.6 |
+# | four such models vote (`--ensemble`) | | 22.8 / 56.9 |
 #
 # People have 21.8 / 83.0 ([docs/results-shapes.md](../docs/results-shapes.md)): each reference against the other four. The
 # models have five references, which raises BLEU-4: with three, attention loses 4.7 points
