@@ -765,16 +765,15 @@ def test_two_processes_keep_features_as_one_does(train, photos, tmp_path):
     np.testing.assert_allclose(losses(rows), losses(expected), rtol=1e-4)
 
 
-def test_samples_of_photos_that_cannot_be_read_count_each_once(command, refuses, photos):
-    base = ("training.py", "--data", photos, "--model", "attention", *FROZEN, "--num_epochs", 1)
-    tear(photos / "Images" / "004.jpg")
-    code, _, error = command(*base, "--num_samples", 8)
-    assert code == 0, error
-    opened = int(re.search(r"left out 1 of (\d+) photos", error)[1])
-    assert 8 <= opened <= 12
+def test_photos_that_are_opened_for_samples_count_once(command, photos):
     for path in sorted((photos / "Images").iterdir())[:6]:
         tear(path)
-    refuses(*base, "--num_samples", 3, says=("cannot be read", "is the copy complete?"))
+    options = ("--data", photos, "--model", "attention", *FROZEN, "--num_epochs", 1)
+    code, _, error = command("training.py", *options, "--num_samples", 3)
+    assert code == 0, error
+    lost, opened = map(int, re.search(r"left out (\d+) of (\d+) photos", error).groups())
+    assert 1 <= lost <= 6
+    assert opened <= 12
 
 
 def test_photos_of_ones_own_of_which_some_cannot_be_read(train, command, refuses, photos, tmp_path):

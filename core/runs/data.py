@@ -10,7 +10,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 
 from core.runs.settings import DEFAULTS, MIN_COUNT, TRAINED_ON, find_checkpoint
@@ -305,10 +305,10 @@ def _samples(settings: dict, data: dict, extractor, training: bool) -> dict:
     import numpy as np
 
     from core.coco_utils import take_samples
-    from core.encoders.photos import find_unreadable, refuse_unreadable
+    from core.encoders.photos import find_unreadable
 
     splits = ("train", "val") if training and "val_captions" in data else ("train",)
-    reasons: dict[str, list] = {split: [] for split in splits}
+    reasons: list[str] = []
     opened: dict[str, set] = {split: set() for split in splits}
     while True:
         rng = np.random.default_rng([settings["seed"], 0])
@@ -327,13 +327,10 @@ def _samples(settings: dict, data: dict, extractor, training: bool) -> dict:
             paths = [taken[f"{split}_features"].paths[i] for i in images]
             found = find_unreadable(paths, extractor.device)
             lost[split] = images[list(found)].tolist()
-            reasons[split] += found.values()
+            reasons += found.values()
             opened[split].update(images.tolist())
         if not any(lost.values()):
-            counts = {split: len(images) for split, images in opened.items()}
-            if training:
-                refuse_unreadable(reasons, counts, data["source"]["folder"])
-            say_left_out(list(chain.from_iterable(reasons.values())), sum(counts.values()))
+            say_left_out(reasons, sum(map(len, opened.values())))
             return taken
         for split in splits:  # others take their places
             data = _without(data, split, lost[split])
