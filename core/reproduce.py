@@ -32,7 +32,8 @@ from core.support.pytorch import require_torch
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 COMPONENTS = 512  # of the PCA of pooled features
-_PLACES = ("data", "weights", "init", "out", "device", "workers")  # what is free in a recipe
+# What is free in a recipe: places, and what computes the same.
+_FREE = ("data", "weights", "init", "out", "engine", "device", "workers")
 
 # decoder -> options of inference.py. The penalty was chosen on 'val'
 # (docs/why-your-bleu-differs.md), and the number of neighbours. "once": no two words in a row
@@ -232,7 +233,7 @@ def check_recipe(command: Sequence[str], run_folder: Path) -> None:
         given[name] = True if word.startswith("--") else _value(word)
     found = read_json(run_folder / "config.json")
     for name, value in (DEFAULTS | MODEL_DEFAULTS.get(given["model"], {}) | given).items():
-        if name not in _PLACES and found.get(name) != value:
+        if name not in _FREE and found.get(name) != value:
             raise ValueError(
                 f"{run_folder}: was trained with --{name} {found.get(name)}, found {value} in the "
                 "recipe; remove that folder, or give another --out"
