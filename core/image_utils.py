@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from core.support.choices import FORMATS, SUFFIXES
 from core.support.files import require_file
 
 Array = np.ndarray
@@ -23,19 +24,6 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 LARGEST = 4096  # pixels of the longer side that are kept of a picture
 _LARGEST_FILE = 10**8  # bytes of a picture from the web
-# The formats that are read, and no other, whatever a file is called: Pillow knows more, and starts
-# another program (Ghostscript) for one of them.
-FORMATS = {
-    "AVIF": (".avif",),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "PPM": (".ppm", ".pgm", ".pbm"),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
-SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
 
 
 def load_image(path: str | Path, largest: int = LARGEST, content: bytes | None = None) -> Array:

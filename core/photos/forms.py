@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from core.image_utils import SUFFIXES
+from core.support.choices import SUFFIXES
 from core.support.files import parse_json, require_file
 from core.support.schema import Text, shown
 

@@ -44,6 +44,8 @@ def load_data(settings: dict, extractor=None, training: bool = True) -> dict:
         data = _with_features(settings, folder, training)
     else:
         data = _with_pictures(settings, folder, extractor, training)
+    if training and settings["flip"]:
+        _say_of_flip(settings, data)
     if settings["num_samples"] is not None:
         if not training:  # drawn from what they were drawn from then
             data = _without_long(data, settings["max_words"], quiet=True)
@@ -165,8 +167,6 @@ def _with_features(settings: dict, folder: Path, training: bool) -> dict:
     model_class, _ = MODELS[settings["model"]]
     kind = "grid" if model_class.grid and "grid" in feature_kinds(folder) else "pooled"
     flip = training and learns_mirrored(settings)
-    if training and settings["flip"] and not flip:
-        _say_of_flip(settings, {})
     if flip and not holds_mirrored(folder, kind):
         raise ValueError(
             f"--flip: {folder} has no {kind} features of photos in a mirror; prepare it again "
@@ -209,8 +209,6 @@ def _with_pictures(settings: dict, folder: Path, extractor, training: bool) -> d
     if not raw:
         urls = {split: data[f"{split}_urls"] for split in paths}
         say_changed(folder, data["source"]["image_root"], urls, looked_at_now=True)
-    if training and settings["flip"]:
-        _say_of_flip(settings, data)
     unreadable = {}
     if learns and training:
         tables = {

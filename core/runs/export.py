@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from core.support.choices import GIVEN
 from core.support.command_line import ArgumentParser, quoted, run_command
 from core.support.files import read_text, try_out, write_text
 from core.support.schema import ListOf, Text
@@ -149,8 +150,6 @@ def frozen_encoder(checkpoint, weights: str | None) -> dict | None:
     Raises ValueError for an encoder whose features come from layers above its grid, and as
     ``core.encoders.Extractor`` does when its weights are not there.
     """
-    from core.support.choices import GIVEN
-
     extractor = checkpoint.extractor
     if not extractor or extractor["encoder"] in (GIVEN, "fixed_cnn") or checkpoint.encoder_state:
         return None
@@ -221,8 +220,6 @@ def _training_command(checkpoint) -> str:
 
 
 def _eyes(checkpoint) -> str:
-    from core.support.choices import GIVEN
-
     extractor = checkpoint.extractor
     if not extractor:
         return "Not known: the features it was trained on do not say what made them."
@@ -348,8 +345,6 @@ def _plain(text: str) -> str:
 
 
 def _use(checkpoint, name: str) -> str:
-    from core.support.choices import GIVEN
-
     extractor, images = checkpoint.extractor, "--image photo.jpg"
     inside = "Preprocessing and vocabulary are in the file"
     if not extractor:

@@ -35,3 +35,17 @@ ENCODERS = {
 # All encoders: those of ``--encoder``, and the one of the embedded pictures.
 OUTPUTS = {"fixed_cnn": {"strips": (665,), "grid": (8 * 8, 47)}, **ENCODERS}
 GIVEN = "given"  # in place of an encoder: features that another program made
+
+# The formats of photos that are read, and no other, whatever a file is called: Pillow knows more,
+# and starts another program (Ghostscript) for one of them.
+FORMATS = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "PPM": (".ppm", ".pgm", ".pbm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
