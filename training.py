@@ -106,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("activation", "transformer: of feed-forward")
     option("patience", "stop after E epochs without a better score", metavar="E")
     option("objective", "scst: CIDEr-D of what the model says")
+    option("bleu_reward", "scst: and so many times BLEU-4 of it", metavar="F")
     option("samples", "scst: captions of an image; 1: against greedy", metavar="K")
     option("select", "what the best epoch is best in")
     option("dtype", "of all computation")

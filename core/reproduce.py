@@ -53,7 +53,7 @@ _GRID = f"{_TRAIN} --bucketed --engine torch --flip"
 _ATTENTION = "--model attention --hidden_dim 512 --attention_dim 256"
 _TRANSFORMER = "--model transformer --hidden_dim 1024"
 _SCST = (
-    f"--objective scst --schedule cosine {_ALL} "
+    f"--objective scst --bleu_reward 1 --schedule cosine {_ALL} "
     "--flip --dropout 0 --batch_size 160 --learning_rate 1e-4 --num_epochs 2"
 )
 
@@ -231,7 +231,7 @@ def check_recipe(command: Sequence[str], run_folder: Path) -> None:
         if word.startswith("--"):
             name = word.removeprefix("--")
         given[name] = True if word.startswith("--") else _value(word)
-    found = read_json(run_folder / "config.json")
+    found = DEFAULTS | read_json(run_folder / "config.json")
     for name, value in (DEFAULTS | MODEL_DEFAULTS.get(given["model"], {}) | given).items():
         if name not in _FREE and found.get(name) != value:
             raise ValueError(

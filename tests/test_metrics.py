@@ -26,6 +26,7 @@ from core.coco_utils import plain_words, save_coco_data
 from core.metrics import (
     METRICS,
     CIDErD,
+    SentenceBLEU,
     bleu,
     cider_d,
     controls,
@@ -210,6 +211,46 @@ def test_short_candidates_pay_the_brevity_penalty_once_for_the_corpus():
     assert scores["BLEU-1"] == pytest.approx(100 * math.exp(1 - 8 / 6))
 
 
+def naive_sentence_bleu(words, references):
+    """BLEU-4 by counting, n-gram by n-gram; 1 added to both counts from the pairs on."""
+    logs = []
+    for n in range(1, 5):
+        said = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+        pools = [[tuple(r[i : i + n]) for i in range(len(r) - n + 1)] for r in references]
+        right = sum(min(said.count(x), max(p.count(x) for p in pools)) for x in set(said))
+        more = n > 1
+        if right + more == 0:
+            return 0.0
+        logs.append(math.log((right + more) / (len(said) + more)))
+    closest = min((abs(len(r) - len(words)), len(r)) for r in references)[1]
+    brevity = 1 if len(words) >= closest else math.exp(1 - closest / len(words))
+    return 100 * brevity * math.exp(sum(logs) / 4)
+
+
+def test_bleu_of_a_sentence_by_hand():
+    wanted = {1: ["the cat sat".split(), "the the mat was red".split()], 2: [["a", "dog"]]}
+    bleu_of = SentenceBLEU(wanted)
+    # 3 of 4 words, 2 of 3 pairs, none of 2 and 1: with 1 more from the pairs on.
+    expected = 100 * (3 / 4 * 3 / 4 * 1 / 3 * 1 / 2) ** (1 / 4)
+    assert bleu_of.score(1, "the the the cat".split()) == pytest.approx(expected)
+    # One word of two: the references have 3 and 5, the closest has 3.
+    expected = 100 * math.exp(1 - 3 / 1)
+    assert bleu_of.score(1, ["cat"]) == pytest.approx(expected)
+    assert bleu_of.score(2, ["cat"]) == bleu_of.score(2, []) == 0
+    assert bleu_of.score(2, ["a", "dog"]) == pytest.approx(100)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6))
+def test_bleu_of_a_sentence_is_that_of_a_naive_one(seed):
+    said, wanted = random_corpus(seed)
+    bleu_of = SentenceBLEU(wanted)
+    for image, words in said.items():
+        assert bleu_of.score(image, words) == pytest.approx(
+            naive_sentence_bleu(words, wanted[image]), rel=1e-12
+        )
+
+
 def test_rouge_l_takes_precision_and_recall_from_the_best_reference_of_each():
     said = {1: "a b c d".split()}
     wanted = {1: ["a x b x c x".split(), "d".split()]}
@@ -291,6 +332,10 @@ def test_what_cannot_be_scored_is_refused(function, said, wanted, says):
 def test_an_image_without_references_is_refused():
     with pytest.raises(ValueError, match="image 3 has no references"):
         CIDErD({1: [["a"]], 2: [["b"]]}).score(3, ["a"])
+    with pytest.raises(ValueError, match="image 3 has no references"):
+        SentenceBLEU({1: [["a"]]}).score(3, ["a"])
+    with pytest.raises(ValueError, match="image 1: found no references"):
+        SentenceBLEU({1: []})
 
 
 # ---------------------------------------------------------------------------------------------

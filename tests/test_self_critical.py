@@ -10,7 +10,7 @@ from conftest import WORDS, slow_but
 
 from core import decoding
 from core.coco_utils import decode_captions, load_coco_data
-from core.metrics import CIDErD
+from core.metrics import CIDErD, SentenceBLEU
 from core.models import build_model
 from core.recipes.self_critical import SelfCritical
 from core.support.choices import ENGINES
@@ -25,17 +25,23 @@ def data(tiny_folder):
     return load_coco_data(tiny_folder)
 
 
-def test_a_weight_is_what_a_caption_scores_above_the_usual_one(data):
+@pytest.mark.parametrize("bleu_reward", [0.0, 0.5])
+def test_a_weight_is_what_a_caption_scores_above_the_usual_one(data, bleu_reward):
     model = build_model("lstm", CONFIG, WORDS, rng=np.random.default_rng(0))
-    objective = SelfCritical(data, samples=1)
+    objective = SelfCritical(data, samples=1, bleu_reward=bleu_reward)
     batches = list(objective.batches(model, 5, np.random.default_rng(1)))
     assert [len(captions) for captions, _, _ in batches] == [5, 5, 2]
     texts = decode_captions(data["train_captions"], WORDS)
     references = {}
     for image, text in zip(data["train_image_idxs"].tolist(), texts, strict=True):
         references.setdefault(image, []).append(text.split())
-    cider = CIDErD(references)
-    seen, usual = [], []
+    cider, bleu = CIDErD(references), SentenceBLEU(references)
+
+    def reward(image, text):
+        words = text.split()
+        return cider.score(image, words) + bleu_reward * bleu.score(image, words)
+
+    seen, usual, named = [], [], []
     for captions, features, weights in batches:
         assert (captions[:, 0] == model.start).all()
         assert (captions != model.null).any(axis=0).all(), "columns of nothing"
@@ -43,11 +49,15 @@ def test_a_weight_is_what_a_caption_scores_above_the_usual_one(data):
         for n, said in enumerate(decode_captions(captions, WORDS)):
             (image,) = np.flatnonzero((data["train_features"] == features[n]).all(axis=1))
             seen.append(image)
-            usual.append(cider.score(image, greedy[n].split()))
-            expected = (cider.score(image, said.split()) - usual[-1]) / 100
+            usual.append(reward(image, greedy[n]))
+            named.append(cider.score(image, greedy[n].split()))
+            expected = (reward(image, said) - usual[-1]) / 100
             assert weights[n] == pytest.approx(expected, abs=1e-9)
     assert sorted(seen) == list(range(12)), "every image once"
-    assert objective.figures() == {"reward": pytest.approx(np.mean(usual))}
+    assert objective.figures() == {
+        "reward": pytest.approx(np.mean(usual)),
+        "train_CIDEr-D": pytest.approx(np.mean(named)),
+    }
     assert any((weights > 0).any() for _, _, weights in batches)
     assert any((weights < 0).any() for _, _, weights in batches)
 
@@ -55,12 +65,12 @@ def test_a_weight_is_what_a_caption_scores_above_the_usual_one(data):
 @pytest.mark.parametrize("samples", [2, 3])
 def test_samples_are_held_against_each_other(data, samples):
     model = build_model("lstm", CONFIG, WORDS, rng=np.random.default_rng(0))
-    objective = SelfCritical(data, samples)
+    objective = SelfCritical(data, samples, bleu_reward=1.0)
     batches = list(objective.batches(model, 7, np.random.default_rng(1)))
     assert len(batches) == objective.steps(7) == -(-12 // (7 // samples))
     for captions, features, weights in batches:
         images = [np.flatnonzero((data["train_features"] == f).all(axis=1))[0] for f in features]
-        scores = objective._scores(np.array(images), captions)
+        scores = objective._scores(np.array(images), captions).sum(axis=1)
         for start in range(0, len(images), samples):
             rows = slice(start, start + samples)
             assert len(set(images[rows])) == 1
@@ -81,12 +91,13 @@ def test_captions_get_better_by_it(command, tiny_folder, tmp_path, engine):
     code, out, error = command(
         *base, "--objective", "scst", "--init", tmp_path / "first", "--num_epochs", 20,
         "--learning_rate", 5e-3, "--lr_decay", 1, "--out", tmp_path / "run", "--engine", engine,
-        "--select", "cider", "--samples", 4,
+        "--select", "cider", "--samples", 4, "--bleu_reward", 0.5,
     )  # fmt: skip
     assert code == 0, error
     rows = [json.loads(r) for r in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {row["train_perplexity"] for row in rows} == {None}, "of a loss that is weighted"
     assert out.count("nats per token (weighted by the reward), val ") == 20
+    assert all(row["reward"] > row["train_CIDEr-D"] for row in rows), "BLEU-4 comes to it"
     rewards = [row["reward"] for row in rows]
     assert np.mean(rewards[-5:]) > 1.3 * np.mean(rewards[:3])
 
@@ -135,4 +146,6 @@ def test_refusals(refuses, tiny_folder):
     refuses(*base, "--init", "x", "--bucketed", says=("--bucketed", "scst"))
     refuses(*base, "--init", "x", "--workers", 2, says=("--workers", "scst"))
     refuses(*base[:-2], "--samples", 3, says=("--samples", "scst"))
+    refuses(*base[:-2], "--bleu_reward", 1, says=("--bleu_reward", "scst"))
+    refuses(*base, "--init", "x", "--bleu_reward", -1, says=("--bleu_reward", "-1"))
     refuses(*base, "--init", "x", "--num_samples", 3, says=("--objective scst", "--num_samples"))

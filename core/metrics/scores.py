@@ -62,21 +62,69 @@ def bleu(candidates: Candidates, references: References) -> dict[str, float]:
     correct, guessed = np.zeros(LONGEST), np.zeros(LONGEST)
     length = reference_length = 0
     for image, words in candidates.items():
-        most: Counter = Counter()
-        for reference in references[image]:
-            most |= ngrams(reference)
-        # Clipped: a word said more often than in any one reference is right only so many times.
-        for ngram, count in (ngrams(words) & most).items():
-            correct[len(ngram) - 1] += count
-        guessed += [max(0, len(words) - n) for n in range(LONGEST)]
+        right, said, closest = _matches(words, _Counted(references[image]))
+        correct += right
+        guessed += said
         length += len(words)
-        _, closest = min((abs(len(r) - len(words)), len(r)) for r in references[image])
         reference_length += closest
     precisions = (correct + _TINY) / (guessed + _SMALL)
     means = np.cumprod(precisions) ** (1 / np.arange(1, LONGEST + 1))
     ratio = (length + _TINY) / (reference_length + _SMALL)
     scores = 100 * min(1.0, math.exp(1 - 1 / ratio)) * means
     return dict(zip(METRICS, scores.tolist(), strict=False)) | {"length ratio": ratio}
+
+
+class _Counted:
+    """The references of an image, counted for BLEU: n-grams at the most, and numbers of words."""
+
+    def __init__(self, references: Sequence[Words]):
+        self.most: Counter = Counter()
+        for reference in references:
+            self.most |= ngrams(reference)
+        self.lengths = sorted(map(len, references))
+
+
+def _matches(words: Words, wanted: _Counted) -> tuple[list[int], list[int], int]:
+    """Of 1-grams to 4-grams how many are right and how many there are; the closest length."""
+    right = [0] * LONGEST
+    # Clipped: a word said more often than in any one reference is right only so many times.
+    for ngram, count in ngrams(words).items():
+        right[len(ngram) - 1] += min(count, wanted.most[ngram])
+    said = [max(0, len(words) - n) for n in range(LONGEST)]
+    # The lengths rise: of two that are as close, ``min`` takes the shorter.
+    return right, said, min(wanted.lengths, key=lambda length: abs(length - len(words)))
+
+
+class SentenceBLEU:
+    """BLEU-4 of single captions, as a reward: that of a corpus is no mean of these.
+
+    Most captions have no 4-gram right, and would all have 0. So 1 is added to the right ones and to
+    all, for 2-grams to 4-grams; a caption with no word right has 0 all the same.
+
+    Inputs:
+    - references: for each image its reference captions, lists of words
+
+    Raises ValueError when an image has no reference.
+
+    Source: Papineni et al., "BLEU", ACL 2002, section 2; the 1 is that of Lin and Och, "ORANGE",
+    Coling 2004, section 4.
+    """
+
+    def __init__(self, references: References):
+        _check_references(references)
+        self._counted = {image: _Counted(several) for image, several in references.items()}
+
+    def score(self, image: Hashable, words: Words) -> float:
+        """BLEU-4 of one caption of an image, a list of words; 0 to 100."""
+        if image not in self._counted:
+            raise ValueError(f"BLEU: image {image!r} has no references")
+        right, said, closest = _matches(words, self._counted[image])
+        if not right[0]:
+            return 0.0
+        precision = right[0] / said[0]
+        for n in range(1, LONGEST):
+            precision *= (right[n] + 1) / (said[n] + 1)
+        return 100 * precision ** (1 / LONGEST) * min(1.0, math.exp(1 - closest / len(words)))
 
 
 def rouge_l(candidates: Candidates, references: References) -> float:

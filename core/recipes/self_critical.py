@@ -16,7 +16,7 @@ import numpy as np
 
 from core import decoding
 from core.coco_utils import caption_limit, decode_captions
-from core.metrics import CIDErD, ptb_tokenize
+from core.metrics import CIDErD, SentenceBLEU, ptb_tokenize
 from core.metrics.caption_files import reference_captions
 
 Array = np.ndarray
@@ -31,21 +31,26 @@ class SelfCritical:
     """A source of batches for the solver: sampled captions, each with the weight of its loss.
 
     Inputs:
-    - data: from ``load_coco_data``; the reward is CIDEr-D against the training captions
+    - data: from ``load_coco_data``; the reward is a score against the training captions
     - samples: of each image; of 1 the greedy caption is what it is held against
+    - bleu_reward: the reward is CIDEr-D and so many times BLEU-4, both as papers print them
 
-    ``reward``: the mean CIDEr-D, 0 to 1,000, of what the last epoch's captions were held against.
+    In CIDEr-D what few images share weighs most; BLEU-4 counts all runs of words alike.
     """
 
     workers = 0  # that read ahead: a caption is sampled from the model of that moment
 
-    def __init__(self, data: Mapping, samples: int = 5):
+    def __init__(self, data: Mapping, samples: int = 5, bleu_reward: float = 0.0):
         texts, _ = reference_captions(data, "train")
         self.images, self.samples = np.array(sorted(texts)), samples
         self.features, self.idx_to_word = data["train_features"], data["idx_to_word"]
         self.max_length = caption_limit(data)
-        self.cider = CIDErD({i: list(map(ptb_tokenize, several)) for i, several in texts.items()})
-        self.reward = 0.0
+        references = {i: list(map(ptb_tokenize, several)) for i, several in texts.items()}
+        self.metrics, self.worth = [CIDErD(references)], [1.0]
+        if bleu_reward:
+            self.metrics.append(SentenceBLEU(references))
+            self.worth.append(bleu_reward)
+        self.means = np.zeros(len(self.metrics))  # of what the last captions were held against
 
     def steps(self, batch_size: int) -> int:
         """How many batches there are in an epoch."""
@@ -53,7 +58,7 @@ class SelfCritical:
 
     def figures(self) -> dict[str, float]:
         """What there is to say of the last epoch, for its row."""
-        return {"reward": self.reward}
+        return {"reward": float(self.means @ self.worth), "train_CIDEr-D": float(self.means[0])}
 
     def _images(self, batch_size: int) -> int:
         """How many images there are in a batch of about so many captions."""
@@ -80,16 +85,18 @@ class SelfCritical:
             captions = np.insert(sampled, 0, model.start, axis=1)
             length = 1 + np.flatnonzero((captions != model.null).any(axis=0))[-1]
             # In units of the COCO tools, where a good caption scores about 1.
-            yield captions[:, :length], features, (scores - against) / 100
-        self.reward = float(np.concatenate(means).mean())
+            yield captions[:, :length], features, (scores - against) @ self.worth / 100
+        self.means = np.concatenate(means).mean(axis=0)
 
     def _held_against(self, model, images: Array, features, scores: Array) -> Array:
         if self.samples == 1:
             return self._scores(images, decoding.greedy(model, features, self.max_length))
-        of_image = scores.reshape(-1, self.samples)
-        return ((of_image.sum(axis=1, keepdims=True) - of_image) / (self.samples - 1)).ravel()
+        of_image = scores.reshape(-1, self.samples, len(self.metrics))
+        others = of_image.sum(axis=1, keepdims=True) - of_image
+        return (others / (self.samples - 1)).reshape(scores.shape)
 
     def _scores(self, images: Array, ids: Array) -> Array:
+        """Captions (N, T) of images (N,) -> what each metric (M of them) says, (N, M)."""
         said = map(ptb_tokenize, decode_captions(ids, self.idx_to_word))
         pairs = zip(images.tolist(), said, strict=True)
-        return np.array([self.cider.score(image, words) for image, words in pairs])
+        return np.array([[m.score(image, words) for m in self.metrics] for image, words in pairs])

@@ -92,7 +92,7 @@ def run_solver(settings: dict, model, data: dict, **more):
     if settings["objective"] == "scst":
         from core.recipes.self_critical import SelfCritical
 
-        source = SelfCritical(data, settings["samples"])
+        source = SelfCritical(data, settings["samples"], settings["bleu_reward"])
     overfit = settings["num_samples"] is not None
     select = "train_loss" if overfit else SELECT[settings["select"]]
     return CaptioningSolver(

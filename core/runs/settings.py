@@ -50,6 +50,7 @@ DEFAULTS = {
     "select": "loss",
     "objective": "crossentropy",
     "samples": 5,
+    "bleu_reward": 0.0,
     "no_pca": False,
     "dtype": "float32",
     "seed": 0,
@@ -228,8 +229,9 @@ def _check_recipe(options: dict, settings: dict) -> None:
         raise ValueError("--weight_decay: is a number of adamw; add --update_rule adamw")
     if "lr_decay" in options and settings["schedule"] != "decay":
         raise ValueError("--lr_decay: is for --schedule decay; leave one of them out")
-    if "samples" in options and settings["objective"] != "scst":
-        raise ValueError("--samples: is about --objective scst; add that, or leave it out")
+    for name in ("samples", "bleu_reward"):
+        if name in options and settings["objective"] != "scst":
+            raise ValueError(f"--{name}: is about --objective scst; add that, or leave it out")
     if settings["objective"] == "scst" and (settings["init"] is None or settings["num_samples"]):
         raise ValueError(
             "--objective scst: sharpens a model that can talk, on all of the data; add "

@@ -26,7 +26,7 @@ COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", GREY)
 def plot_losses(history: Sequence[dict], path: str | Path) -> None:
     """Training and validation loss by epoch; the best epoch is marked.
 
-    Of self-critical training the curves are CIDEr-D: its training loss is weighted by that.
+    Of self-critical training the curves are CIDEr-D: its training loss is weighted by the reward.
 
     Inputs:
     - history: rows of ``CaptioningSolver.history``
@@ -38,7 +38,8 @@ def plot_losses(history: Sequence[dict], path: str | Path) -> None:
     marker = "o" if len(epochs) < 30 else None
     names, best_of, what = ("train_loss", "val_loss"), np.argmin, "loss (nats per token)"
     if "reward" in history[-1]:
-        names, best_of, what = ("reward", "CIDEr-D"), np.argmax, "CIDEr-D of its own captions"
+        names, best_of = ("train_CIDEr-D", "CIDEr-D"), np.argmax
+        what = "CIDEr-D of its own captions"
     for name, label, colour in zip(names, ("training", "validation"), (BLUE, ORANGE), strict=True):
         values = [row.get(name) for row in history]
         if None in values:

@@ -89,6 +89,7 @@ SETTINGS = {
     "select": OneOf(tuple(SELECT)),
     "objective": OneOf(OBJECTIVES),
     "samples": Whole(1, 10_000),
+    "bleu_reward": STRENGTH,
     "no_pca": Flag(),
     "dtype": OneOf(DTYPES),
     "seed": SEED,
