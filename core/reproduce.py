@@ -23,10 +23,9 @@ from pathlib import Path
 from core.flickr8k import read_photo_folder
 from core.metrics import METRICS
 from core.recipes.validation import BEAM_SIZE, MOST
-from core.runs.fetching import hash_of_file
 from core.runs.settings import DEFAULTS, MODEL_DEFAULTS
 from core.support.command_line import ArgumentParser, run_command
-from core.support.files import read_json, try_out, write_json, write_text
+from core.support.files import hash_of_file, read_json, try_out, write_json, write_text
 from core.support.pytorch import require_torch
 
 ROOT = Path(__file__).resolve().parent.parent

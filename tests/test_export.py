@@ -18,7 +18,8 @@ from core.encoders.extractor import PREPROCESSING
 from core.encoders.weights import load_network
 from core.models import build_model
 from core.runs import fetching
-from core.runs.fetching import cache_folder, hash_of_file
+from core.runs.fetching import cache_folder
+from core.support.files import hash_of_file
 from core.support.safetensors import read_places, write_arrays
 
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "cat", "dog", "runs", "sits"]

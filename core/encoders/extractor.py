@@ -16,7 +16,6 @@ PyTorch is imported by those that need it, when they are loaded, and by nothing 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ import numpy as np
 from core.encoders.pca import PCA
 from core.image_utils import normalise, resize_and_crop
 from core.support.choices import OUTPUTS
+from core.support.files import hash_of_file
 from core.support.pytorch import require_torch
 
 Array = np.ndarray
@@ -272,11 +272,7 @@ def _identify(encoder: str, weights: str | None, sha256: str | None) -> tuple[st
         raise FileNotFoundError(
             f"{weights}: no such weight file; give a state dict of {encoder} with --weights"
         )
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    found = digest.hexdigest()
+    found = hash_of_file(path)
     published = encoder_of(found)
     if published not in (None, encoder):
         raise ValueError(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from core.runs.settings import DEFAULTS, MIN_COUNT, TRAINED_ON, find_checkpoint
 from core.support.choices import GIVEN
+from core.support.files import hash_of_file
 from core.support.schema import shown
 
 SIDES = ("left", "right")
@@ -540,7 +541,7 @@ def fingerprint(data: dict, init: str | None = None) -> dict:
 
 
 def _digest_of(run: str) -> str:
-    return hashlib.sha256(find_checkpoint("--init", run).read_bytes()).hexdigest()
+    return hash_of_file(find_checkpoint("--init", run))
 
 
 def check_same_contents(last, settings: dict, data: dict) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from core.support.choices import GIVEN
 from core.support.command_line import ArgumentParser, quoted, run_command
-from core.support.files import read_text, try_out, write_text
+from core.support.files import hash_of_file, parse_json, read_text, try_out, write_text
 from core.support.schema import ListOf, Text
 
 SUFFIXES = (".npz", ".safetensors")
@@ -367,8 +367,6 @@ def _use(checkpoint, name: str) -> str:
 
 def row_of_epoch(path: Path, epoch: int | None) -> dict | None:
     """What metrics.jsonl beside a checkpoint says of its epoch; None where it says nothing."""
-    from core.support.files import parse_json
-
     metrics = path.with_name("metrics.jsonl")
     if not metrics.is_file():
         return None
@@ -396,7 +394,6 @@ def main() -> None:
             f"--checkpoint {run} --split val --out captions.json, then add --captions captions.json"
         )
     from core.checkpoint import load_checkpoint, save_checkpoint
-    from core.runs.fetching import hash_of_file
 
     found = load_checkpoint(path)
     found = without_encoder(found) if options.no_encoder else found

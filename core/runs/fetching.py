@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from core.checkpoint import load_checkpoint
 from core.support.command_line import progress
-from core.support.files import atomic_file, try_out
+from core.support.files import atomic_file, hash_of_file, try_out
 
 CACHE = "caption-from-scratch"
 _LARGEST = 2 * 10**9  # bytes: the largest encoder here, with a decoder, has a quarter of it
@@ -93,15 +93,6 @@ def fetched(option: str, url: str) -> Path:
             raise ValueError(f"{shown}: {reason}") from error
     print(f"model: fetched from {url}, kept in {kept}")
     return kept
-
-
-def hash_of_file(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _require_hash(shown: str, found: str, wanted: str | None, advice: str) -> None:

@@ -7,6 +7,7 @@ killed process was writing is removed by the next that writes to the same folder
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -260,6 +261,15 @@ def read_text(path: str | Path) -> str:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not text in UTF-8 ({error}); convert it first") from error
+
+
+def hash_of_file(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager
