@@ -458,8 +458,10 @@ assert np.isclose(p @ R, 308)
 #
 # **Self-critical training** (Rennie et al., 2017) takes as baseline the reward of the model's own greedy caption, or of
 # its other samples. It starts from a trained model, and it is one option of `training.py`:
-# `--objective scst --init RUN` ([docs/photos.md](../docs/photos.md)). The reward goes up. Whether *truth* does
-# is another question, and you know now how to ask it.
+# `--objective scst --init RUN` ([docs/photos.md](../docs/photos.md)). What is rewarded is what grows: with BLEU-4 beside
+# CIDEr-D in the reward (`--bleu_reward 1`), a Transformer on photos gained 1.2 in BLEU-4 and lost 1.8 in CIDEr-D
+# ([figures](../docs/results-shapes.md#on-flickr8k)). Whether *truth* grows is another question, and you know now how to ask
+# it.
 #
 # **Sources.** R. Vedantam, C. L. Zitnick and D. Parikh, *CIDEr*, CVPR 2015. C.-Y. Lin, *ROUGE: a package for automatic
 # evaluation of summaries*, ACL workshop 2004. M. Ranzato, S. Chopra, M. Auli and W. Zaremba, *Sequence level training
