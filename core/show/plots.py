@@ -20,7 +20,7 @@ Array = np.ndarray
 _AS_IT_IS = {"parse_math": False}
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
-COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", GREY)
+COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", GREY, "#000000")
 
 
 def plot_losses(history: Sequence[dict], path: str | Path) -> None:
