@@ -765,15 +765,17 @@ def test_two_processes_keep_features_as_one_does(train, photos, tmp_path):
     np.testing.assert_allclose(losses(rows), losses(expected), rtol=1e-4)
 
 
-def test_photos_that_are_opened_for_samples_count_once(command, photos):
-    for path in sorted((photos / "Images").iterdir())[:6]:
-        tear(path)
+@pytest.mark.parametrize(("torn", "samples"), [(range(4, 5), 8), (range(6), 3)])
+def test_photos_that_are_opened_for_samples_count_once(command, photos, torn, samples):
+    paths = sorted((photos / "Images").iterdir())
+    for n in torn:
+        tear(paths[n])
     options = ("--data", photos, "--model", "attention", *FROZEN, "--num_epochs", 1)
-    code, _, error = command("training.py", *options, "--num_samples", 3)
+    code, _, error = command("training.py", *options, "--num_samples", samples)
     assert code == 0, error
     lost, opened = map(int, re.search(r"left out (\d+) of (\d+) photos", error).groups())
-    assert 1 <= lost <= 6
-    assert opened <= 12
+    assert 1 <= lost <= len(torn)
+    assert samples + lost <= opened <= 12
 
 
 def test_photos_of_ones_own_of_which_some_cannot_be_read(train, command, refuses, photos, tmp_path):
