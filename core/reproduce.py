@@ -23,7 +23,7 @@ from pathlib import Path
 from core.flickr8k import read_photo_folder
 from core.metrics import METRICS
 from core.recipes.validation import BEAM_SIZE, MOST
-from core.runs.settings import DEFAULTS, MODEL_DEFAULTS
+from core.runs.settings import BEFORE, DEFAULTS, MODEL_DEFAULTS
 from core.support.command_line import ArgumentParser, run_command
 from core.support.files import hash_of_file, read_json, try_out, write_json, write_text
 from core.support.pytorch import require_torch
@@ -233,7 +233,7 @@ def check_recipe(command: Sequence[str], run_folder: Path) -> None:
         if word.startswith("--"):
             name = word.removeprefix("--")
         given[name] = True if word.startswith("--") else _value(word)
-    found = DEFAULTS | read_json(run_folder / "config.json")
+    found = BEFORE | read_json(run_folder / "config.json")
     for name, value in (DEFAULTS | MODEL_DEFAULTS.get(given["model"], {}) | given).items():
         if name not in _FREE and found.get(name) != value:
             raise ValueError(

@@ -428,6 +428,15 @@ def test_resume_refuses_an_edited_config(tiny_run, refuses):
     )
 
 
+def test_a_run_older_than_an_option_is_resumed(tiny_run, command):
+    settings = json.loads((tiny_run / "config.json").read_text())
+    del settings["bleu_reward"]
+    (tiny_run / "config.json").write_text(json.dumps(settings))
+    code, _, error = command("training.py", "--resume", "--out", tiny_run, "--num_epochs", 3)
+    assert code == 0, error
+    assert len((tiny_run / "metrics.jsonl").read_text().splitlines()) == 3
+
+
 def test_resume_refuses_fewer_epochs_than_done(tiny_run, refuses):
     refuses(
         "training.py",

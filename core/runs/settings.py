@@ -72,7 +72,7 @@ DEFAULTS = {
 # With num_samples: nothing that keeps a model from learning by heart.
 OVERFIT_DEFAULTS = {"num_epochs": 120, "batch_size": 25, "lr_decay": 0.98, "dropout": 0.0}
 # What runs of earlier versions did, which do not say so.
-_BEFORE = {"max_words": 0, "min_count": None, "impl": None}
+BEFORE = {"max_words": 0, "min_count": None, "impl": None, "bleu_reward": 0.0}
 # What suits one model better than DEFAULTS.
 MODEL_DEFAULTS = {
     "transformer": {"learning_rate": 1e-3, "dropout": 0.1, "num_epochs": 12},
@@ -135,7 +135,7 @@ def resolve_settings(options: dict, folder: Path, resume: bool) -> dict:
         raise FileNotFoundError(f"{path}: no run to resume there; start it without --resume")
     settings = read_json(path)
     if isinstance(settings, dict):
-        settings = _BEFORE | settings
+        settings = BEFORE | settings
     if fault := Entries(SETTINGS, tuple(SETTINGS)).fault(settings):
         raise ValueError(
             f"{path}: does not hold the settings of a run of this version ({fault}); put that "
