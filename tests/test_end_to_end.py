@@ -677,6 +677,7 @@ def test_one_photo_that_cannot_be_read_is_left_out_and_named(
     assert "left out 1 of 12 photos" in error
     assert "004.jpg" in error
     assert f"{32 if '--flip' in eyes else 16} captions of photos" in text
+    assert load_checkpoint(run / "best.npz").data["train"]["photos"] == 8, "what its card says"
     code, _, error = command("training.py", "--resume", "--out", run, "--num_epochs", 2)
     assert code == 0, error
     code, _, error = command("inference.py", "--checkpoint", run, "--split", "train", "--out", out)

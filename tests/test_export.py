@@ -126,14 +126,14 @@ def test_the_card_is_in_the_file_and_beside_it(command, run, tmp_path):
         ({"data": "/home/me/shapes"}, "`./shapes`, 12 photos to train on. "),
         ({"data": "shapes"}, "The embedded pictures of coloured shapes"),
         ({}, "`flickr`, 12 photos to train on. "),
-        ({"flip": True}, "`flickr`, 6 photos to train on, and the same in a mirror. "),
+        ({"flip": True}, "`flickr`, 12 photos to train on, and in a mirror, too. "),
         ({"flip": True, "finetune_encoder": 2}, "`flickr`, 12 photos to train on. "),
         ({"flip": True, "num_samples": 5}, "`flickr`, 5 captions to train on. "),
     ],
 )
-def test_a_photo_and_its_mirror_image_count_once(command, run, tmp_path, settings, says):
+def test_the_card_counts_the_photos_that_were_trained_on(command, run, tmp_path, settings, says):
     before = trained()
-    contents = {"train": {"captions": "", "shape": [12, 665], "features": []}}
+    contents = {"train": {"captions": "", "shape": [30, 665], "photos": 12, "features": []}}
     mirrored = replace(before, settings=before.settings | settings, data=contents)
     save_checkpoint(run / "best.npz", mirrored)
     assert says in exported_card(command, tmp_path)

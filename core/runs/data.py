@@ -511,23 +511,24 @@ def same_extractor(checkpoint, extractor: dict | None, arrays: Mapping) -> bool:
 def fingerprint(data: dict, init: str | None = None) -> dict:
     """What tells the data that a run is trained on from others, wherever they lie; as JSON.
 
-    Of the captions and the images that they describe a hash; of the features the shape, and some
-    numbers of 16 images, for those that another machine computes differ by rounding; a hash of the
-    run ``init``, too.
+    Of the captions and the images that they describe a hash, and how many photos these are; of the
+    features the shape, and some numbers of 16 images, for those that another machine computes
+    differ by rounding; a hash of the run ``init``, too.
     """
     import numpy as np
 
     known: dict = {}
     for split in [split for split in TRAINED_ON if f"{split}_captions" in data]:
         captions, table = data[f"{split}_captions"], data[f"{split}_features"]
+        images = data[f"{split}_image_idxs"]
         used = captions[:, (captions != data["word_to_idx"]["<NULL>"]).any(axis=0)]
         digest = hashlib.sha256()
-        for array in (used, data[f"{split}_image_idxs"]):
+        for array in (used, images):
             digest.update(np.ascontiguousarray(array, dtype=np.int32))
         # Of captions that are read anyway (``CaptioningSolver.evaluate``): looking costs time.
         count = min(len(captions), len(data["train_captions"]))
         chosen = np.linspace(0, count - 1, 16).astype(int) * len(captions) // count
-        rows = np.unique(data[f"{split}_image_idxs"][chosen])
+        rows = np.unique(images[chosen])
         seen = table[rows]
         # while the encoder learns, the table is of pictures
         seen = np.asarray(getattr(seen, "images", seen), np.float32).reshape(len(rows), -1)
@@ -535,6 +536,7 @@ def fingerprint(data: dict, init: str | None = None) -> dict:
         known[split] = {
             "captions": digest.hexdigest(),
             "shape": list(table.shape),
+            "photos": len(np.unique(data[f"{split}_urls"][images])),  # a mirror image is no other
             "features": [[float(f"{value:.5g}") for value in row] for row in seen.tolist()],
         }
     return known if init is None else known | {"init": _digest_of(init)}

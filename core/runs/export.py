@@ -249,10 +249,10 @@ def _data(checkpoint, licence: str | None) -> str:
             f"licence, MIT. {licence or ''}".rstrip()
         )
     few = checkpoint.settings.get("num_samples")
-    train = checkpoint.data.get("train", {}).get("shape")
-    count = f", {train[0]:,} photos to train on" if train else ""
-    if train and learns_mirrored(checkpoint.settings):
-        count = f", {train[0] // 2:,} photos to train on, and the same in a mirror"
+    photos = checkpoint.data.get("train", {}).get("photos")  # a file of an early version lacks it
+    count = f", {photos:,} photos to train on" if photos is not None else ""
+    if photos is not None and learns_mirrored(checkpoint.settings):
+        count += ", and in a mirror, too"
     if few is not None:
         count = f", {few:,} captions to train on"
     unknown = "not known. Ask those who passed this on before you use it"

@@ -205,6 +205,7 @@ _CONTENTS = Entries(  # of a split, see core/runs/data.py
     {
         "captions": Text(),
         "shape": ListOf(NATURAL),
+        "photos": NATURAL,
         "features": ListOf(ListOf(Number(), length=16)),
     },
     others=True,
