@@ -723,8 +723,8 @@ workshop.cleanup()  # the temporary folder goes
 # | --- | --- | --- |
 # | LSTM, features of MobileNetV2, mirrored photos, too (`--flip`) | 6 | 19.1 / 45.7 |
 # | after that, **self-critical training**: it learns from the score of its own captions (`--objective scst --bleu_reward 1`) | 4 more | 20.7 / 47.3 |
-# | attention on a grid (`--model attention --grid 7`) | 16 | 20.1 / 49.0 |
-# | after that, the end of its encoder learns, too (`--finetune_encoder 2`) | 28 more | 20.6 / 51.9 |
+# | attention on a grid (`--model attention --grid 7`) | 17 | 20.1 / 49.0 |
+# | after that, the end of its encoder learns, too (`--finetune_encoder 2`) | 30 more | 20.6 / 51.9 |
 # | after that, self-critical training | 12 more | 22.6 / 55.5 |
 # | four such models vote (`--ensemble`) | | 23.3 / 57.4 |
 #
