@@ -536,7 +536,8 @@ def fingerprint(data: dict, init: str | None = None) -> dict:
         known[split] = {
             "captions": digest.hexdigest(),
             "shape": list(table.shape),
-            "photos": len(np.unique(data[f"{split}_urls"][images])),  # a mirror image is no other
+            # A mirror image is no other photo. Text is sorted slowly, so images come once each.
+            "photos": len(np.unique(data[f"{split}_urls"][np.unique(images)])),
             "features": [[float(f"{value:.5g}") for value in row] for row in seen.tolist()],
         }
     return known if init is None else known | {"init": _digest_of(init)}
